@@ -1,0 +1,1 @@
+"""What runs inside the containers, and the recipes that make the images."""

@@ -1,0 +1,1 @@
+"""The sidecar: the agent's only way to tools and to the network."""

@@ -1,0 +1,1 @@
+"""The mlld language: pure, starts nothing itself, gets its powers as arguments (see ports)."""

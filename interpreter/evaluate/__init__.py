@@ -1,0 +1,1 @@
+"""One evaluator function per node type."""

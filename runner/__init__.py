@@ -1,0 +1,1 @@
+"""From an environment module to a fenced run."""

@@ -1,0 +1,1 @@
+"""The host's implementations of the interpreter's ports."""
