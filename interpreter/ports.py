@@ -1,0 +1,219 @@
+"""The powers of the interpreter: protocols for everything that touches the world outside.
+
+`interpreter` starts nothing itself. Whoever runs a script hands these in; leaving one out (None) takes the power away,
+and an attempt to use it is an error that names the line. While a module is declared, and in `@mcpConfig()` and guards,
+every port but output and clock is absent: see P13 in SECURITY.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal, Protocol
+
+from interpreter.declarations import EMPTY, EnvironmentSpec
+
+CommandKind = Literal["cmd", "sh", "node", "py"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A program to run: a POSIX command line (`cmd`), or a code body in the language `kind`.
+
+    `text` is complete: templates are filled in and every value in a `cmd` is quoted for a POSIX shell.
+    """
+
+    kind: CommandKind
+    text: str
+    cwd: str | None = None
+    env: Mapping[str, str] = EMPTY
+    # Values of `using`: environment of this process only; masked wherever output is shown or recorded.
+    secrets: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+    stdin: bytes | None = None
+    timeout_seconds: float | None = None
+    # Called with (stream name, chunk) as output arrives; the result still holds all of it.
+    on_output: Callable[[Literal["stdout", "stderr"], bytes], None] | None = None
+    tty: bool = False  # an interactive shell in the user's terminal; stdout and stderr stay empty
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandResult:
+    """How a command ended. `signal` is set when it was killed, `oom` when the memory limit killed it."""
+
+    exit_code: int
+    stdout: bytes
+    stderr: bytes
+    signal: int | None = None
+    oom: bool = False
+    timed_out: bool = False
+
+
+class CommandPort(Protocol):
+    """Runs programs: on the host for `local`, by exec in the agent's container inside an environment."""
+
+    async def run(self, command: Command) -> CommandResult:
+        """Errors: `OSError` when the program cannot be started; a non-zero exit is a result, not an error."""
+        ...
+
+
+class ScriptEngine(Protocol):
+    """Evaluates `js` bodies in an embedded engine without file, network or process access; lives as long as the script."""
+
+    def evaluate(self, body: str, arguments: Mapping[str, object]) -> object:
+        """JSON-able value of the body's `return`. Errors: `ScriptEngineError` with the engine's message."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class FilePort(Protocol):
+    """Files of the project. Paths are absolute; the port refuses what lies outside its roots with `PermissionError`."""
+
+    def read(self, path: Path) -> bytes: ...
+
+    def write(self, path: Path, data: bytes, *, append: bool = False) -> None: ...
+
+    def glob(self, root: Path, pattern: str) -> Sequence[Path]: ...
+
+    def exists(self, path: Path) -> bool: ...
+
+    def is_dir(self, path: Path) -> bool: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolInfo:
+    """A tool of an MCP server as the agent sees it (MCP 2025-11-25, server/tools)."""
+
+    server: str
+    name: str
+    description: str
+    input_schema: Mapping[str, object]
+    annotations: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolResult:
+    """The result of tools/call: its text items joined, the structured content if any."""
+
+    text: str
+    structured: object | None = None
+    is_error: bool = False
+    labels: tuple[str, ...] = ()  # labels that the sidecar put on the result
+    audit: str = ""  # reference of the call in the record
+
+
+class ToolConnection(Protocol):
+    """An open connection to one MCP server, or to a sandbox's endpoint."""
+
+    @property
+    def tools(self) -> Sequence[ToolInfo]: ...
+
+    async def call(self, tool: str, arguments: Mapping[str, object]) -> ToolResult: ...
+
+    async def close(self) -> None: ...
+
+
+class ToolPort(Protocol):
+    """Starts or reaches an MCP server named by the spec of `import tools … from mcp "SPEC"`."""
+
+    async def open(self, spec: str, *, env: Mapping[str, str] = EMPTY) -> ToolConnection: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Witnessed:
+    """What the agent of a sandbox has seen since `mark`: becomes the taint of its answer (semantics §6)."""
+
+    calls: tuple[tuple[str, str, tuple[str, ...]], ...] = ()  # (server, tool, labels of the tool)
+    egress: bool = False
+
+
+class SandboxSession(Protocol):
+    """A running environment: commands and tools of one env block or one `@spawn`."""
+
+    @property
+    def run_id(self) -> str: ...
+
+    @property
+    def commands(self) -> CommandPort: ...
+
+    @property
+    def files(self) -> FilePort | None: ...
+
+    @property
+    def tools(self) -> ToolConnection | None:
+        """The tools as the agent sees them; None when the profile has no servers."""
+        ...
+
+    def mark(self) -> int:
+        """A position in the stream of witnessed events."""
+        ...
+
+    async def witnessed(self, mark: int) -> Witnessed: ...
+
+    async def close(self, error: BaseException | None = None) -> None: ...
+
+
+class SandboxPort(Protocol):
+    """Makes an environment real. Errors: whatever the runner raises; the block does not start then."""
+
+    async def open(self, spec: EnvironmentSpec) -> SandboxSession: ...
+
+
+class SecretPort(Protocol):
+    """Reads a secret where an `auth` declaration says it is."""
+
+    def read(self, source: str) -> str:
+        """`source` as in `AuthDecl.source`. Errors: `LookupError` whose text says where it looked."""
+        ...
+
+
+class HttpPort(Protocol):
+    """Loads a URL for `<https://…>`: through the fence where there is one."""
+
+    async def get(self, url: str) -> tuple[bytes, str]:
+        """Body and content type."""
+        ...
+
+
+class Output(Protocol):
+    """Where effects go. The document and `stdout` are the script's output; all else is for stderr."""
+
+    def document(self, text: str) -> None: ...
+
+    def stdout(self, text: str) -> None: ...
+
+    def stderr(self, text: str) -> None: ...
+
+    def event(self, event: object) -> None:
+        """A frozen dataclass of `interpreter.events`: guard decisions, tool calls, taint; for the record."""
+        ...
+
+
+class Clock(Protocol):
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        ...
+
+    def monotonic(self) -> float: ...
+
+    async def sleep(self, seconds: float) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ports:
+    """All powers of one evaluation; None = that power is absent."""
+
+    output: Output
+    clock: Clock
+    files: FilePort | None = None
+    commands: CommandPort | None = None
+    engine: Callable[[], ScriptEngine] | None = None  # made at first use
+    tools: ToolPort | None = None
+    sandboxes: SandboxPort | None = None
+    secrets: SecretPort | None = None
+    http: HttpPort | None = None
+    env: Mapping[str, str] = EMPTY  # variables a script may read through @input, already filtered
+    stdin: Callable[[], str] | None = None
+    lines: Callable[[], AsyncIterator[str]] | None = None
