@@ -1,0 +1,143 @@
+"""What crosses between the endpoint (moves MCP messages) and the gate (decides about them): data and protocols.
+
+The endpoint never decides and the gate never moves bytes. Each side is tested with a fake of the other.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+Kind = Literal["tool", "resource", "template", "prompt", "task"]
+"""What a name is the name of. Tools and prompts have the name which the server uses; resources and templates their URI."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerSpec:
+    """One MCP server as the endpoint sees it: where it is reached, nothing about what it may do."""
+
+    name: str
+    transport: Literal["stdio", "http", "sse"] = "stdio"
+    link: str | None = None
+    """Directory of the link; the endpoint listens on `<link>/stdio.sock` and each accepted connection becomes a process."""
+    url: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    command: tuple[str, ...] = ()
+    """A child process of the endpoint itself: for benchmarks and conformance runs, never in a sandbox."""
+    prefix: str | None = None
+    """`as` of the declaration: the name in front of `__` where tools of two servers collide."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lifecycle:
+    """Times in seconds, and how many calls one server gets at once."""
+
+    startup_timeout: float = 10.0
+    idle_timeout: float = 60.0
+    call_timeout: float = 60.0
+    max_concurrent: int = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """Bytes that one message may have: a server's result, an agent's request."""
+
+    result_bytes: int = 10 << 20
+    body_bytes: int = 4 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EndpointSpec:
+    """Everything the endpoint needs to run; `config` makes it from the configuration line."""
+
+    servers: tuple[ServerSpec, ...] = ()
+    token: str = ""
+    """The bearer that the agent must send; empty asks for none (conformance runs, which cannot send one)."""
+    hosts: tuple[str, ...] = ("127.0.0.1:7000", "localhost:7000")
+    lifecycle: Lifecycle = field(default_factory=Lifecycle)
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Allowed:
+    """The name may be listed and used. `labels` are those its results carry beside `src:mcp` and `mcp:<server>:<name>`."""
+
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """The name does not exist for the agent; the reason goes to the record only."""
+
+    reason: str
+
+
+class Admission(Protocol):
+    """Decides which names exist, for lists and calls alike."""
+
+    def admit(self, server: str, kind: Kind, name: str) -> Allowed | Hidden: ...
+
+    def shapes(self, server: str) -> bool:
+        """Whether `describe` may change an item of this server: when False, items are never parsed."""
+        ...
+
+    def describe(self, server: str, kind: Kind, item: dict[str, Any]) -> dict[str, Any] | Hidden:
+        """The item of a list as the agent sees it (bound parameters gone from the schema, pinned description checked)."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Call:
+    """One request on its way through, as guards and the record see it."""
+
+    id: int
+    session: str
+    server: str
+    method: str
+    name: str
+    """Tool, prompt, URI or task id, in the server's own spelling; empty where the method has none."""
+    params: Mapping[str, Any]
+    labels: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """What guards and policy say. `value` replaces the params or the result when kind is `transform`."""
+
+    kind: Literal["allow", "deny", "transform"]
+    value: Any = None
+    rule: str | None = None
+    reason: str = ""
+    labels: frozenset[str] = frozenset()
+    """Labels which the result carries in addition."""
+
+
+class Guarding(Protocol):
+    """Judges requests and results of every method. Must not raise: a guard that fails is a denial."""
+
+    @property
+    def active(self) -> bool:
+        """When False nothing is parsed for it and neither method is called."""
+        ...
+
+    async def request(self, call: Call) -> Verdict:
+        """Judges `call.params` before the message goes on (also a server's own request to the agent)."""
+        ...
+
+    async def result(self, call: Call, raw: bytes) -> Verdict:
+        """Judges the JSON of a result before it goes back; `transform` gives the new result object."""
+        ...
+
+
+class Audit(Protocol):
+    """The record's end in the sidecar."""
+
+    def emit(self, event: dict[str, Any]) -> None:
+        """Takes one event (`event` names its kind); adds the time; masks arguments and results, and cuts them."""
+        ...
+
+
+Dial = Callable[[str, str, int], Awaitable[socket.socket]]
+"""(server, host, port) → a connected socket, by the egress rules of that server; raises PermissionError when denied."""
