@@ -20,7 +20,7 @@ INTERPRETER = [
     {"evaluate", "mcp"},
 ]
 RUNNER = [
-    {"errors", "settings", "plan"},
+    {"errors", "environ", "settings", "plan"},
     {"planner", "invariants", "record", "secrets"},
     {"images", "backends"},
     {"sandbox", "lease", "selftest"},
