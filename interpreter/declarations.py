@@ -164,7 +164,7 @@ class ServerSpec:
     target: str  # module reference, program, package (with version), image reference or URL
     args: tuple[str, ...] = ()
     tools: tuple[str, ...] | Literal["*"] = "*"
-    env: Mapping[str, str] = EMPTY  # not secret: these are visible in the plan
+    env: Mapping[str, str] = field(default_factory=lambda: EMPTY)  # not secret: these are visible in the plan
     auth: tuple[str, ...] = ()  # names of auth declarations
     files: Files = Files()
     network: Network = Network()

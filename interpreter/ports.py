@@ -28,7 +28,7 @@ class Command:
     kind: CommandKind
     text: str
     cwd: str | None = None
-    env: Mapping[str, str] = EMPTY
+    env: Mapping[str, str] = field(default_factory=lambda: EMPTY)
     # Values of `using`: environment of this process only; masked wherever output is shown or recorded.
     secrets: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     stdin: bytes | None = None
@@ -214,6 +214,6 @@ class Ports:
     sandboxes: SandboxPort | None = None
     secrets: SecretPort | None = None
     http: HttpPort | None = None
-    env: Mapping[str, str] = EMPTY  # variables a script may read through @input, already filtered
+    env: Mapping[str, str] = field(default_factory=lambda: EMPTY)  # variables a script may read through @input, already filtered
     stdin: Callable[[], str] | None = None
     lines: Callable[[], AsyncIterator[str]] | None = None
