@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
+from interpreter.source import Span
+
 EMPTY: Mapping[str, str] = MappingProxyType({})
 
 
@@ -25,6 +27,14 @@ class Place:
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}:{self.column}"
+
+
+def place_of(where: Span | Place | None) -> Place | None:
+    """The place of a stretch of source: what is left of it once the text stays behind."""
+    if isinstance(where, Span):
+        line, column = where.source.position(where.start)
+        return Place(file=where.source.name, line=line, column=column)
+    return where
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +100,9 @@ class ProfileChoice:
         refused = {denial.requirement for denial in self.denied.get(self.profile.name, ())}
         requires = self.profile.requires
         wanted = {name for name in ("sh", "network", "filesystem") if getattr(requires, name)}
-        wanted |= {f"cmd:{command.name}" for command in requires.commands} | ({"cmd:*"} if requires.any_command else set())
+        wanted |= {f"cmd:{command.name}" for command in requires.commands} | (
+            {"cmd:*"} if requires.any_command else set()
+        )
         return frozenset(wanted - refused)
 
 
@@ -105,7 +117,9 @@ class HostRule:
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """What was said about the network. `allow=None` means that no list was given: public addresses, if network is granted."""
+    """What was said about the network. `allow=None` means that no list was given: public addresses, if network is
+    granted.
+    """
 
     none: bool = False  # `net: "none"`
     allow: tuple[HostRule, ...] | None = None
@@ -221,7 +235,9 @@ class EnvironmentSpec:
     provider: Literal["docker", "local"] = "docker"
     module: ModuleSource | None = None
     profile: ProfileChoice | None = None
-    grants: Mapping[str, Place | None] = field(default_factory=lambda: MappingProxyType({}))  # network, filesystem, sh → line
+    grants: Mapping[str, Place | None] = field(
+        default_factory=lambda: MappingProxyType({})
+    )  # network, filesystem, sh → line
     needs: Needs = Needs()
     image: str | None = None
     agent: str | None = None  # key of the adapter table; None = the module's @spawn brings its own command

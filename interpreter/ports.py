@@ -59,7 +59,9 @@ class CommandPort(Protocol):
 
 
 class ScriptEngine(Protocol):
-    """Evaluates `js` bodies in an embedded engine without file, network or process access; lives as long as the script."""
+    """Evaluates `js` bodies in an embedded engine without file, network or process access; lives as long as the
+    script.
+    """
 
     def evaluate(self, body: str, arguments: Mapping[str, object]) -> object:
         """JSON-able value of the body's `return`. Errors: `ScriptEngineError` with the engine's message."""
@@ -214,6 +216,8 @@ class Ports:
     sandboxes: SandboxPort | None = None
     secrets: SecretPort | None = None
     http: HttpPort | None = None
-    env: Mapping[str, str] = field(default_factory=lambda: EMPTY)  # variables a script may read through @input, already filtered
+    env: Mapping[str, str] = field(
+        default_factory=lambda: EMPTY
+    )  # variables a script may read through @input, already filtered
     stdin: Callable[[], str] | None = None
     lines: Callable[[], AsyncIterator[str]] | None = None

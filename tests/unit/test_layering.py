@@ -38,7 +38,9 @@ HOMES = {
 }
 # No I/O, clock or randomness.
 PURE = {
-    "interpreter/labels.py", "interpreter/policy.py", "interpreter/declarations.py",
+    "interpreter/labels.py", "interpreter/policy.py", "interpreter/policy_patterns.py", "interpreter/policy_subjects.py",
+    "interpreter/policy_danger.py", "interpreter/policy_rules.py", "interpreter/policy_parse.py",
+    "interpreter/policy_reader.py", "interpreter/declarations.py",
     "runner/plan.py", "runner/planner.py", "runner/invariants.py",
 }
 IMPURE = {"os", "io", "socket", "subprocess", "time", "random", "secrets", "uuid", "tempfile", "shutil", "asyncio", "threading"}

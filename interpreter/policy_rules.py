@@ -1,0 +1,47 @@
+"""The built-in rules: what must not meet, by name, for policies to switch on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from interpreter.policy_subjects import Operation
+
+# Data with the first label must not reach an operation with the second.
+_APART = {
+    "no-secret-exfil": ("secret", "exfil"),
+    "no-sensitive-exfil": ("sensitive", "exfil"),
+    "no-untrusted-destructive": ("untrusted", "destructive"),
+    "no-untrusted-privileged": ("untrusted", "privileged"),
+    "no-influenced-advice": ("influenced", "advice"),
+}
+# The first argument of an operation with the first label (to whom, or what) must carry the second.
+_KNOWN = {
+    "no-send-to-unknown": ("exfil:send", "known"),
+    "no-send-to-external": ("exfil:send", "known:internal"),
+    "no-destroy-unknown": ("destructive:targeted", "known"),
+}
+BUILT_IN: Mapping[str, str] = MappingProxyType({
+    **{name: f"{data} data cannot flow to {target}" for name, (data, target) in _APART.items()},
+    **{name: f"the first argument of {target} must be {label}" for name, (target, label) in _KNOWN.items()},
+    "untrusted-llms-get-influenced": "what an llm answers to untrusted data is influenced",
+})  # fmt: skip
+
+
+def broken_rule(rule: str, taint: tuple[str, ...], targets: tuple[str, ...], operation: Operation) -> str | None:
+    """The reason why the operation breaks the rule; None when it does not."""
+    if pair := _APART.get(rule):
+        data, risk = pair
+        if data in taint and any(_is(target, risk) for target in targets):
+            return f"Rule '{rule}': label '{data}' cannot flow to '{risk}'"
+    elif pair := _KNOWN.get(rule):
+        risk, label = pair
+        if any(_is(target, risk) for target in targets):
+            first = operation.inputs[0].taint if operation.inputs else ()
+            if not any(_is(each, label) for each in first):
+                return f"Rule '{rule}': the first argument of '{risk}' must carry label '{label}'"
+    return None
+
+
+def _is(label: str, wanted: str) -> bool:
+    return label == wanted or label.startswith(wanted + ":")
