@@ -1,0 +1,121 @@
+"""The sidecar's process: configuration in, gate and endpoint up, and an end with its owner.
+
+The first line of standard input is the configuration; held open after that, standard input is the lease: when it ends,
+the runner is gone and so are we. With `--config FILE` (compose) there is no lease, and the engine's signal ends us.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from images.sidecar import config as configuration
+from images.sidecar.addresses import AddressPolicy
+from images.sidecar.audit import Audit
+from images.sidecar.config import SidecarConfig
+from images.sidecar.gate import Gate
+from images.sidecar.reading import ConfigError
+from images.sidecar.resolver import resolver_for
+
+STDIN, STDOUT = 0, 1
+LONGEST_CONFIG = 64 << 20
+LAST_LINES_TIMEOUT = 5.0
+
+EXIT_CONFIG = 2
+EXIT_RECORD = 74
+EXIT_FENCE = 97
+
+
+def read_config_line(fd: int) -> bytes:
+    """The first line of `fd`; what follows it has no meaning, only its end has."""
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        piece = os.read(fd, 1 << 16)
+        if not piece:
+            raise ConfigError("config ended before its line did: the runner went away")
+        line += piece
+        if len(line) > LONGEST_CONFIG:
+            raise ConfigError(f"config is longer than {LONGEST_CONFIG >> 20} MiB")
+    return bytes(line)
+
+
+def fence_problem(config: SidecarConfig, interfaces: list[str]) -> str | None:
+    """A run in which nobody was granted a host has a sidecar without a network."""
+    if config.egress or interfaces == ["lo"]:
+        return None
+    return f"nobody was granted a host, yet there is a network here ({', '.join(interfaces)})"
+
+
+class Ending:
+    """The first reason to stop is the one that counts."""
+
+    def __init__(self) -> None:
+        self._code: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    def because(self, code: int, message: str | None = None) -> None:
+        if not self._code.done():
+            if message:
+                print(f"sidecar: {message}", file=sys.stderr, flush=True)
+            self._code.set_result(code)
+
+    async def wait(self) -> int:
+        return await self._code
+
+
+async def run(config: SidecarConfig, *, leased: bool, started: float) -> int:
+    """Serves until the lease lapses or a signal comes; the exit code."""
+    loop = asyncio.get_running_loop()
+    ending = Ending()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ending.because, 0)
+    audit = Audit(
+        STDOUT,
+        secrets=config.secrets(),
+        on_failure=lambda failure: ending.because(EXIT_RECORD, f"{failure}; nothing may be decided unseen"),
+    )
+    problem = fence_problem(config, [name for _, name in socket.if_nameindex()])
+    audit.emit({"event": "canary", "name": "sidecar-network", "ok": problem is None, "saw": problem or "as planned"})
+    async with AsyncExitStack() as parts:
+        parts.push_async_callback(audit.close, timeout=LAST_LINES_TIMEOUT)
+        if problem is not None:
+            return EXIT_FENCE
+        gate = Gate(
+            rules=config.egress,
+            resolver=resolver_for(config.resolver),
+            record=audit,
+            addresses=AddressPolicy(host=config.host_addresses),
+        )
+        parts.push_async_callback(gate.close)
+        await gate.start(config.links)
+        if leased:
+            loop.add_reader(STDIN, lambda: None if os.read(STDIN, 4096) else ending.because(0))
+        audit.emit({"event": "ready", "ms": round((time.monotonic() - started) * 1000, 1)})
+        return await ending.wait()
+
+
+def main(arguments: list[str]) -> int:
+    """The exit code of the process."""
+    started = time.monotonic()
+    try:
+        match arguments:
+            case []:
+                config, leased = configuration.parse(read_config_line(STDIN)), True
+            case ["--config", path]:
+                config, leased = configuration.parse(Path(path).read_bytes()), False
+            case _:
+                print("usage: python -m images.sidecar [--config FILE]", file=sys.stderr)
+                return EXIT_CONFIG
+    except (ConfigError, OSError) as error:
+        print(f"sidecar: {error}", file=sys.stderr)
+        return EXIT_CONFIG
+    return asyncio.run(run(config, leased=leased, started=started))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

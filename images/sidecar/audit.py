@@ -1,0 +1,152 @@
+"""The sidecar's record: one JSON object per line on standard output, complete or the sidecar stops.
+
+Events are kept until the end of the loop's turn and written together. When the reader is slow the lines wait here, and
+`drain` makes whoever produces them wait too; when the reader is gone or the disk is full, nothing more may be decided
+unseen: the sidecar ends (P14).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import orjson
+
+HIGH_WATER = 256 * 1024
+LOW_WATER = 64 * 1024
+# A secret shorter than this would blot out half of every line, and is none.
+SHORTEST_SECRET = 6
+MASK = b"\xe2\x80\xa2\xe2\x80\xa2\xe2\x80\xa2\xe2\x80\xa2"
+
+
+ARGUMENTS_BYTES = 4096
+RESULT_CHARACTERS = 2048
+
+
+class AuditFailure(RuntimeError):
+    """The record cannot be written any more."""
+
+
+def _excerpts(event: dict[str, Any]) -> dict[str, Any]:
+    """The two fields that hold somebody else's data, cut to what a record needs."""
+    cut: dict[str, Any] = {}
+    if (arguments := event.get("arguments")) is not None:
+        encoded = arguments if isinstance(arguments, bytes) else orjson.dumps(arguments)
+        if len(encoded) > ARGUMENTS_BYTES:
+            head = encoded[:ARGUMENTS_BYTES].decode("utf-8", "replace")
+            cut["arguments"] = {"cut": len(encoded), "head": head}
+        elif isinstance(arguments, bytes):
+            cut["arguments"] = orjson.Fragment(arguments)
+    if (result := event.get("result")) is not None:
+        text = result.decode("utf-8", "replace") if isinstance(result, bytes) else str(result)
+        cut["result"] = (
+            text if len(text) <= RESULT_CHARACTERS else f"{text[:RESULT_CHARACTERS]}… ({len(text)} characters)"
+        )
+    return cut
+
+
+class Audit:
+    """The one writer of events."""
+
+    def __init__(
+        self,
+        fd: int,
+        *,
+        secrets: Iterable[str] = (),
+        on_failure: Callable[[AuditFailure], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._fd = fd
+        self._clock = clock
+        self._on_failure = on_failure
+        self._loop = asyncio.get_running_loop()
+        self._pending: list[bytes] = []
+        self._waiting = bytearray()
+        self._size = 0
+        self._scheduled = False
+        self._polled = False
+        self._room = asyncio.Event()
+        self._room.set()
+        self.failure: AuditFailure | None = None
+        self._needles: tuple[bytes, ...] = ()
+        self.add_secrets(secrets)
+        os.set_blocking(fd, False)
+
+    def add_secrets(self, values: Iterable[str]) -> None:
+        """Values that no line may show, as they are and as JSON spells them."""
+        known = {
+            spelling
+            for value in values
+            if len(value) >= SHORTEST_SECRET
+            for spelling in (value.encode(), orjson.dumps(value)[1:-1])
+        }
+        # The longest first: a secret that holds another one must go whole.
+        self._needles = tuple(sorted({*self._needles, *known}, key=len, reverse=True))
+
+    def emit(self, event: dict[str, Any]) -> None:
+        """Records an event; `drain` afterwards where the producer can wait."""
+        line = orjson.dumps({"t": round(self._clock(), 6)} | event | _excerpts(event))
+        for needle in self._needles:
+            if needle in line:
+                line = line.replace(needle, MASK)
+        self._pending.append(line + b"\n")
+        self._size += len(line) + 1
+        if self._size > HIGH_WATER:
+            self._room.clear()
+        if not self._scheduled and not self._polled:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+
+    async def drain(self) -> None:
+        """Waits until the reader has caught up; raises if there is no reader any more."""
+        if not self._room.is_set():
+            await self._room.wait()
+        if self.failure is not None:
+            raise self.failure
+
+    async def close(self, *, timeout: float) -> None:
+        """Writes what is left."""
+        try:
+            async with asyncio.timeout(timeout):
+                while self._size and self.failure is None:
+                    self._flush()
+                    await asyncio.sleep(0.005 if self._size else 0)
+        except TimeoutError:
+            self._fail(OSError(0, f"{self._size} bytes were not read in time"))
+        finally:
+            if self._polled:
+                self._loop.remove_writer(self._fd)
+                self._polled = False
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        if self.failure is not None:
+            return
+        self._waiting += b"".join(self._pending)
+        self._pending.clear()
+        try:
+            while self._waiting:
+                written = os.write(self._fd, self._waiting)
+                del self._waiting[:written]
+                self._size -= written
+        except BlockingIOError:
+            if not self._polled:
+                self._polled = True
+                self._loop.add_writer(self._fd, self._flush)
+        except OSError as error:
+            self._fail(error)
+        else:
+            if self._polled:
+                self._polled = False
+                self._loop.remove_writer(self._fd)
+        if self._size <= LOW_WATER:
+            self._room.set()
+
+    def _fail(self, error: OSError) -> None:
+        if self.failure is None:
+            self.failure = AuditFailure(f"the record cannot be written: {error.strerror or error}")
+            self._room.set()
+            self._on_failure(self.failure)

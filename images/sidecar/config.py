@@ -1,0 +1,253 @@
+"""The sidecar's configuration: one JSON object, read once, refused with the exact path of what is wrong.
+
+The runner writes it on standard input, compose mounts it as a file. Both are made from a checked plan; it is checked
+again here, because a forgotten or misspelt field must deny, and because this process is the fence.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_network
+from types import MappingProxyType
+from typing import Any, Literal, cast
+
+from images.sidecar.addresses import Network
+from images.sidecar.reading import ConfigError, Reader
+from images.sidecar.rules import BadHost, EgressRules, HostRule, parse_host
+from images.sidecar.seams import EndpointSpec, Lifecycle, Limits, ServerSpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToolShape:
+    """How one tool of a collection is shown: bound parameters vanish, `expose` and `optional` reshape the rest."""
+
+    bind: Mapping[str, Any] = field(default_factory=dict)
+    expose: tuple[str, ...] | None = None
+    optional: tuple[str, ...] = ()
+    description: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerRules:
+    """What of one server exists for the agent, in which shape, and the labels of its tools."""
+
+    tools: tuple[str, ...] | Literal["*"] = "*"
+    shapes: Mapping[str, ToolShape] = field(default_factory=dict)
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    validate: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModuleConfig:
+    """The environment module whose guards and policy decide here, as text: nothing of it is read from a disk."""
+
+    entry: str
+    files: Mapping[str, str]
+    name: str
+    profile: str | None
+    policy: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SidecarConfig:
+    """Everything the sidecar knows."""
+
+    run: str
+    token: str
+    agent_link: str
+    servers: tuple[ServerSpec, ...] = ()
+    rules: Mapping[str, ServerRules] = field(default_factory=dict)
+    lifecycle: Lifecycle = field(default_factory=Lifecycle)
+    egress: Mapping[str, EgressRules] = field(default_factory=dict)
+    resolver: tuple[str, int] | None = None
+    host_addresses: tuple[Network, ...] = ()
+    module: ModuleConfig | None = None
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def links(self) -> dict[str, str]:
+        """The directory of each member that has one, by the member's name."""
+        return {"agent": self.agent_link} | {s.name: s.link for s in self.servers if s.link is not None}
+
+    @property
+    def endpoint(self) -> EndpointSpec:
+        """What the endpoint needs of it."""
+        return EndpointSpec(servers=self.servers, token=self.token, lifecycle=self.lifecycle, limits=self.limits)
+
+    def secrets(self) -> frozenset[str]:
+        """Values that must never be written anywhere."""
+        headers = {value for server in self.servers for value in server.headers.values()}
+        return frozenset({self.token, *headers, *(value.partition(" ")[2] for value in headers)})
+
+
+def parse(text: str | bytes) -> SidecarConfig:
+    """The configuration in `text`, or a ConfigError that names the path."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"config is not JSON: {error}") from None
+    root = Reader(value, "config")
+    root.keys(
+        "version",
+        "run",
+        "token",
+        "agent",
+        "servers",
+        "lifecycle",
+        "egress",
+        "resolver",
+        "hostAddresses",
+        "module",
+        "limits",
+    )
+    if root.get("version").integer() != 1:
+        raise root.get("version").error("must be 1: the runner and the sidecar image are of different releases")
+    agent = root.get("agent")
+    agent.keys("link")
+    servers = tuple(_server(item) for item in root.get("servers").items())
+    rules = tuple(_server_rules(item) for item in root.get("servers").items())
+    names = [server.name for server in servers]
+    for index, name in enumerate(names):
+        if name == "agent" or name in names[:index]:
+            raise root.get("servers").at(index).get("name").error(f"must be unique, and {name!r} is taken")
+    members = {"agent", *names}
+    egress = {}
+    if (table := root.get("egress")).given:
+        for name, item in table.members():
+            if name not in members:
+                raise item.error(f"must be named after a member ({', '.join(sorted(members))})")
+            egress[name] = _egress(item)
+    return SidecarConfig(
+        run=root.get("run").string(),
+        token=root.get("token").string(at_least=16),
+        agent_link=agent.get("link").path_like(),
+        servers=servers,
+        rules=MappingProxyType(dict(zip(names, rules, strict=True))),
+        lifecycle=_lifecycle(root.get("lifecycle")),
+        egress=MappingProxyType(egress),
+        resolver=_resolver(root.get("resolver")),
+        host_addresses=tuple(_network(item) for item in root.get("hostAddresses").optional_items()),
+        module=_module(root.get("module")),
+        limits=_limits(root.get("limits")),
+    )
+
+
+def _server(reader: Reader) -> ServerSpec:
+    reader.keys("name", "link", "transport", "url", "headers", "tools", "as", "bind", "labels", "validate")
+    link, url, prefix = reader.get("link"), reader.get("url"), reader.get("as")
+    transport = reader.get("transport").one_of("stdio", "http", "sse", default="stdio")
+    if transport == "stdio" and not (link.given and not url.given):
+        raise reader.error("must have `link` and no `url`, because its transport is stdio")
+    if transport != "stdio" and not url.given:
+        raise reader.error(f"must have `url`, because its transport is {transport}")
+    return ServerSpec(
+        name=reader.get("name").name(),
+        link=link.path_like() if link.given else None,
+        transport=cast(Literal["stdio", "http", "sse"], transport),
+        url=url.string() if url.given else None,
+        headers=reader.get("headers").string_map(),
+        prefix=prefix.name() if prefix.given else None,
+    )
+
+
+def _server_rules(reader: Reader) -> ServerRules:
+    tools = reader.get("tools")
+    return ServerRules(
+        tools="*" if tools.value == "*" else tools.strings(),
+        shapes=MappingProxyType({name: _shape(item) for name, item in reader.get("bind").optional_members()}),
+        labels=MappingProxyType({name: item.strings() for name, item in reader.get("labels").optional_members()}),
+        validate=reader.get("validate").boolean(default=False),
+    )
+
+
+def _shape(reader: Reader) -> ToolShape:
+    reader.keys("bind", "expose", "optional", "description")
+    expose, description = reader.get("expose"), reader.get("description")
+    return ToolShape(
+        bind=MappingProxyType({name: item.value for name, item in reader.get("bind").optional_members()}),
+        expose=expose.strings() if expose.given else None,
+        optional=reader.get("optional").strings() if reader.get("optional").given else (),
+        description=description.string() if description.given else None,
+    )
+
+
+def _lifecycle(reader: Reader) -> Lifecycle:
+    if not reader.given:
+        return Lifecycle()
+    reader.keys("startupTimeoutMs", "idleTimeoutMs", "callTimeoutMs", "maxConcurrent")
+    default = Lifecycle()
+    return Lifecycle(
+        startup_timeout=reader.get("startupTimeoutMs").seconds(default.startup_timeout),
+        idle_timeout=reader.get("idleTimeoutMs").seconds(default.idle_timeout),
+        call_timeout=reader.get("callTimeoutMs").seconds(default.call_timeout),
+        max_concurrent=reader.get("maxConcurrent").integer(at_least=1, default=default.max_concurrent),
+    )
+
+
+def _egress(reader: Reader) -> EgressRules:
+    reader.keys("allow", "deny", "public")
+    return EgressRules(
+        allow=tuple(_rule(item, HostRule.allow) for item in reader.get("allow").optional_items()),
+        deny=tuple(_rule(item, HostRule.deny) for item in reader.get("deny").optional_items()),
+        public=reader.get("public").boolean(default=False),
+    )
+
+
+def _rule(reader: Reader, make: Any) -> HostRule:
+    reader.keys("host", "ports", "source")
+    ports = [item.integer(at_least=1, at_most=65_535) for item in reader.get("ports").optional_items()]
+    source = reader.get("source").string() if reader.get("source").given else None
+    try:
+        return cast(HostRule, make(reader.get("host").string(), ports=ports, source=source))
+    except BadHost as error:
+        raise reader.get("host").error(f"is refused: {error}") from None
+
+
+def _resolver(reader: Reader) -> tuple[str, int] | None:
+    if not reader.given:
+        return None
+    host, _, port = reader.string().rpartition(":")
+    try:
+        address = parse_host(host)
+        if isinstance(address, str) or not (port.isdecimal() and 0 < int(port) < 65_536):
+            raise BadHost
+    except BadHost:
+        raise reader.error("must be ADDRESS:PORT of a DNS server, as in '192.0.2.53:53'") from None
+    return str(address), int(port)
+
+
+def _network(reader: Reader) -> Network:
+    try:
+        return ip_network(reader.string())
+    except ValueError as error:
+        raise reader.error(f"must be an address or a network: {error}") from None
+
+
+def _module(reader: Reader) -> ModuleConfig | None:
+    if not reader.given:
+        return None
+    reader.keys("entry", "files", "name", "profile", "policy")
+    profile = reader.get("profile")
+    module = ModuleConfig(
+        entry=reader.get("entry").string(),
+        files=reader.get("files").string_map(),
+        name=reader.get("name").string(),
+        profile=profile.string() if profile.given else None,
+        policy=MappingProxyType({name: item.value for name, item in reader.get("policy").optional_members()}),
+    )
+    if module.entry not in module.files:
+        raise reader.get("entry").error(f"must be one of the files, and {module.entry!r} is not")
+    return module
+
+
+def _limits(reader: Reader) -> Limits:
+    if not reader.given:
+        return Limits()
+    reader.keys("resultBytes", "bodyBytes")
+    default = Limits()
+    return Limits(
+        result_bytes=reader.get("resultBytes").integer(at_least=1024, default=default.result_bytes),
+        body_bytes=reader.get("bodyBytes").integer(at_least=1024, default=default.body_bytes),
+    )
