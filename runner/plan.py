@@ -114,7 +114,7 @@ class Container:
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
-    """A directory of sockets between one member and the sidecar. The sidecar makes them all; the member only connects."""
+    """A directory of sockets between a member and the sidecar, which makes them all; the member only connects."""
 
     member: str
     sockets: tuple[SocketName, ...]

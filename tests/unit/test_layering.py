@@ -21,7 +21,7 @@ INTERPRETER = [
 ]
 RUNNER = [
     {"errors", "environ", "settings", "plan"},
-    {"planner", "invariants", "record", "secrets"},
+    {"planner", "survey", "invariants", "render", "record", "secrets"},
     {"images", "backends"},
     {"sandbox", "lease", "selftest"},
     {"host", "report", "doctor"},
