@@ -21,7 +21,7 @@ INTERPRETER = [
 ]
 RUNNER = [
     {"errors", "environ", "settings", "plan"},
-    {"planner", "survey", "invariants", "render", "record", "secrets"},
+    {"planner", "survey", "invariants", "render", "record", "secrets", "recipes"},
     {"images", "backends"},
     {"sandbox", "lease", "selftest"},
     {"host", "report", "doctor"},
