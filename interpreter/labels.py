@@ -20,6 +20,7 @@ LABEL = re.compile(r"[A-Za-z_][\w-]*(?::[^\s:,\"']+)*\Z")
 
 _Set = Mapping[str, None]
 _EMPTY: _Set = MappingProxyType({})
+_NO_TOOLS: Mapping[ToolUse, None] = MappingProxyType({})
 
 
 class LabelConflict(ValueError):
@@ -54,7 +55,7 @@ class Labels:
     _declared: _Set = field(default_factory=lambda: _EMPTY)
     _automatic: _Set = field(default_factory=lambda: _EMPTY)
     _sources: _Set = field(default_factory=lambda: _EMPTY)
-    _tools: Mapping[ToolUse, None] = field(default_factory=lambda: MappingProxyType({}))
+    _tools: Mapping[ToolUse, None] = field(default_factory=lambda: _NO_TOOLS)
 
     @classmethod
     def of(cls, *declared: str, automatic: Iterable[str] = (), sources: Iterable[str] = ()) -> Labels:
@@ -63,7 +64,7 @@ class Labels:
             raise LabelConflict("a value cannot be declared both trusted and untrusted")
         if not declared and not automatic and not sources:
             return NONE
-        return cls(dict.fromkeys(declared), dict.fromkeys(automatic), dict.fromkeys(sources))
+        return cls(_ordered(declared), _ordered(automatic), _ordered(sources))
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -187,6 +188,10 @@ def joined(many: Iterable[Labels]) -> Labels:
         sources.update(labels._sources)
         tools.update(labels._tools)
     return Labels(_exclude(declared), automatic, sources, tools)
+
+
+def _ordered(labels: Iterable[str]) -> _Set:
+    return dict.fromkeys(labels) or _EMPTY
 
 
 def _join(left: _Set, right: _Set) -> _Set:

@@ -20,7 +20,7 @@ from typing import Literal
 from interpreter.declarations import AuthDecl, HostRule, Limits, Place
 from interpreter.labels import Labels
 from interpreter.policy_danger import dangers, opens
-from interpreter.policy_patterns import Pattern, Subject, covers, meet, meet_lists
+from interpreter.policy_patterns import Pattern, Subject, covers, meet_lists, touches
 from interpreter.policy_rules import BUILT_IN, broken_rule
 from interpreter.policy_subjects import Operation
 
@@ -158,7 +158,7 @@ class Layer:
             if covers(entry.pattern, pattern):
                 return self.refusal("deny", entry, f"{what} is denied by policy @{self.name}")
         if self.allow is not None or self.default == "deny":
-            fits = covers if whole else meet
+            fits = covers if whole else touches
             if not any(fits(entry.pattern, pattern) for entry in self.allow or ()):
                 return self.refusal("allow", None, f"{what} is not in the allow list of policy @{self.name}")
         return None

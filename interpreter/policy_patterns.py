@@ -234,6 +234,12 @@ def covers(wide: Pattern, narrow: Pattern) -> bool:
     return meet(wide, narrow) == narrow
 
 
+def touches(wide: Pattern, narrow: Pattern) -> bool:
+    """Whether some of `narrow` is in `wide`: of writing, some writing, since reading is not a part of it."""
+    both = meet(wide, narrow)
+    return both is not None and (both.kind != "filesystem" or both.tokens[0] == narrow.tokens[0])
+
+
 def clean_path(path: str) -> str:
     """A path of a pattern without what says nothing: `./src/`, `@root/src` and `src` are one."""
     text = re.sub(r"^(?:@root/|@base/|\./)+", "", path.strip())

@@ -54,7 +54,8 @@ class Operation:
     """One thing about to happen. `labels` are those of the executable and, for a tool, of the tool."""
 
     kind: OperationKind
-    name: str = ""  # of the executable, without `@`
+    name: str = ""  # of the executable, without `@`; of the keychain entry
+    directive: str = ""  # the word that caused it (`run`, `show`), for guards on `op:run`
     labels: tuple[str, ...] = ()
     command: str = ""  # cmd and sh: the whole text, templates filled in
     server: str = ""  # mcp

@@ -1,0 +1,365 @@
+"""Guards: which ones look at an operation, and what their decisions come to.
+
+A guard is data and one callable (its `when` body, which the evaluator hands in); this file neither parses nor
+evaluates. Every filter that parses fires: labels are matched against what was declared and what is tainted, operations
+at every level of their name (`op:cmd`, `op:cmd:git`, `op:cmd:git:push`). Decisions rank deny > retry > allow with a
+value > allow; a guard that raises, or that answers with what it may not do, has denied."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from interpreter.declarations import Place
+from interpreter.errors import MlldError
+from interpreter.labels import Labels, ProtectedLabel
+from interpreter.policy import Allowed, under
+from interpreter.policy import Decision as PolicyDecision
+from interpreter.policy_patterns import nearest
+from interpreter.policy_subjects import Operation
+
+Moment = Literal["before", "after"]
+Timing = Literal["before", "after", "always"]
+FilterKind = Literal["label", "operation", "function"]
+VerdictKind = Literal["allow", "deny", "retry", "transform"]
+
+# What may follow `op:`, and how many more levels its name can have.
+_OPERATIONS = {
+    "cmd": 9, "sh": 0, "js": 0, "node": 0, "py": 0, "mcp": 2, "exe": 0, "run": 0, "show": 0, "output": 0, "log": 0,
+    "append": 0, "read": 0, "network": 0, "secret": 0, "template": 0,
+}  # fmt: skip
+SOURCES = (
+    "cmd", "sh", "js", "node", "py", "file", "user", "mcp", "network", "keychain", "env", "exe", "template", "dynamic",
+    "git",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guarded:
+    """A value under guard with what is known about it; `value` belongs to the evaluator."""
+
+    value: object
+    labels: Labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardCall:
+    """What a guard sees: `@input` (one value, or all for a guard on operations), `@output` after, `@mx.guard.try`."""
+
+    operation: Operation
+    moment: Moment
+    inputs: tuple[Guarded, ...]
+    subject: Guarded | None = None  # the one input that a label filter matched
+    output: Guarded | None = None
+    attempt: int = 1
+    hint: str = ""  # of the retry before
+
+
+@dataclass(frozen=True, kw_only=True)
+class Allow:
+    """`allow`, `allow V`, and the changes of labels that privileged guards may make."""
+
+    value: object = None
+    replaces: bool = False  # whether `value` takes the place of what was guarded
+    add: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
+    warning: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deny:
+    """`deny "…"`, the reason already interpolated."""
+
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retry:
+    """`retry "…"`."""
+
+    hint: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class UseEnvironment:
+    """`env V`: do it in that environment."""
+
+    config: object
+
+
+GuardDecision = Allow | Deny | Retry | UseEnvironment | None  # None: no branch matched
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guard:
+    """A declared guard."""
+
+    decide: Callable[[GuardCall], Awaitable[GuardDecision]]
+    kind: FilterKind
+    filter: str  # `secret`, `cmd:git` (without `op:`), `deleteFile` (without `@`)
+    name: str | None = None  # without `@`
+    timing: Timing = "before"
+    privileged: bool = False
+    place: Place | None = None
+
+    def __str__(self) -> str:
+        """The rule as a denial names it: `guard @noSecrets (index.mld:12:1)`."""
+        label = f"guard @{self.name}" if self.name else f"guard {self.timing} {self.written}"
+        return f"{label} ({self.place})" if self.place else label
+
+    @property
+    def written(self) -> str:
+        """The filter as a script spells it."""
+        return {"label": "", "operation": "op:", "function": "@"}[self.kind] + self.filter
+
+    def watches(self, moment: Moment) -> bool:
+        return self.timing in (moment, "always")
+
+    def concerns(self, operation: Operation) -> bool:
+        """Whether the filter matches the operation itself, whatever flows in."""
+        match self.kind:
+            case "function":
+                return bool(operation.name) and same_name(self.filter, operation.name)
+            case "operation":
+                wanted = self.filter.removesuffix(":*")
+                names = (*_operation_names(operation), *(f"op:{label}" for label in operation.labels))
+                return any(under(f"op:{wanted}", name) for name in names)
+            case "label":
+                return any(under(self.filter, label) for label in operation.labels)
+
+    def flags(self, labels: Labels) -> bool:
+        """Whether a label filter matches data: what was declared, and all its taint."""
+        return self.kind == "label" and any(under(self.filter, label) for label in labels.taint)
+
+
+def _operation_names(operation: Operation) -> tuple[str, ...]:
+    extra = [f"op:{operation.directive}"] if operation.directive else []
+    if operation.kind in ("exe", "mcp"):  # a tool is called like any other function
+        extra.append("op:exe")
+    if operation.kind in ("secret", "template"):
+        extra.append(f"op:{operation.kind}")
+    return (*operation.operation_labels, *extra)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What the guards decided about one operation. `inputs` and `output` are what goes on, changed or not."""
+
+    kind: VerdictKind = "allow"
+    rule: str = ""
+    reason: str = ""
+    place: Place | None = None
+    inputs: tuple[Guarded, ...] = ()
+    output: Guarded | None = None
+    privileged: bool = False  # a privileged guard allowed it in so many words: lifts label rules of policy
+    warnings: tuple[str, ...] = ()
+    environment: object = None  # of `env V`
+    heard: tuple[str, ...] = ()  # every guard that was asked, for the record
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guards:
+    """The guards in force, in order of declaration: policy's own first, then imported ones, then local ones."""
+
+    all: tuple[Guard, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.all)
+
+    def __or__(self, other: Guards | Guard) -> Guards:
+        more = other.all if isinstance(other, Guards) else (other,)
+        return Guards(all=(*self.all, *(guard for guard in more if guard not in self.all)))
+
+    def without(self, *, names: Iterable[str] = (), only: Iterable[str] | None = None) -> Guards:
+        """`with { guards: { except: […] } }` or `{ only: […] }`; `only=()` is `guards: false`. Privileged guards
+        stay.
+        """
+        dropped = {name.removeprefix("@") for name in names}
+        kept = None if only is None else {name.removeprefix("@") for name in only}
+        return Guards(
+            all=tuple(
+                guard for guard in self.all
+                if guard.privileged or (guard.name not in dropped if kept is None else guard.name in kept)
+            )
+        )  # fmt: skip
+
+    async def before(
+        self, operation: Operation, inputs: Sequence[Guarded], *, attempt: int = 1, hint: str = ""
+    ) -> Verdict:
+        """What is decided before it happens. A later `allow V` replaces an earlier one; both saw the original."""
+        result = _Tally(inputs=tuple(inputs))
+        for guard in self.all:
+            if not guard.watches("before"):
+                continue
+            call = GuardCall(operation=operation, moment="before", inputs=tuple(inputs), attempt=attempt, hint=hint)
+            if guard.concerns(operation):
+                result.hear(guard, await _ask(guard, call), None)
+            else:
+                for index, each in enumerate(inputs):
+                    if guard.flags(each.labels):
+                        result.hear(guard, await _ask(guard, replace(call, subject=each, inputs=(each,))), index)
+        return result.verdict()
+
+    async def after(
+        self, operation: Operation, inputs: Sequence[Guarded], output: Guarded, *, attempt: int = 1, hint: str = ""
+    ) -> Verdict:
+        """What is decided about the result. Each guard sees what the one before it let through."""
+        result = _Tally(inputs=tuple(inputs), output=output)
+        for guard in self.all:
+            if guard.watches("after") and result.output is not None:
+                flagged = guard.flags(result.output.labels) or any(guard.flags(each.labels) for each in inputs)
+                if guard.concerns(operation) or flagged:
+                    call = GuardCall(
+                        operation=operation, moment="after", inputs=tuple(inputs), output=result.output,
+                        subject=result.output, attempt=attempt, hint=hint,
+                    )  # fmt: skip
+                    result.hear(guard, await _ask(guard, call), None)
+        return result.verdict()
+
+
+NO_GUARDS = Guards()
+
+
+def settle(policy: PolicyDecision, verdict: Verdict) -> PolicyDecision:
+    """Policy and guards together: an explicit allow of a privileged guard lifts a label rule, never anything harder."""
+    if isinstance(policy, Allowed) or not (policy.overridable and verdict.privileged):
+        return policy
+    return Allowed(reason=f"{policy.reason}: lifted by {verdict.rule}")
+
+
+async def _ask(guard: Guard, call: GuardCall) -> GuardDecision:
+    try:
+        return await guard.decide(call)
+    except MlldError as error:
+        return Deny(reason=f"the guard failed: {error.message}")
+    except Exception as error:  # whatever went wrong in a guard, the answer is no (P9)
+        return Deny(reason=f"the guard failed: {type(error).__name__}")
+
+
+class _Tally:
+    """Decisions of one operation as they come in."""
+
+    def __init__(self, *, inputs: tuple[Guarded, ...], output: Guarded | None = None) -> None:
+        self.inputs = inputs
+        self.output = output
+        self.original = inputs
+        self.denied: tuple[Guard, str] | None = None
+        self.retried: tuple[Guard, str] | None = None
+        self.changed: Guard | None = None
+        self.lifted: Guard | None = None
+        self.environment: object = None
+        self.warnings: list[str] = []
+        self.heard: list[str] = []
+
+    def hear(self, guard: Guard, decision: GuardDecision, index: int | None) -> None:
+        self.heard.append(str(guard))
+        match decision:
+            case Deny(reason=reason):
+                self.denied = self.denied or (guard, reason)
+            case Retry(hint=hint):
+                self.retried = self.retried or (guard, hint)
+            case UseEnvironment(config=config):
+                self.environment = config
+            case Allow():
+                try:
+                    self._allow(guard, decision, index)
+                except (ProtectedLabel, ValueError) as error:
+                    self.denied = self.denied or (guard, str(error))
+            case None:
+                pass
+
+    def _allow(self, guard: Guard, decision: Allow, index: int | None) -> None:
+        if guard.privileged:
+            self.lifted = guard
+        if decision.warning:
+            self.warnings.append(decision.warning)
+        if not (decision.replaces or decision.add or decision.remove):
+            return
+        self.changed = guard
+        if self.output is not None:
+            self.output = _changed(self.output, guard, decision, decision.value)
+        elif index is not None:
+            self._put(index, _changed(self.original[index], guard, decision, decision.value))
+        else:
+            values: Sequence[object] = (decision.value,)
+            if decision.replaces and len(self.original) != 1:
+                if not isinstance(decision.value, list | tuple) or len(decision.value) != len(self.original):
+                    raise ValueError(f"allow must give all {len(self.original)} inputs as a list")
+                values = decision.value
+            for at, each in enumerate(self.original):
+                self._put(at, _changed(each, guard, decision, values[at] if decision.replaces else None))
+
+    def _put(self, index: int, value: Guarded) -> None:
+        self.inputs = (*self.inputs[:index], value, *self.inputs[index + 1 :])
+
+    def verdict(self) -> Verdict:
+        kind: VerdictKind = "allow"
+        guard, reason = self.lifted or self.changed, ""
+        if self.denied:
+            kind, (guard, reason) = "deny", self.denied
+        elif self.retried:
+            kind, (guard, reason) = "retry", self.retried
+        elif self.changed:
+            kind, guard = "transform", self.changed
+        return Verdict(
+            kind=kind, rule=str(guard) if guard else "", reason=reason, place=guard.place if guard else None,
+            inputs=self.inputs, output=self.output, privileged=self.lifted is not None and kind in ("allow", "transform"),
+            warnings=tuple(self.warnings), environment=self.environment, heard=tuple(self.heard),
+        )  # fmt: skip
+
+
+def _changed(guarded: Guarded, guard: Guard, decision: Allow, value: object) -> Guarded:
+    """The value and labels that go on. What a guard puts in the place of a value keeps the labels of that value."""
+    labels = guarded.labels.without(*decision.remove, privileged=guard.privileged)
+    for label in decision.add:
+        labels = labels.trust(privileged=guard.privileged) if label == "trusted" else labels.declare(label)
+    return Guarded(value=value if decision.replaces else guarded.value, labels=labels)
+
+
+def same_name(one: str, other: str) -> bool:
+    """Whether two spellings name one function or tool: `createIssue`, `create_issue`, `create-issue`."""
+    return one == other or snake(one) == snake(other)
+
+
+def snake(name: str) -> str:
+    """The MCP form of a name: `listOpenIssues` → `list_open_issues`."""
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name.removeprefix("@"))
+    return re.sub(r"[^a-z0-9]+", "_", spaced.lower()).strip("_")
+
+
+def camel(name: str) -> str:
+    """The form of a name in scripts: `list_open_issues` → `listOpenIssues`."""
+    head, *rest = [part for part in re.split(r"[^A-Za-z0-9]+", name) if part] or ["_"]
+    text = head + "".join(part[:1].upper() + part[1:] for part in rest)
+    return f"_{text}" if text[:1].isdigit() else text
+
+
+def filter_fault(kind: FilterKind, name: str, functions: Iterable[str]) -> tuple[str, str] | None:
+    """Why a filter can never match, with a hint; None when it can. `functions` are the names in scope."""
+    known = tuple(functions)
+    if kind == "function":
+        if any(same_name(name, function) for function in known):
+            return None
+        close = nearest(name, known)
+        return (
+            f"guard on @{name}, which is no function here",
+            f"did you mean @{close}?" if close else "declare it first",
+        )
+    head, *rest = name.split(":")
+    if kind == "operation":
+        levels = _OPERATIONS.get(head)
+        if levels is None:
+            # `op:net:w`: a label of executables, which any word may be; only a near miss is surely a mistake.
+            close = nearest(head, _OPERATIONS)
+            return (f"no operation is called op:{head}", f"did you mean op:{close}?") if close else None
+        if len([part for part in rest if part != "*"]) > levels:
+            return f"op:{name} can match nothing: op:{head} has {levels or 'no'} further levels", f"write op:{head}"
+    elif head == "src" and rest and rest[0] not in SOURCES:
+        close = nearest(rest[0], SOURCES)
+        return (
+            f"no value ever has the label {name}",
+            f"did you mean src:{close}?" if close else "choose a source that exists",
+        )
+    return None
