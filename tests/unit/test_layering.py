@@ -20,12 +20,12 @@ INTERPRETER = [
     {"evaluate", "mcp"},
 ]
 RUNNER = [
-    {"errors", "environ", "settings", "plan"},
+    {"errors", "spelling", "environ", "settings", "plan"},
     {"planner", "survey", "invariants", "render", "record", "secrets", "recipes"},
     {"images", "backends"},
     {"sandbox", "lease", "selftest"},
     {"host", "report", "doctor"},
-    {"cli"},
+    {"cli", "__main__"},
 ]
 # A package may import the packages named here, never the others.
 PACKAGES = {"interpreter": set(), "runner": {"interpreter"}, "images": {"interpreter"}}

@@ -1,0 +1,5 @@
+"""`python -m runner` is `mlld`."""
+
+from runner.cli import main
+
+main()
