@@ -100,7 +100,7 @@ class ImageStore:
         with ThreadPoolExecutor(max_workers=4, thread_name_prefix="images") as pool:
             return list(pool.map(self.ensure, wanted))
 
-    def ensure_custom(self, reference: str) -> ImageRef:
+    def ensure_custom(self, reference: str) -> ImageInfo:
         """An image that the module names: what the engine has, else what its registry has."""
         found = self.engine.find(reference)
         if found is None:
@@ -108,11 +108,11 @@ class ImageStore:
             try:
                 self.engine.pull(reference, self._prefixed(reference))
             except (StepFailed, SandboxFailure) as error:
-                raise ImageMissing(reference, str(error)) from error
+                raise ImageMissing(reference, str(error), remedy=f"docker pull {reference}") from error
             found = self.engine.find(reference)
         if found is None:
             raise ImageMissing(reference)
-        return ImageRef(name=reference, id=found.id, size=found.size)
+        return found
 
     def ensure_bridge(self) -> BridgeRef:
         """The shared volume with the bridge, filled and checked once per volume and machine."""

@@ -49,6 +49,7 @@ class ServerImage:
 
     image: str
     argv: tuple[str, ...]
+    cwd: str = ""  # where a command that the image brings expects to be started; "" = the planner chooses
     env: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -39,6 +39,9 @@ class ImageInfo:
     tags: tuple[str, ...] = ()
     size: int = 0
     labels: Mapping[str, str] = field(default_factory=dict)
+    entrypoint: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    folder: str = ""  # its WORKDIR
 
 
 class DockerImages:
@@ -184,5 +187,13 @@ def _pull_progress(event: Mapping[str, Any]) -> str:
 
 
 def _info(raw: Mapping[str, Any]) -> ImageInfo:
-    labels = raw.get("Labels") or (raw.get("Config") or {}).get("Labels") or {}
-    return ImageInfo(id=raw["Id"], tags=tuple(raw.get("RepoTags") or ()), size=raw.get("Size", 0), labels=labels)
+    config = raw.get("Config") or {}  # a list of images has none, and its labels lie one level higher
+    return ImageInfo(
+        id=raw["Id"],
+        tags=tuple(raw.get("RepoTags") or ()),
+        size=raw.get("Size", 0),
+        labels=raw.get("Labels") or config.get("Labels") or {},
+        entrypoint=tuple(config.get("Entrypoint") or ()),
+        command=tuple(config.get("Cmd") or ()),
+        folder=config.get("WorkingDir") or "",
+    )
