@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from runner import recipes
 from runner.backends.docker_images import DockerImages, ImageInfo, StepFailed
@@ -195,29 +196,30 @@ class ImageStore:
             f"images: unpacking {len(recipe.debian)} packages of Debian {suite} and what they need for {recipe.name}"
         )
         hook = f"sh {recipes.IMAGES / 'base/unpacked.sh'}"
-        command = ["mmdebstrap", "--quiet", "--variant=extract", f"--include={','.join(recipe.debian)}",
-                   f"--extract-hook={hook} \"$1\"", suite, "-"]  # fmt: skip
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
-        ) as process:
+        include = f"--include={','.join(recipe.debian)}"
+        command = ["mmdebstrap", "--variant=extract", include, f'--extract-hook={hook} "$1"', suite, "-"]
+        said: list[str] = []
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe) as process:
             assert process.stdout is not None
             assert process.stderr is not None
-            said: list[bytes] = []
-            listener = threading.Thread(target=lambda pipe=process.stderr: said.append(pipe.read()), daemon=True)
+            listener = threading.Thread(target=self._listen, args=(process.stderr, said, recipe.name), daemon=True)
             listener.start()
-            changes = [f"LABEL {ASSET}=image {recipes.RECIPE}=unpacked"]
             try:
-                self.engine.load_root(process.stdout, tag, changes)
+                self.engine.load_root(process.stdout, tag, [f"LABEL {ASSET}=image {recipes.RECIPE}=unpacked"])
             finally:
                 process.stdout.close()
                 code = process.wait()
                 listener.join()
         if code != 0:
             self.engine.remove(tag)
-            raise explained(
-                recipe,
-                StepFailed(f"mmdebstrap ended with {code}", b"".join(said).decode(errors="replace").splitlines()),
-            )
+            raise explained(recipe, StepFailed(f"mmdebstrap ended with {code}", said))
+
+    def _listen(self, stream: IO[bytes], said: list[str], name: str) -> None:
+        for raw in stream:
+            said.append(line := raw.decode(errors="replace").rstrip())
+            if line.startswith(("I: downloading", "I: extracting", "I: creating")):
+                self.say(f"images: {name}: {line.removeprefix('I: ')}")
 
     def _check_bridge(self, volume: str, image: ImageRef, digest: str) -> None:
         """A volume that was there already may hold anything: what is in it must be what is in the image."""
@@ -245,15 +247,17 @@ def explained(recipe: Recipe, failure: StepFailed) -> SandboxFailure:
     text = "\n".join(failure.log)
     for ecosystem, pattern in _MISSING:
         if (match := pattern.search(text)) is not None:
-            package = match.group(1)
-            lines = [line for line in failure.log if _says_error(line)]
-            return PackageMissing(ecosystem, package, "\n".join(lines[:8]))
-    tail = "\n".join(line for line in failure.log if not line.startswith((" --->", "Step ", "Removing intermediate")))[
-        -3000:
-    ]
+            said = [_shortened(line) for line in text.splitlines() if _says_error(line)]
+            return PackageMissing(ecosystem, match.group(1), "\n".join([*said[:6], _MISSING_NOTES.get(ecosystem, "")]))
+    ours = [line.removeprefix("mlld: ") for line in text.splitlines() if line.startswith("mlld: ")]
+    if ours:
+        return BuildFailed(ours[-1], remedy="correct the server in @mcpConfig")
+    tail = "\n".join(
+        line for line in text.splitlines() if not line.startswith((" --->", "Step ", "Removing intermediate"))
+    )
     return BuildFailed(
         f"the image {recipe.name} could not be built: {failure.message}",
-        detail=tail,
+        detail=tail[-3000:],
         remedy="./dev doctor checks the network, the trust in certificates and the disk",
     )
 
@@ -264,10 +268,22 @@ _MISSING = (
     ("npm", re.compile(r"npm (?:error|ERR!) notarget No matching version found for (\S+?)\.?\s")),
     ("Debian", re.compile(r"Unable to locate package (\S+)")),
 )
+_MISSING_NOTES = {
+    "PyPI": "only wheels are installed: building from source would run the package's code outside of the fence",
+    "Debian": "a command that another package brings: name the package (`needs { cmd: [PACKAGE] }`)",
+}
+_NOISE = re.compile(
+    r"npm (?:error|ERR!)\s*(code \S+|A complete log.*|404|404 Note that.*|404 tarball, folder.*)?$"
+    r"|E: (apt download|mmdebstrap) failed"
+)
 
 
 def _says_error(line: str) -> bool:
-    return line.startswith(("ERROR", "npm error", "npm ERR!", "E:")) or "ERROR:" in line
+    return line.startswith(("ERROR", "npm error", "npm ERR!", "E:")) and not _NOISE.match(line)
+
+
+def _shortened(line: str, limit: int = 300) -> str:
+    return line if len(line) <= limit else f"{line[: limit // 3]} … {line[-limit * 2 // 3 :]}"
 
 
 def _worth_saying(line: str) -> bool:

@@ -162,33 +162,34 @@ def server(*, ca: bytes, debian: Iterable[str] = ()) -> Recipe:
 
 def module(*, ca: bytes, debian: Iterable[str] = ()) -> Recipe:
     """A server image in which `mlld mcp` serves a module."""
-    launcher = BuildFile(
-        path="/usr/local/bin/mlld",
-        content=b"#!/usr/bin/python3\nimport sys\nfrom runner.cli import main\nsys.exit(main())\n",
-        mode=0o755,
-    )
+    launcher = b"#!/usr/bin/python3\nimport sys\nfrom runner.cli import main\nsys.exit(main())\n"
+    base = server(ca=ca, debian=debian)
     return Recipe(
         name="module",
-        parent=server(ca=ca, debian=debian),
-        files=(*_python_sources("interpreter", "runner", "images"), launcher),
-        steps=(_pip(pins()["module"]["python"]), f'ENV PYTHONPATH="{HOME}"', *_bake()),
+        # Dependencies are an image of their own: a change of our code costs a second, not an installation.
+        parent=Recipe(name="module-base", parent=base, steps=(_pip(pins()["module"]["python"]),)),
+        files=(
+            *_python_sources("interpreter", "runner", "images"),
+            BuildFile(path="/usr/local/bin/mlld", content=launcher, mode=0o755),
+        ),
+        steps=(f'ENV PYTHONPATH="{HOME}"', *_bake()),
     )
 
 
 def sidecar(*, ca: bytes) -> Recipe:
     """The gate: endpoint, guards, egress."""
+    without_pip = "rm -rf /usr/lib/python3/dist-packages/pip /usr/lib/python3/dist-packages/pip-* /usr/bin/pip*"
+    base = Recipe(
+        name="sidecar-base",
+        parent=root("python", ca=ca),
+        # It installs nothing any more; what is not there cannot be used.
+        steps=(_pip(pins()["sidecar"]["python"]), _run("sh", "-c", without_pip)),
+    )
     return Recipe(
         name="sidecar",
-        parent=root("python", ca=ca),
-        files=_python_sources("interpreter", "images"),
+        parent=base,
+        files=_python_sources("interpreter", "images/__init__.py", "images/sidecar"),
         steps=(
-            _pip(pins()["sidecar"]["python"]),
-            # It installs nothing any more; what is not there cannot be used.
-            _run(
-                "sh",
-                "-c",
-                "rm -rf /usr/lib/python3/dist-packages/pip /usr/lib/python3/dist-packages/pip-* /usr/bin/pip*",
-            ),
             f'ENV PYTHONPATH="{HOME}" PYTHONDONTWRITEBYTECODE="1"',
             *_bake(),
             "USER 1000:1000",
@@ -277,10 +278,12 @@ def _bake() -> list[str]:
     return [_run("python3", "-m", "compileall", "-q", HOME)]
 
 
-def _python_sources(*packages: str) -> tuple[BuildFile, ...]:
+def _python_sources(*names: str) -> tuple[BuildFile, ...]:
+    """Files of these packages (or of one file), as they lie in the project."""
     found = []
-    for package in packages:
-        for path in sorted((PROJECT / package).rglob("*")):
+    for name in names:
+        top = PROJECT / name
+        for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
             if path.is_file() and "__pycache__" not in path.parts:
                 found.append(BuildFile(path=f"{HOME}/{path.relative_to(PROJECT)}", content=path.read_bytes()))
     return tuple(found)
