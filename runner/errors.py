@@ -29,26 +29,10 @@ A class owns its message, so that one failure reads the same wherever it is met.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
-
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name most like this one, or None when nothing is close."""
-    folded = {candidate.lower(): candidate for candidate in known}
-    found = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.6)
-    return folded[found[0]] if found else None
-
-
-def listed(names: Iterable[str], *, limit: int = 12) -> str:
-    """Names for a sentence: `a, b, c` or `a, b and 31 more`."""
-    names = list(names)
-    if not names:
-        return "none"
-    if len(names) <= limit:
-        return ", ".join(names)
-    return f"{', '.join(names[:limit])} and {len(names) - limit} more"
+from runner.spelling import listed, nearest
 
 
 class RunnerError(Exception):
@@ -67,7 +51,13 @@ class RunnerError(Exception):
 
     def to_json(self) -> dict[str, object]:
         """The same diagnostic as an object (`--json`)."""
-        fields = {"code": self.code, "message": self.message, "detail": self.detail, "next": self.remedy, "at": self.place}
+        fields = {
+            "code": self.code,
+            "message": self.message,
+            "detail": self.detail,
+            "next": self.remedy,
+            "at": self.place,
+        }
         return {key: value for key, value in fields.items() if value} | {"exit": self.exit_code}
 
 
@@ -128,7 +118,9 @@ class UnknownRun(UsageFailure):
         known = list(known)
         like = nearest(name, known)
         if not known:
-            message = "nothing has been run yet" if name == "last" else f"there is no run {name!r}: nothing has been run yet"
+            message = (
+                "nothing has been run yet" if name == "last" else f"there is no run {name!r}: nothing has been run yet"
+            )
             super().__init__(message, remedy='mlld sandbox spawn "…" --env REF')
             return
         detail = f"did you mean {like!r}?" if like else f"the latest: {listed(known, limit=5)}"
@@ -141,7 +133,9 @@ class AmbiguousRun(UsageFailure):
     code = "ambiguous-run"
 
     def __init__(self, name: str, fits: Sequence[str]) -> None:
-        super().__init__(f"{name!r} fits {len(fits)} runs", detail=listed(fits), remedy="give more letters of one of them")
+        super().__init__(
+            f"{name!r} fits {len(fits)} runs", detail=listed(fits), remedy="give more letters of one of them"
+        )
 
 
 class BadOption(UsageFailure):
@@ -194,7 +188,7 @@ class NoSpawn(CheckFailure):
     def __init__(self, ref: str, function: str = "spawn") -> None:
         super().__init__(
             f"{ref} exports no @{function}",
-            remedy=f"add `exe @{function}(prompt) = …` and `export {{ @{function} }}` to it, or name an agent: --agent scripted",
+            remedy=f"export a function @{function}(prompt) from it, or name an agent: --agent scripted",
         )
 
 
@@ -228,7 +222,9 @@ class Denied(RunnerError):
     code = "denied"
     exit_code = 4
 
-    def __init__(self, message: str, *, rule: str = "", detail: str = "", remedy: str | None = None, place: object = None) -> None:
+    def __init__(
+        self, message: str, *, rule: str = "", detail: str = "", remedy: str | None = None, place: object = None
+    ) -> None:
         super().__init__(message, detail=detail or (f"rule: {rule}" if rule else ""), remedy=remedy, place=place)
         self.rule = rule
 
@@ -288,7 +284,9 @@ class EngineTooOld(EngineFailure):
     code = "engine-too-old"
 
     def __init__(self, version: str, wanted: str) -> None:
-        super().__init__(f"the Docker engine is {version}; {wanted} or newer is needed", remedy="upgrade it, then: mlld doctor")
+        super().__init__(
+            f"the Docker engine is {version}; {wanted} or newer is needed", remedy="upgrade it, then: mlld doctor"
+        )
 
 
 class NoAddressPool(EngineFailure):
