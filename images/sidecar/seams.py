@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 Kind = Literal["tool", "resource", "template", "prompt", "task"]
-"""What a name is the name of. Tools and prompts have the name which the server uses; resources and templates their URI."""
+"""What a name is the name of: tools and prompts have the name the server uses, resources and templates their URI."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,7 +21,7 @@ class ServerSpec:
     name: str
     transport: Literal["stdio", "http", "sse"] = "stdio"
     link: str | None = None
-    """Directory of the link; the endpoint listens on `<link>/stdio.sock` and each accepted connection becomes a process."""
+    """Directory of the link: the endpoint listens on `<link>/stdio.sock`, each connection may become a process."""
     url: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     command: tuple[str, ...] = ()
@@ -62,7 +62,7 @@ class EndpointSpec:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Allowed:
-    """The name may be listed and used. `labels` are those its results carry beside `src:mcp` and `mcp:<server>:<name>`."""
+    """The name may be listed and used; its results carry `labels` beside `src:mcp` and `mcp:<server>:<name>`."""
 
     labels: tuple[str, ...] = ()
 
@@ -84,7 +84,7 @@ class Admission(Protocol):
         ...
 
     def describe(self, server: str, kind: Kind, item: dict[str, Any]) -> dict[str, Any] | Hidden:
-        """The item of a list as the agent sees it (bound parameters gone from the schema, pinned description checked)."""
+        """The item of a list as the agent sees it: without bound parameters, and checked by its pin."""
         ...
 
 

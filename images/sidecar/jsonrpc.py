@@ -1,0 +1,177 @@
+"""JSON-RPC envelopes: split into raw parts in one pass, never rebuilt from a model.
+
+What a message means is in a few keys of its envelope; everything below them stays the bytes that came. The envelope
+itself is always written anew, so that a key given twice or an id that was smuggled in never reaches the other side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+PARSE_ERROR = -32700
+INVALID_REQUEST = -32600
+METHOD_NOT_FOUND = -32601
+INVALID_PARAMS = -32602
+INTERNAL_ERROR = -32603
+TIMED_OUT = -32001
+SERVER_LOST = -32003
+CANCELLED = -32800
+RESOURCE_NOT_FOUND = -32002
+
+OURS = "dev.mlld/"
+"""Prefix of the `_meta` keys that only the sidecar writes: a peer's are dropped at this hop."""
+
+RawMap = dict[str, Raw]
+
+_raw_map = msgspec.json.Decoder(RawMap)
+_text = msgspec.json.Decoder(str)
+encode = msgspec.json.Encoder().encode
+decode = msgspec.json.decode
+
+
+class Malformed(Exception):
+    """The bytes are not a JSON-RPC message; `code` is the error that says so."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Incoming(msgspec.Struct):
+    """A message from an agent or from a server over HTTP. Ids are kept as they were spelt."""
+
+    id: Raw = Raw(b"")
+    method: str | None = None
+    params: Raw = Raw(b"")
+    result: Raw = Raw(b"")
+    error: Raw = Raw(b"")
+
+
+class FromServer(msgspec.Struct):
+    """A message from a server: the result is split at its first level, whose values stay bytes of the read buffer."""
+
+    id: int | str | None = None
+    method: str | None = None
+    params: Raw = Raw(b"")
+    result: RawMap | None = None
+    error: Raw = Raw(b"")
+
+
+class ErrorObject(msgspec.Struct):
+    """The error of a reply."""
+
+    code: int = INTERNAL_ERROR
+    message: str = ""
+    data: Raw = Raw(b"")
+
+
+_incoming = msgspec.json.Decoder(Incoming)
+_from_server = msgspec.json.Decoder(FromServer)
+_error = msgspec.json.Decoder(ErrorObject)
+
+
+def split_request(body: bytes) -> Incoming:
+    """The one message of an HTTP body. UTF-8 is checked as a whole: what follows copies parts without looking."""
+    try:
+        body.decode()
+        message = _incoming.decode(body)
+    except UnicodeDecodeError:
+        raise Malformed(PARSE_ERROR, "Parse error: the body is not UTF-8") from None
+    except msgspec.ValidationError as e:
+        if body.lstrip()[:1] == b"[":
+            raise Malformed(INVALID_REQUEST, "Batches are not supported: send one message per request") from None
+        raise Malformed(INVALID_REQUEST, f"Invalid request: {e}") from None
+    except (msgspec.DecodeError, RecursionError) as e:
+        raise Malformed(PARSE_ERROR, f"Parse error: {e}") from None
+    if message.method is None and not raw(message.result) and not raw(message.error):
+        raise Malformed(INVALID_REQUEST, "Invalid request: neither a method nor a result")
+    if raw(message.id) and not is_id(raw(message.id)):
+        raise Malformed(INVALID_REQUEST, "Invalid request: an id is a string or an integer")
+    return message
+
+
+def split_reply(line: memoryview | bytes) -> FromServer:
+    """A server's line, checked to be JSON and UTF-8 all through. Its parts point into `line`: use or copy them at once."""
+    try:
+        str(line, "utf-8")
+        return _from_server.decode(line)
+    except UnicodeDecodeError:
+        raise Malformed(PARSE_ERROR, "not UTF-8") from None
+    except (msgspec.DecodeError, RecursionError) as e:
+        raise Malformed(PARSE_ERROR, str(e)) from None
+
+
+def raw(part: Raw) -> bytes:
+    """The bytes of a part; empty if the key was absent."""
+    return bytes(part)
+
+
+def is_id(spelt: bytes) -> bool:
+    """Whether the bytes spell an id that JSON-RPC allows here (the JSON itself was checked before)."""
+    return spelt[:1] == b'"' or spelt.removeprefix(b"-").isdigit()
+
+
+def members(part: Raw | bytes) -> RawMap:
+    """The first level of an object; a key given twice keeps its last value. Absent is empty."""
+    data = bytes(part)
+    if not data:
+        return {}
+    try:
+        return _raw_map.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise Malformed(INVALID_PARAMS, "Invalid params: an object is expected") from None
+
+
+def text(fields: Mapping[str, Raw], key: str) -> str:
+    """A member that must be a string."""
+    try:
+        return _text.decode(fields[key])
+    except KeyError:
+        raise Malformed(INVALID_PARAMS, f"Invalid params: `{key}` is missing") from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise Malformed(INVALID_PARAMS, f"Invalid params: `{key}` must be a string") from None
+
+
+def error_of(part: Raw) -> ErrorObject:
+    """The error of a reply, whatever a careless server put there."""
+    try:
+        return _error.decode(part)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return ErrorObject(message="the server sent an error that is not an error object", data=part)
+
+
+def request(spelt_id: bytes | int, method: str, params: bytes) -> bytes:
+    """A request, without a line end."""
+    spelt = b"%d" % spelt_id if isinstance(spelt_id, int) else spelt_id
+    tail = b',"params":%s}' % params if params else b"}"
+    return b'{"jsonrpc":"2.0","id":%s,"method":%s%s' % (spelt, encode(method), tail)
+
+
+def notification(method: str, params: bytes = b"") -> bytes:
+    """A notification, without a line end."""
+    tail = b',"params":%s}' % params if params else b"}"
+    return b'{"jsonrpc":"2.0","method":%s%s' % (encode(method), tail)
+
+
+def success(spelt_id: bytes, result: bytes) -> bytes:
+    """A reply with a result."""
+    return b'{"jsonrpc":"2.0","id":%s,"result":%s}' % (spelt_id, result)
+
+
+def failure(spelt_id: bytes, code: int, message: str, data: Any = None) -> bytes:
+    """A reply with an error; `data` may be a Raw."""
+    error: dict[str, Any] = {"code": code, "message": message}
+    if data is not None and not (isinstance(data, Raw) and not bytes(data)):
+        error["data"] = data
+    return b'{"jsonrpc":"2.0","id":%s,"error":%s}' % (spelt_id or b"null", encode(error))
+
+
+def one_line(message: bytes) -> bytes:
+    """The message without line ends: JSON allows them between tokens, where they would end a line or an SSE field."""
+    if b"\r" in message or b"\n" in message:
+        return message.replace(b"\r", b" ").replace(b"\n", b" ")
+    return message

@@ -1,0 +1,205 @@
+"""A newline-delimited stream of messages over file descriptors: read into one buffer, handed on as views.
+
+A result of a megabyte costs its time in copies, not in JSON. So all wires read into one scratch buffer, a message is a
+view into it, and only what does not end with a message moves to a buffer of its own. Nothing here knows JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+SCRATCH = bytearray(1 << 20)
+_SCRATCH_VIEW = memoryview(SCRATCH)
+KEPT_OF_CUT = 64 << 10
+"""Bytes kept from the head of a line over the limit; as many as can be told to an agent."""
+_TAIL = 256
+_POOL: list[bytearray] = []
+_POOLED = 2
+_POOLED_SIZE = 4 << 20
+
+
+def _take(size: int) -> bytearray:
+    """A buffer of at least that size: a fresh megabyte costs half a millisecond of page faults, a used one nothing."""
+    for i, buffer in enumerate(_POOL):
+        if len(buffer) >= size:
+            return _POOL.pop(i)
+    return bytearray(size)
+
+
+def _give(buffer: bytearray) -> None:
+    if len(_POOL) < _POOLED and len(buffer) <= _POOLED_SIZE:
+        _POOL.append(buffer)
+
+
+class Reader(Protocol):
+    """Who gets what a wire carries."""
+
+    def on_line(self, line: memoryview) -> None:
+        """One message. The view is gone when this returns."""
+
+    def on_cut(self, head: bytes, tail: bytes, size: int) -> None:
+        """A message over the limit: its first and last bytes, and how long it was."""
+
+    def on_closed(self) -> None:
+        """The other side is gone (told once)."""
+
+
+class Wire:
+    """One open stream. Never blocks; a peer that does not read is closed once `queue_limit` bytes wait for it."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        rfd: int,
+        wfd: int,
+        *,
+        line_limit: int,
+        queue_limit: int = 16 << 20,
+        close: Callable[[], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._reader, self._rfd, self._wfd, self._close = reader, rfd, wfd, close
+        self._line_limit, self._queue_limit = line_limit, queue_limit
+        self._big: bytearray | None = None
+        self._end = 0
+        self._dropped = 0
+        self._head = b""
+        self._tail = b""
+        self._queue: deque[memoryview] = deque()
+        self._queued = 0
+        self.closed = False
+        os.set_blocking(rfd, False)
+        os.set_blocking(wfd, False)
+        self._loop.add_reader(rfd, self._readable)
+
+    def send(self, *parts: bytes) -> None:
+        """Writes the parts as one message, with its line end."""
+        if self.closed:
+            return
+        data = b"".join((*parts, b"\n"))
+        sent = 0
+        if not self._queue:
+            try:
+                sent = os.write(self._wfd, data)
+            except BlockingIOError:
+                pass
+            except OSError:
+                self.close()
+                return
+        if sent < len(data):
+            self._queued += len(data) - sent
+            if self._queued > self._queue_limit:
+                self.close()
+                return
+            if not self._queue:
+                self._loop.add_writer(self._wfd, self._writable)
+            self._queue.append(memoryview(data)[sent:])
+
+    def close(self) -> None:
+        """Ends both directions and tells the reader."""
+        if self.closed:
+            return
+        self.closed = True
+        self._loop.remove_reader(self._rfd)
+        self._loop.remove_writer(self._wfd)
+        self._queue.clear()
+        self._drop_buffer()
+        self._close()
+        self._reader.on_closed()
+
+    def _writable(self) -> None:
+        while self._queue:
+            part = self._queue[0]
+            try:
+                sent = os.write(self._wfd, part)
+            except BlockingIOError:
+                return
+            except OSError:
+                self.close()
+                return
+            self._queued -= sent
+            if sent < len(part):
+                self._queue[0] = part[sent:]
+                return
+            self._queue.popleft()
+        self._loop.remove_writer(self._wfd)
+
+    def _readable(self) -> None:
+        try:
+            if self._big is None:
+                count = os.readv(self._rfd, [_SCRATCH_VIEW])
+            else:
+                with memoryview(self._big) as view, view[self._end :] as room:
+                    count = os.readv(self._rfd, [room])
+        except BlockingIOError:
+            return
+        except OSError:
+            count = 0
+        if not count:
+            self.close()
+        elif self._dropped:
+            self._skip(bytes(_SCRATCH_VIEW[:count]))
+        elif self._big is None:
+            self._lines(SCRATCH, 0, count)
+        else:
+            scan, self._end = self._end, self._end + count
+            self._lines(self._big, scan, self._end)
+
+    def _lines(self, buffer: bytearray, scan: int, end: int) -> None:
+        start = 0
+        with memoryview(buffer) as view:
+            while (stop := buffer.find(b"\n", scan, end)) >= 0:
+                if stop - start > self._line_limit:
+                    head, tail = view[start : start + KEPT_OF_CUT], view[stop - _TAIL : stop]
+                    self._reader.on_cut(bytes(head), bytes(tail), stop - start)
+                elif stop > start:
+                    with view[start:stop] as line:
+                        self._reader.on_line(line)
+                    if self.closed:
+                        return
+                start = scan = stop + 1
+        self._keep(buffer, start, end)
+
+    def _keep(self, buffer: bytearray, start: int, end: int) -> None:
+        """Moves the bytes of a message that is not complete to a buffer which has room for the rest."""
+        rest = end - start
+        if rest > self._line_limit:
+            self._head = bytes(buffer[start : start + KEPT_OF_CUT])
+            self._tail = bytes(buffer[end - _TAIL : end])
+            self._dropped = rest
+            self._drop_buffer()
+        elif not rest:
+            self._drop_buffer()
+        elif buffer is self._big and not start and len(buffer) - end >= 1 << 16:
+            self._end = end
+        else:
+            # Twice the room, but never more than the limit wants: growing stays linear, a hostile line stays bounded.
+            grown = _take(max(1 << 18, min(rest * 2, self._line_limit + (1 << 20))))
+            with memoryview(buffer) as view:
+                grown[:rest] = view[start:end]
+            self._drop_buffer()
+            self._big, self._end = grown, rest
+
+    def _drop_buffer(self) -> None:
+        if self._big is not None:
+            _give(self._big)
+        self._big, self._end = None, 0
+
+    def _skip(self, data: bytes) -> None:
+        """Counts the rest of a message over the limit, then goes on after its end."""
+        stop = data.find(b"\n")
+        part = data if stop < 0 else data[:stop]
+        self._dropped += len(part)
+        self._tail = (self._tail + part[-_TAIL:])[-_TAIL:]
+        if stop < 0:
+            return
+        head, tail, size = self._head, self._tail, self._dropped
+        self._dropped, self._head, self._tail = 0, b"", b""
+        self._reader.on_cut(head, tail, size)
+        if not self.closed and len(data) > stop + 1:
+            rest = bytearray(data[stop + 1 :])
+            self._lines(rest, 0, len(rest))
