@@ -95,7 +95,7 @@ def split_request(body: bytes) -> Incoming:
 
 
 def split_reply(line: memoryview | bytes) -> FromServer:
-    """A server's line, checked to be JSON and UTF-8 all through. Its parts point into `line`: use or copy them at once."""
+    """A server's line, checked to be JSON and UTF-8 all through. Its parts point into `line`."""
     try:
         str(line, "utf-8")
         return _from_server.decode(line)

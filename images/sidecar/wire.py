@@ -80,7 +80,11 @@ class Wire:
         """Writes the parts as one message, with its line end."""
         if self.closed:
             return
-        data = b"".join((*parts, b"\n"))
+        data = b"".join(parts)
+        if b"\n" in data or b"\r" in data:
+            # White space to JSON, a second message to the server: a way past every check that the first one passed.
+            data = data.replace(b"\n", b" ").replace(b"\r", b" ")
+        data += b"\n"
         sent = 0
         if not self._queue:
             try:

@@ -1,0 +1,248 @@
+"""What all servers of a cohort offer, merged: which name leads where, and the lists as the agent gets them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from images.sidecar import jsonrpc
+from images.sidecar.jsonrpc import OURS, RawMap
+from images.sidecar.member import LISTS, Member
+from images.sidecar.process import Events, ServerError
+from images.sidecar.seams import Admission, Allowed, Hidden, Kind
+
+PAGE = 1_000
+MAX_NAME = 64
+_NAMED_BY: dict[Kind, str] = {"tool": "name", "prompt": "name", "resource": "uri", "template": "uriTemplate"}
+_RENAMED = frozenset(("tool", "prompt"))
+_COALESCE_SECONDS, _RETRY_SECONDS = 0.02, 2.0
+_MAX_SERVER_NAME, _MAX_URI = 256, 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One thing that can be used: where it is and what its results are labelled with."""
+
+    member: Member
+    name: str
+    """In the server's own spelling."""
+    labels: tuple[str, ...]
+    mark: bytes
+    """The labels as a member of a result's `_meta`."""
+    schema: bytes = b""
+    """A tool's input schema."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """One merged list."""
+
+    index: dict[str, Entry]
+    pages: Sequence[bytes]
+    """Each the members of a result, without braces: `"tools":[…]`."""
+    notes: dict[str, str]
+    """Servers that are missing or not complete, and why."""
+    missing: bool
+    """Whether a server could not be asked."""
+    made: float
+
+
+class _Item(msgspec.Struct):
+    name: str = ""
+    uri: str = ""
+    uriTemplate: str = ""
+    inputSchema: msgspec.Raw = msgspec.Raw(b"")
+
+
+_item = msgspec.json.Decoder(_Item)
+
+
+def entry_of(member: Member, kind: Kind, name: str, allowed: Allowed, schema: bytes = b"") -> Entry:
+    """The entry of something that was admitted."""
+    labels = ("src:mcp", f"mcp:{member.name}:{name}", *allowed.labels)
+    return Entry(member, name, labels, b'"%slabels":%s' % (OURS.encode(), jsonrpc.encode(labels)), schema)
+
+
+def qualified(prefix: str, name: str) -> str:
+    """A name that tells two servers apart. Too long ones keep their head and get a hash that never changes."""
+    full = f"{prefix}__{name}"
+    return full if len(full) <= MAX_NAME else f"{full[: MAX_NAME - 9]}_{hashlib.sha256(full.encode()).hexdigest()[:8]}"
+
+
+def printable(name: str, kind: Kind) -> bool:
+    """Whether a name may be shown: an escape sequence in it could draw over what a person reads."""
+    return 0 < len(name) <= (_MAX_SERVER_NAME if kind in _RENAMED else _MAX_URI) and name.isprintable()
+
+
+class Catalog:
+    """The merged lists of some members. Once made, a list is always there: it is replaced when its successor is
+    complete, so a server that is slow to tell what changed holds up nobody's calls."""
+
+    def __init__(
+        self, members: Sequence[Member], admission: Admission, events: Events, on_replaced: Callable[[Kind], None]
+    ) -> None:
+        self._members, self._admission, self._events, self._on_replaced = members, admission, events, on_replaced
+        self._loop = asyncio.get_running_loop()
+        self._listings: dict[Kind, Listing] = {}
+        self._building: dict[Kind, asyncio.Task[Listing]] = {}
+        self._dirty: set[Kind] = set()
+        self._templates: list[tuple[list[str], Entry]] = []
+
+    def known(self, kind: Kind) -> Listing | None:
+        """The list, if it was ever made."""
+        return self._listings.get(kind)
+
+    def changed(self, member: Member, kind: Kind) -> None:
+        """A server says that its list is another one now. `on_replaced` follows; many changes at once make one."""
+        member.changed(kind)
+        self._dirty.add(kind)
+        if kind in self._listings and kind not in self._building:
+            self._build(kind)
+
+    async def listing(self, kind: Kind) -> Listing:
+        """The list, asked from all servers at once the first time. Servers that fail are in its notes."""
+        found = self._listings.get(kind)
+        if found is None:
+            return await asyncio.shield(self._building.get(kind) or self._build(kind))
+        if found.missing and kind not in self._building and self._loop.time() - found.made > _RETRY_SECONDS:
+            self._dirty.add(kind)
+            self._build(kind)
+        return found
+
+    def _build(self, kind: Kind) -> asyncio.Task[Listing]:
+        task = self._building[kind] = self._loop.create_task(self._gather(kind))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return task
+
+    async def _gather(self, kind: Kind) -> Listing:
+        try:
+            former = self._listings.get(kind)
+            while True:
+                if former is not None:
+                    await asyncio.sleep(_COALESCE_SECONDS)
+                self._dirty.discard(kind)
+                gathered = await asyncio.gather(*(self._items(member, kind) for member in self._members))
+                listing = self._listings[kind] = self._merge(kind, gathered)
+                if former is not None and (not former.missing or former.pages != listing.pages):
+                    self._on_replaced(kind)
+                if kind not in self._dirty:
+                    return listing
+                former = listing
+        finally:
+            self._building.pop(kind, None)
+
+    async def _items(self, member: Member, kind: Kind) -> list[bytes] | None:
+        try:
+            return await member.items(kind, self._events)
+        except ServerError as e:
+            member.trouble = member.trouble or str(e)
+            return None
+
+    def _merge(self, kind: Kind, gathered: Sequence[list[bytes] | None]) -> Listing:
+        offers: dict[str, list[tuple[Entry, bytes]]] = {}
+        notes: dict[str, str] = {}
+        missing = False
+        for member, items in zip(self._members, gathered, strict=True):
+            missing |= items is None
+            seen: set[str] = set()
+            for item in items or ():
+                offer = self._offer(member, kind, item)
+                if offer is not None and offer[0].name not in seen:
+                    seen.add(offer[0].name)
+                    offers.setdefault(offer[0].name, []).append(offer)
+            if member.trouble:
+                notes[member.name] = member.trouble
+        index: dict[str, Entry] = {}
+        shown: list[bytes] = []
+        for name, same in offers.items():
+            for entry, item in same if kind in _RENAMED else same[:1]:
+                public = name
+                if len(same) > 1 and kind in _RENAMED:
+                    public = qualified(entry.member.upstream.prefix, name)
+                    if public in offers or public in index:
+                        digest = hashlib.sha256(f"{entry.member.name}\0{name}".encode()).hexdigest()[:16]
+                        public = f"{public[: MAX_NAME - 17]}_{digest}"
+                    item = renamed(item, public)
+                index[public] = entry
+                shown.append(item)
+        if kind == "template":
+            self._templates = [(literals(uri), entry) for uri, entry in index.items()]
+        key = LISTS[kind][1].encode()
+        pages = [b'"%s":[%s]' % (key, b",".join(shown[i : i + PAGE])) for i in range(0, len(shown) or 1, PAGE)]
+        return Listing(index, pages, notes, missing, self._loop.time())
+
+    def _offer(self, member: Member, kind: Kind, item: bytes) -> tuple[Entry, bytes] | None:
+        """An item that the agent may see, as it sees it."""
+        try:
+            fields = _item.decode(item)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
+        name = str(getattr(fields, _NAMED_BY[kind]))
+        if not printable(name, kind):
+            return None
+        verdict = self._admission.admit(member.name, kind, name)
+        if isinstance(verdict, Hidden):
+            return None
+        if self._admission.shapes(member.name):
+            described = self._admission.describe(member.name, kind, msgspec.json.decode(item))
+            if isinstance(described, Hidden):
+                return None
+            item = jsonrpc.encode(described)
+        return entry_of(member, kind, name, verdict, bytes(fields.inputSchema)), jsonrpc.one_line(item)
+
+    # --- routing
+
+    async def find(self, kind: Kind, name: str) -> Entry | None:
+        """Where a tool, a prompt or a listed resource is."""
+        return (await self.listing(kind)).index.get(name)
+
+    async def find_resource(self, uri: str) -> Entry | None:
+        """Who owns a resource: the list, else a template that fits, else the one server that has resources at all."""
+        entry = await self.find("resource", uri)
+        if entry is not None:
+            return entry
+        await self.listing("template")
+        for parts, owner in self._templates:
+            if fits(parts, uri):
+                return self._admitted(owner.member, uri)
+        owners = [member for member in self._members if member.capabilities and "resources" in member.capabilities]
+        return self._admitted(owners[0], uri) if len(owners) == 1 else None
+
+    def _admitted(self, member: Member, uri: str) -> Entry | None:
+        """A resource that no list names is admitted by itself."""
+        verdict = self._admission.admit(member.name, "resource", uri)
+        return None if isinstance(verdict, Hidden) else entry_of(member, "resource", uri, verdict)
+
+
+def renamed(item: bytes, name: str) -> bytes:
+    """An item under another name; all else stays as it was spelt."""
+    fields: RawMap = jsonrpc.members(item)
+    fields["name"] = msgspec.Raw(jsonrpc.encode(name))
+    return jsonrpc.encode(fields)
+
+
+def literals(template: str) -> list[str]:
+    """What an RFC 6570 template fixes: the text around its expressions."""
+    return re.split(r"\{[^{}]*\}", template)
+
+
+def fits(parts: list[str], uri: str) -> bool:
+    """Whether the text of a template is in the URI, in order. Wide on purpose: it finds an owner, it decides no access.
+    No regular expression: a server writes the template, and could write one that never ends."""
+    if len(parts) == 1:
+        return uri == parts[0]
+    first, *middle, last = parts
+    if len(uri) < len(first) + len(last) or not uri.startswith(first) or not uri.endswith(last):
+        return False
+    at, end = len(first), len(uri) - len(last)
+    for part in middle:
+        found = uri.find(part, at, end)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return True

@@ -1,0 +1,137 @@
+"""A cohort: the sessions that share server processes, and what those processes say by themselves.
+
+Sessions whose client offers the servers nothing (no sampling, elicitation or roots) cannot be told apart by a server,
+so they share one process of each. A client that does offer something gets processes of its own: what a server then asks
+is asked of that client and of nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from images.sidecar import jsonrpc
+from images.sidecar.catalog import Catalog
+from images.sidecar.member import Member
+from images.sidecar.process import Process, ServerError
+from images.sidecar.seams import Admission, Audit, Kind, Lifecycle
+from images.sidecar.upstream import Upstream
+
+_CHANGED: dict[str, tuple[Kind, ...]] = {
+    "notifications/tools/list_changed": ("tool",),
+    "notifications/prompts/list_changed": ("prompt",),
+    "notifications/resources/list_changed": ("resource", "template"),
+}
+OFFERS = frozenset(("sampling", "elicitation", "roots"))
+"""Client capabilities that let a server ask the client for something."""
+
+
+class Audience(Protocol):
+    """A session, or a listening stream: who hears what servers say."""
+
+    def on_changed(self, kind: Kind) -> None: ...
+
+    def on_said(self, process: Process, method: str, params: bytes) -> None: ...
+
+    def on_asked(self, process: Process, spelt_id: bytes, method: str, params: bytes) -> bool:
+        """Takes a server's request to the agent; False if it cannot."""
+        ...
+
+
+class Cohort:
+    """Members and catalog of some sessions. Implements `process.Events`."""
+
+    def __init__(
+        self,
+        upstreams: Iterable[Upstream],
+        admission: Admission,
+        audit: Audit,
+        lifecycle: Lifecycle,
+        capabilities: bytes,
+        *,
+        modern: bool,
+    ) -> None:
+        self._audit = audit
+        self.members = {u.name: Member(u, lifecycle, capabilities, modern=modern) for u in upstreams}
+        self.catalog = Catalog(list(self.members.values()), admission, self, self._replaced)
+        self.audiences: set[Audience] = set()
+        self.left = asyncio.get_running_loop().time()
+        """When the last session left."""
+
+    async def open(self) -> None:
+        """Starts every server, at the same time; those that fail carry their trouble."""
+        await asyncio.gather(*(self._try(member) for member in self.members.values() if member.ready() is None))
+
+    async def _try(self, member: Member) -> None:
+        try:
+            await member.wake(self)
+        except ServerError as e:
+            self._audit.emit({"event": "server", "server": member.name, "state": "failed", "reason": str(e)})
+            return
+        self._audit.emit({"event": "server", "server": member.name, "state": "ready", "seconds": member.start_seconds})
+        if member.has("tool"):
+            # The agent's next request will be for the tools: the servers can tell them meanwhile.
+            task = asyncio.ensure_future(member.items("tool", self))
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    def capabilities(self) -> dict[str, Any]:
+        """The union of what the servers can do; of a server that never started, everything is assumed."""
+        known = [member.capabilities for member in self.members.values()]
+        union: dict[str, Any] = {"tools": {"listChanged": True}}
+        if any(c is None or "prompts" in c for c in known):
+            union["prompts"] = {"listChanged": True}
+        if any(c is None or "resources" in c for c in known):
+            subscribe = any(c is None or _flag(c, "resources", "subscribe") for c in known)
+            union["resources"] = {"listChanged": True, **({"subscribe": True} if subscribe else {})}
+        for name in ("logging", "completions"):
+            if any(c is None or name in c for c in known):
+                union[name] = {}
+        tasks = [c["tasks"] for c in known if c and isinstance(c.get("tasks"), dict)]
+        if tasks:
+            union["tasks"] = {key: value for offered in tasks for key, value in offered.items()}
+        return union
+
+    def idle(self, now: float) -> None:
+        """Stops the processes that nobody has used for a while."""
+        for member in self.members.values():
+            if member.idle(now):
+                member.stop()
+                self._audit.emit({"event": "server", "server": member.name, "state": "stopped", "reason": "idle"})
+
+    def close(self) -> None:
+        for member in self.members.values():
+            member.stop()
+
+    # --- what servers say
+
+    def on_notification(self, process: Process, method: str, params: bytes) -> None:
+        kinds = _CHANGED.get(method)
+        if kinds is None:
+            for audience in list(self.audiences):
+                audience.on_said(process, method, params)
+            return
+        member = self.members[process.server]
+        for kind in kinds:
+            self.catalog.changed(member, kind)
+            if self.catalog.known(kind) is None and kind != "template":
+                self._replaced(kind)
+
+    def on_request(self, process: Process, spelt_id: bytes, method: str, params: bytes) -> None:
+        if not any(audience.on_asked(process, spelt_id, method, params) for audience in list(self.audiences)):
+            process.post(jsonrpc.failure(spelt_id, jsonrpc.METHOD_NOT_FOUND, f"The client does not offer {method}"))
+
+    def on_exit(self, process: Process) -> None:
+        member = self.members[process.server]
+        if process is member.process:
+            self._audit.emit({"event": "server", "server": member.name, "state": "exited", "faults": process.faults})
+        member.exited(process)
+
+    def _replaced(self, kind: Kind) -> None:
+        for audience in list(self.audiences):
+            audience.on_changed(kind)
+
+
+def _flag(capabilities: dict[str, Any], group: str, name: str) -> bool:
+    value = capabilities.get(group)
+    return isinstance(value, dict) and value.get(name) is True

@@ -1,0 +1,349 @@
+"""One connection of an agent: whole requests in, answers out, in order and bounded.
+
+A connection carries one request at a time: the next one is parsed when the answer is complete. An agent that is slow to
+send, slow to read, or sends more than it may, loses this connection and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from images.sidecar.http import MAX_HEAD, BadRequest, ChunkedBody, Head, parse_head, response_head, stream_head
+
+JSON = b"application/json"
+_READ = 64 << 10
+_HEADS_REMEMBERED = 256
+HEAD_SECONDS, BODY_SECONDS, WRITE_SECONDS, IDLE_SECONDS = 10.0, 30.0, 30.0, 600.0
+
+Buffers = tuple[bytes | memoryview, ...]
+OnRequest = Callable[["Connection", Head, bytes], None]
+
+_heads: dict[bytes, Head] = {}
+
+
+def _head(block: bytes) -> Head:
+    """A client sends nearly the same head each time: parsing is a pure function, so it is remembered."""
+    head = _heads.get(block)
+    if head is None:
+        head = parse_head(block)
+        if len(_heads) >= _HEADS_REMEMBERED:
+            _heads.clear()
+        if len(block) <= 2048:
+            _heads[block] = head
+    return head
+
+
+class Owner(Protocol):
+    """The listener, as its connections see it."""
+
+    body_limit: int
+    queued: int
+    """Bytes that wait in all connections together."""
+    queue_limit: int
+    on_request: OnRequest
+
+    def forget(self, connection: Connection) -> None: ...
+
+
+class Connection:
+    """A client's socket. `answer` or `begin_stream`…`end_stream` must follow each request."""
+
+    def __init__(self, sock: socket.socket, owner: Owner) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._sock, self._owner = sock, owner
+        self._in = bytearray()
+        self._body: ChunkedBody | None = None
+        self._request: Head | None = None
+        self._out: deque[memoryview] = deque()
+        self._out_bytes = 0
+        self._busy = self._parsing = self._keep = self._streaming = self._paused = False
+        self.since = self._loop.time()
+        """When the present state began: waiting for a request, reading one, writing out."""
+        self.on_gone: Callable[[], None] | None = None
+        """Told when the client goes away while its request is worked on."""
+        self.closed = False
+        sock.setblocking(False)
+        self._loop.add_reader(sock, self._readable)
+
+    # --- in
+
+    def _readable(self) -> None:
+        try:
+            data = self._sock.recv(_READ)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.close()
+            return
+        if not self._in:
+            self.since = self._loop.time()
+        self._in += data
+        if not self._busy:
+            self._parse()
+        elif len(self._in) > _READ:
+            # Pipelined requests wait in the kernel, not here.
+            self._paused = True
+            self._loop.remove_reader(self._sock)
+
+    def _parse(self) -> None:
+        self._parsing = True
+        try:
+            while not self._busy and not self.closed and (request := self._next()):
+                self._busy = True
+                self._keep = request[0].keep_alive
+                self._owner.on_request(self, *request)
+        except BadRequest as e:
+            self._busy, self._keep = True, False
+            self.answer(e.status, (str(e).encode() + b"\n",), b"text/plain")
+        finally:
+            self._parsing = False
+
+    def _next(self) -> tuple[Head, bytes] | None:
+        data = self._in
+        if self._request is None:
+            end = data.find(b"\r\n\r\n")
+            if end < 0 or end > MAX_HEAD:
+                if len(data) > MAX_HEAD:
+                    raise BadRequest(431, f"The head is over {MAX_HEAD} bytes")
+                return None
+            head = self._request = _head(bytes(data[:end]))
+            del data[: end + 4]
+            if head.length > self._owner.body_limit:
+                raise BadRequest(413, f"The body is over the limit of {self._owner.body_limit} bytes")
+            self._body = ChunkedBody(self._owner.body_limit) if head.chunked else None
+            if head.expects_continue:
+                self._write((b"HTTP/1.1 100 Continue\r\n\r\n",))
+        head = self._request
+        if self._body is not None:
+            body = self._body.feed(data)
+            if body is None:
+                return None
+        else:
+            if len(data) < head.length:
+                return None
+            body = bytes(data[: head.length])
+            del data[: head.length]
+        self._request = self._body = None
+        return head, body
+
+    # --- out
+
+    def answer(self, status: int, parts: Buffers, content_type: bytes = JSON, extra: bytes = b"") -> None:
+        """Writes one whole answer."""
+        if not self._keep:
+            extra += b"Connection: close\r\n"
+        self._write((response_head(status, sum(map(len, parts)), content_type, extra), *parts))
+        self._done()
+
+    def begin_stream(self, extra: bytes = b"") -> None:
+        """Commits to an SSE answer."""
+        self._streaming = True
+        self._write((stream_head(extra if self._keep else extra + b"Connection: close\r\n"),))
+
+    def write_stream(self, parts: Buffers) -> None:
+        """One chunk of the SSE answer."""
+        self._write((b"%x\r\n" % sum(map(len, parts)), *parts, b"\r\n"))
+
+    def end_stream(self) -> None:
+        """Ends the SSE answer."""
+        self._streaming = False
+        self._write((b"0\r\n\r\n",))
+        self._done()
+
+    def _done(self) -> None:
+        self.on_gone = None
+        self._busy = False
+        self.since = self._loop.time()
+        if self.closed:
+            return
+        if not self._keep:
+            if not self._out:
+                self.close()
+            return
+        if self._paused:
+            self._paused = False
+            self._loop.add_reader(self._sock, self._readable)
+        if self._in and not self._parsing:
+            self._loop.call_soon(self._resume)
+
+    def _resume(self) -> None:
+        if not self._busy and not self.closed:
+            self._parse()
+
+    def _write(self, parts: Buffers) -> None:
+        if self.closed:
+            return
+        sent = 0
+        if not self._out:
+            try:
+                sent = self._sock.sendmsg(parts)
+            except BlockingIOError:
+                pass
+            except OSError:
+                self.close()
+                return
+        for part in parts:
+            if sent >= len(part):
+                sent -= len(part)
+                continue
+            # What the client does not take now must outlive the buffer it lies in.
+            self._queue(bytes(part[sent:]))
+            sent = 0
+
+    def _queue(self, rest: bytes) -> None:
+        if self.closed:
+            return
+        if self._owner.queued + len(rest) > self._owner.queue_limit:
+            self.close()
+            return
+        if not self._out:
+            self.since = self._loop.time()
+            self._loop.add_writer(self._sock, self._writable)
+        self._out.append(memoryview(rest))
+        self._out_bytes += len(rest)
+        self._owner.queued += len(rest)
+
+    def _writable(self) -> None:
+        while self._out:
+            part = self._out[0]
+            try:
+                sent = self._sock.send(part)
+            except BlockingIOError:
+                return
+            except OSError:
+                self.close()
+                return
+            self.since = self._loop.time()
+            self._out_bytes -= sent
+            self._owner.queued -= sent
+            if sent < len(part):
+                self._out[0] = part[sent:]
+                return
+            self._out.popleft()
+        self._loop.remove_writer(self._sock)
+        if not self._busy and not self._keep:
+            self.close()
+
+    # --- life
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that the client has not taken yet."""
+        return self._out_bytes
+
+    def overdue(self, now: float) -> bool:
+        """Whether the client took too long for what it is doing."""
+        if self._out:
+            return now - self.since > WRITE_SECONDS
+        if self._busy:
+            return False
+        if self._request is not None:
+            return now - self.since > BODY_SECONDS
+        return now - self.since > (HEAD_SECONDS if self._in else IDLE_SECONDS)
+
+    def close(self) -> None:
+        """Ends the connection at once."""
+        if self.closed:
+            return
+        self.closed = True
+        self._loop.remove_reader(self._sock)
+        self._loop.remove_writer(self._sock)
+        self._owner.queued -= self._out_bytes
+        self._out_bytes = 0
+        self._out.clear()
+        self._sock.close()
+        self._owner.forget(self)
+        if self.on_gone is not None:
+            gone, self.on_gone = self.on_gone, None
+            gone()
+
+
+class Listener:
+    """Accepts agents' connections on one address, and ends those that take too long."""
+
+    def __init__(
+        self, on_request: OnRequest, *, body_limit: int, max_connections: int = 256, queue_limit: int = 64 << 20
+    ) -> None:
+        self.on_request, self.body_limit, self.queue_limit = on_request, body_limit, queue_limit
+        self.queued = 0
+        self._max = max_connections
+        self._connections: set[Connection] = set()
+        self._sockets: list[socket.socket] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    def listen_unix(self, path: str) -> None:
+        """Listens on a socket file, replacing one that a dead predecessor left."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.bind(path)
+        os.chmod(path, 0o666)  # the other side runs under its own uid; the volume decides who can get here
+        self._listen(sock)
+
+    def listen_tcp(self, port: int = 0) -> int:
+        """Listens on loopback (benchmarks, conformance runs, tests); the port."""
+        sock = socket.create_server(("127.0.0.1", port), backlog=256)
+        self._listen(sock)
+        return int(sock.getsockname()[1])
+
+    def _listen(self, sock: socket.socket) -> None:
+        sock.listen(256)
+        sock.setblocking(False)
+        self._sockets.append(sock)
+        self._watch(sock)
+
+    def _watch(self, listening: socket.socket) -> None:
+        if listening.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(listening, self._accept, listening)
+
+    def _accept(self, listening: socket.socket) -> None:
+        for _ in range(32):
+            try:
+                sock, _ = listening.accept()
+            except BlockingIOError:
+                return
+            except OSError:  # no descriptor is free: polling again at once would spin
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(listening)
+                loop.call_later(1.0, self._watch, listening)
+                return
+            if len(self._connections) >= self._max:
+                with contextlib.suppress(OSError):
+                    sock.setblocking(False)
+                    sock.send(response_head(503, 0, b"", b"Retry-After: 1\r\nConnection: close\r\n"))
+                sock.close()
+                continue
+            if sock.family == socket.AF_INET:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._connections.add(Connection(sock, self))
+            if self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(2.0, self._sweep)
+
+    def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for connection in [c for c in self._connections if c.overdue(now)]:
+            connection.close()
+        self._timer = loop.call_later(2.0, self._sweep) if self._connections else None
+
+    def forget(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+
+    def close(self) -> None:
+        """Stops listening and ends every connection."""
+        loop = asyncio.get_running_loop()
+        for sock in self._sockets:
+            loop.remove_reader(sock)
+            sock.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        for connection in list(self._connections):
+            connection.close()

@@ -1,0 +1,83 @@
+"""One request of the agent and its answer: plain JSON as long as nothing comes before it, then a stream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from images.sidecar import jsonrpc
+from images.sidecar.connection import Buffers, Connection
+from images.sidecar.stream import EventStream
+
+OpenStream = Callable[[], EventStream]
+
+_NO_STATUSES: Mapping[int, int] = {}
+
+
+class Exchange:
+    """What an answer needs to find its way back. Answered once; whatever comes after that is ignored."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        spelt_id: bytes,
+        open_stream: OpenStream | None,
+        *,
+        prime: bool = False,
+        statuses: Mapping[int, int] = _NO_STATUSES,
+    ) -> None:
+        self._connection, self._open_stream, self._prime, self._statuses = connection, open_stream, prime, statuses
+        self._headers = b""
+        self.id = spelt_id
+        self.stream: EventStream | None = None
+        self.task: asyncio.Task[None] | None = None
+        """The slow path that works on the request, kept from the garbage collector."""
+        self.answered = False
+
+    @property
+    def can_stream(self) -> bool:
+        return not self.answered and (self.stream is not None or self._open_stream is not None)
+
+    def result(self, parts: Buffers) -> None:
+        """The answer: the JSON of the result, in parts."""
+        if self.answered:
+            return
+        self.answered = True
+        head = b'{"jsonrpc":"2.0","id":%s,"result":' % self.id
+        if self.stream is not None:
+            self.stream.send(b"".join((head, *parts, b"}")))
+            self.stream.finish()
+        else:
+            self._connection.answer(200, (head, *parts, b"}"), extra=self._headers)
+
+    def error(self, code: int, message: str, data: Any = None) -> None:
+        """The answer: an error."""
+        self.reply(jsonrpc.failure(self.id, code, message, data), self._statuses.get(code, 200))
+
+    def reply(self, message: bytes, status: int = 200) -> None:
+        """The answer as a complete message."""
+        if self.answered:
+            return
+        self.answered = True
+        if self.stream is not None:
+            self.stream.send(message)
+            self.stream.finish()
+        else:
+            self._connection.answer(status, (message,), extra=self._headers)
+
+    def send(self, message: bytes, *, droppable: bool = False) -> bool:
+        """A message that comes before the answer; False if this client cannot take one here."""
+        stream = self.commit()
+        return stream is not None and stream.send(message, droppable=droppable)
+
+    def commit(self) -> EventStream | None:
+        """Turns the answer into a stream, if the client can read one."""
+        if self.stream is None and not self.answered and self._open_stream is not None and not self._connection.closed:
+            self.stream = self._open_stream()
+            self.stream.attach(self._connection, prime=self._prime, extra=self._headers)
+        return self.stream
+
+    def with_headers(self, lines: bytes) -> None:
+        """Header lines of the answer (a new session's id)."""
+        self._headers += lines

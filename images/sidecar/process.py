@@ -1,0 +1,332 @@
+"""One running server process (or one session with a remote server): requests out, replies matched, time kept."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import deque
+from typing import Any, Protocol
+
+from msgspec import Raw
+
+from images.sidecar import jsonrpc
+from images.sidecar.jsonrpc import FromServer, RawMap
+from images.sidecar.seams import Lifecycle
+
+_TICK = 0.1
+_QUEUE = 1024
+_ID = re.compile(rb'"id"\s*:\s*(\d{1,15})')
+_PROGRESS_EXTENDS = 10
+"""A call that reports progress may take this many call time-outs altogether."""
+
+
+class Transport(Protocol):
+    """What carries messages to a server: a wire, or HTTP."""
+
+    closed: bool
+
+    def send(self, *parts: bytes) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Pending(Protocol):
+    """Who waits for a reply. Exactly one of result, error, cut and failed is called."""
+
+    def on_result(self, result: RawMap, size: int) -> None:
+        """The parts are views: to be used or copied before this returns."""
+
+    def on_error(self, error: Raw) -> None: ...
+
+    def on_cut(self, head: bytes, size: int) -> None:
+        """The reply was over the size limit."""
+
+    def on_failed(self, code: int, message: str) -> None:
+        """No reply: the server is gone, silent or busy."""
+
+    def on_progress(self, fields: RawMap) -> None: ...
+
+    def on_late(self) -> None:
+        """A tenth of a second passed (told repeatedly)."""
+
+
+class Events(Protocol):
+    """Who hears what a server says by itself."""
+
+    def on_notification(self, process: Process, method: str, params: bytes) -> None: ...
+
+    def on_request(self, process: Process, spelt_id: bytes, method: str, params: bytes) -> None: ...
+
+    def on_exit(self, process: Process) -> None: ...
+
+
+class ServerError(Exception):
+    """A request of ours to a server failed; the text is fit for an agent."""
+
+    def __init__(self, code: int, message: str, data: Any = None) -> None:
+        super().__init__(message)
+        self.code, self.data = code, data
+
+
+class Reply:
+    """A pending request of the sidecar itself, as a future with a copy of the result."""
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[dict[str, bytes]] = asyncio.get_running_loop().create_future()
+
+    def on_result(self, result: RawMap, size: int) -> None:
+        if not self.future.done():
+            self.future.set_result({key: bytes(value) for key, value in result.items()})
+
+    def on_error(self, error: Raw) -> None:
+        e = jsonrpc.error_of(error)
+        self._fail(ServerError(e.code, e.message, Raw(bytes(e.data))))
+
+    def on_cut(self, head: bytes, size: int) -> None:
+        self._fail(ServerError(jsonrpc.INTERNAL_ERROR, f"its answer of {size} bytes is over the size limit"))
+
+    def on_failed(self, code: int, message: str) -> None:
+        self._fail(ServerError(code, message))
+
+    def on_progress(self, fields: RawMap) -> None: ...
+
+    def on_late(self) -> None: ...
+
+    def _fail(self, error: ServerError) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class _Slot:
+    """A request that was sent or waits to be."""
+
+    __slots__ = ("deadline", "last", "message", "pending")
+
+    def __init__(self, pending: Pending, message: bytes, deadline: float, last: float) -> None:
+        self.pending, self.message, self.deadline, self.last = pending, message, deadline, last
+
+
+class Process:
+    """Requests in flight to one server. Implements `wire.Reader`."""
+
+    def __init__(self, server: str, events: Events, lifecycle: Lifecycle) -> None:
+        self.server = server
+        self._loop = asyncio.get_running_loop()
+        self._events, self._lifecycle = events, lifecycle
+        self._transport: Transport | None = None
+        self._slots: dict[int, _Slot] = {}
+        self._waiting: deque[int] = deque()
+        self._in_flight = 0
+        self._next_id = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self.modern = False
+        """Speaks 2026-07-28 on this connection: no handshake, `_meta` in each request."""
+        self.capabilities: dict[str, Any] = {}
+        self.instructions = ""
+        self.faults = 0
+        """Messages that were no JSON-RPC, or answers to nothing."""
+        self.used = self._loop.time()
+        self.held = 0
+        """Requests of the server that wait for the agent: time-outs stand still meanwhile."""
+
+    def connect(self, transport: Transport) -> None:
+        self._transport = transport
+
+    @property
+    def closed(self) -> bool:
+        return self._transport is None or self._transport.closed
+
+    @property
+    def takes_levels(self) -> bool:
+        """Whether the server wants to be told a log level."""
+        return "logging" in self.capabilities and not self.modern
+
+    @property
+    def busy(self) -> int:
+        """Requests that are not answered yet."""
+        return len(self._slots)
+
+    @property
+    def in_flight(self) -> list[Pending]:
+        """Who waits, oldest first."""
+        return [slot.pending for slot in self._slots.values()]
+
+    # --- out
+
+    def reserve(self) -> int:
+        """The id of the next request, for a progress token inside it."""
+        self._next_id += 1
+        return self._next_id
+
+    def request(self, number: int, method: str, params: bytes, pending: Pending, timeout: float | None = None) -> None:
+        """Sends a request under a reserved id, now or when the server has a place for it."""
+        if self.closed:
+            pending.on_failed(jsonrpc.SERVER_LOST, f"server {self.server} is not running")
+            return
+        if len(self._waiting) >= _QUEUE:
+            pending.on_failed(jsonrpc.TIMED_OUT, f"server {self.server} is busy: {_QUEUE} requests wait for it already")
+            return
+        now = self._loop.time()
+        span = self._lifecycle.call_timeout if timeout is None else timeout
+        message = jsonrpc.request(number, method, params)
+        slot = self._slots[number] = _Slot(pending, message, now + span, now + span * _PROGRESS_EXTENDS)
+        self.used = now
+        if self._in_flight < self._lifecycle.max_concurrent:
+            self._send(slot)
+        else:
+            self._waiting.append(number)
+        if self._timer is None:
+            self._timer = self._loop.call_later(_TICK, self._tick)
+
+    async def ask(self, method: str, params: bytes = b"", timeout: float | None = None) -> dict[str, bytes]:
+        """A request of the sidecar itself; raises ServerError."""
+        reply = Reply()
+        self.request(self.reserve(), method, params, reply, timeout)
+        return await reply.future
+
+    def notify(self, method: str, params: bytes = b"") -> None:
+        self.post(jsonrpc.notification(method, params))
+
+    def post(self, message: bytes) -> None:
+        """Sends a message that has no reply: a notification, or the answer to a request of the server."""
+        if self._transport is not None and not self._transport.closed:
+            self._transport.send(message)
+
+    def cancel(self, pending: Pending, reason: str) -> None:
+        """Gives a request up and tells the server so. `pending` hears nothing more."""
+        for number, slot in self._slots.items():
+            if slot.pending is pending:
+                self._abandon(number, reason)
+                return
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def _send(self, slot: _Slot) -> None:
+        assert self._transport is not None
+        self._in_flight += 1
+        message, slot.message = slot.message, b""
+        self._transport.send(message)
+
+    def _finished(self) -> None:
+        self._in_flight -= 1
+        while self._waiting and self._in_flight < self._lifecycle.max_concurrent and not self.closed:
+            slot = self._slots.get(self._waiting.popleft())
+            if slot is not None:
+                self._send(slot)
+
+    def _abandon(self, number: int, reason: str) -> None:
+        slot = self._slots.pop(number)
+        if slot.message:
+            return  # never sent
+        params = jsonrpc.encode({"requestId": number, "reason": reason})
+        self.notify("notifications/cancelled", params)
+        self._finished()
+
+    # --- time
+
+    def _tick(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        for number, slot in list(self._slots.items()):
+            if self.held:
+                slot.deadline += _TICK
+                slot.last += _TICK
+            if now < min(slot.deadline, slot.last):
+                slot.pending.on_late()
+                continue
+            span = self._lifecycle.call_timeout
+            what = "could not take the request" if slot.message else "did not answer"
+            self._abandon(number, "timed out")
+            slot.pending.on_failed(jsonrpc.TIMED_OUT, f"server {self.server} {what} within {span:g} s")
+        if self._slots:
+            self._timer = self._loop.call_later(_TICK, self._tick)
+
+    # --- in
+
+    def on_line(self, line: memoryview) -> None:
+        try:
+            message = jsonrpc.split_reply(line)
+        except jsonrpc.Malformed as e:
+            self._malformed(bytes(line[:4096]), bytes(line[-256:]), str(e))
+            return
+        if message.method is not None:
+            self._said(message)
+            return
+        slot = self._slots.get(message.id) if type(message.id) is int else None
+        if slot is None or slot.message:
+            self.faults += 1  # an answer to nothing, a second answer, or one that came after its time
+            return
+        del self._slots[message.id]  # type: ignore[arg-type]
+        self._in_flight -= 1
+        if self._waiting:
+            self._in_flight += 1
+            self._finished()
+        if message.result is not None:
+            slot.pending.on_result(message.result, len(line))
+        else:
+            slot.pending.on_error(message.error)
+
+    def on_cut(self, head: bytes, tail: bytes, size: int) -> None:
+        number = self._number(head, tail)
+        if number is not None:
+            slot = self._slots.pop(number)
+            self._finished()
+            slot.pending.on_cut(head, size)
+        else:
+            self.faults += 1
+
+    def on_closed(self) -> None:
+        slots, self._slots = self._slots, {}
+        self._waiting.clear()
+        self._in_flight = 0
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for slot in slots.values():
+            outcome = "" if slot.message else ": whether the call took effect is unknown"
+            slot.pending.on_failed(jsonrpc.SERVER_LOST, f"server {self.server} ended before it answered{outcome}")
+        self._events.on_exit(self)
+
+    def _said(self, message: FromServer) -> None:
+        """A notification or a request of the server."""
+        method = message.method or ""
+        if message.id is not None:
+            if method == "ping":
+                self.post(jsonrpc.success(jsonrpc.encode(message.id), b"{}"))
+            else:
+                self._events.on_request(self, jsonrpc.encode(message.id), method, bytes(message.params))
+        elif method == "notifications/progress":
+            self._progress(message.params)
+        else:
+            self._events.on_notification(self, method, bytes(message.params))
+
+    def _progress(self, params: Raw) -> None:
+        try:
+            fields = jsonrpc.members(params)
+            slot = self._slots.get(int(bytes(fields["progressToken"])))
+        except (jsonrpc.Malformed, KeyError, ValueError):
+            slot = None
+        if slot is None:
+            self.faults += 1
+            return
+        slot.deadline = self._loop.time() + self._lifecycle.call_timeout
+        slot.pending.on_progress(fields)
+
+    def _malformed(self, head: bytes, tail: bytes, why: str) -> None:
+        self.faults += 1
+        number = self._number(head, tail)
+        if number is not None:
+            slot = self._slots.pop(number)
+            self._finished()
+            slot.pending.on_failed(jsonrpc.INTERNAL_ERROR, f"server {self.server} sent a malformed message: {why}")
+
+    def _number(self, head: bytes, tail: bytes) -> int | None:
+        """Which request a line that cannot be parsed would have answered. A server can only guess its own wrong."""
+        for part in (head[:200], tail):
+            for found in _ID.finditer(part):
+                slot = self._slots.get(int(found[1]))
+                if slot is not None and not slot.message:
+                    return int(found[1])
+        return None

@@ -1,0 +1,256 @@
+"""A request of the agent on its way through a server, and its result on the way back.
+
+Without guards the result's bytes go out as they came: only the first level of the result is looked at, where `_meta`
+gets our labels and loses what a server forged under our name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from images.sidecar import jsonrpc
+from images.sidecar.catalog import Entry
+from images.sidecar.exchange import Exchange
+from images.sidecar.jsonrpc import OURS, RawMap
+from images.sidecar.process import Process
+from images.sidecar.seams import Audit, Call, Guarding, Verdict
+
+_AUDITED_ARGUMENTS, _AUDITED_RESULT = 4096, 2048
+_TEXT_OF_RESULT = re.compile(rb'"text"\s*:\s*"((?:[^"\\]|\\.)*)', re.DOTALL)
+_calls = count(1)
+_keys: dict[str, bytes] = {}
+_MARKED = frozenset(("tools/call", "resources/read", "prompts/get"))
+"""Methods whose results are content, and carry labels."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judges:
+    """Who is asked and told about each call."""
+
+    guarding: Guarding
+    audit: Audit
+    result_limit: int
+
+
+class Relay:
+    """Implements `process.Pending` for a request that came from an agent."""
+
+    def __init__(
+        self, judges: Judges, exchange: Exchange, entry: Entry, method: str, session: str, seen: frozenset[str]
+    ) -> None:
+        self._judges = judges
+        self.exchange = exchange
+        self.entry, self.method, self.session = entry, method, session
+        self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
+        self._seen = seen
+        self._arguments = b""
+        self._bytes_in = 0
+        self._token: Raw | None = None
+        self._verdict: Verdict | None = None
+        self.id = next(_calls)
+        self.process: Process | None = None
+        self.on_done: Callable[[Relay], None] | None = None
+        self.on_content: Callable[[RawMap], None] | None = None
+        """Looks at a result before it goes out (tasks)."""
+
+    # --- out
+
+    async def judge(self, fields: RawMap) -> RawMap | None:
+        """The params as guards leave them; None if they refused, and the agent has been told."""
+        params = json.loads(jsonrpc.encode(fields))
+        verdict = self._verdict = await self._judges.guarding.request(self._call(params))
+        if verdict.kind == "deny":
+            self._arguments = jsonrpc.encode(fields)[:_AUDITED_ARGUMENTS]
+            self.deny(verdict)
+            return None
+        if verdict.kind == "transform":
+            params = verdict.value
+        # Encoded from what was judged: what a second reading could see differently never leaves.
+        return jsonrpc.members(jsonrpc.encode(params))
+
+    def send(self, process: Process, fields: RawMap) -> None:
+        """Puts the request on its way."""
+        number = process.reserve()
+        if "_meta" in fields:
+            self._map_meta(fields, number)
+        params = jsonrpc.encode(fields)
+        self._bytes_in = len(params)
+        self._arguments = bytes(fields["arguments"])[:_AUDITED_ARGUMENTS] if "arguments" in fields else b""
+        self.process = process
+        process.request(number, self.method, params, self)
+
+    def _map_meta(self, fields: RawMap, number: int) -> None:
+        meta = {key: value for key, value in jsonrpc.members(fields["_meta"]).items() if not key.startswith(OURS)}
+        self._token = meta.get("progressToken")
+        if self._token is not None:
+            meta["progressToken"] = Raw(b"%d" % number)
+        fields["_meta"] = Raw(jsonrpc.encode(meta))
+
+    def cancel(self, reason: str) -> None:
+        """The agent gave up."""
+        if self.process is not None:
+            self.process.cancel(self, reason)
+        if self.exchange.task is not None:
+            self.exchange.task.cancel()
+        self._fail(jsonrpc.CANCELLED, "Request cancelled")
+
+    # --- back: process.Pending
+
+    def on_result(self, result: RawMap, size: int) -> None:
+        if self.on_content is not None:
+            self.on_content(result)
+        if self._judges.guarding.active:
+            copied = {key: Raw(bytes(value)) for key, value in result.items()}
+            self.exchange.task = self._loop.create_task(self._judge_result(copied, size))
+        else:
+            self._pass(result, size)
+
+    def on_error(self, error: Raw) -> None:
+        self.exchange.reply(b'{"jsonrpc":"2.0","id":%s,"error":%s}' % (self.exchange.id, bytes(error) or b"{}"))
+        self._audit(len(bytes(error)), is_error=True, result=bytes(error))
+
+    def on_cut(self, head: bytes, size: int) -> None:
+        limit = self._judges.result_limit
+        mark = f"[cut by the sandbox: this result has {size} bytes, over the limit of {limit}; ask for less at a time]"
+        if self.method != "tools/call":
+            self._fail(jsonrpc.INTERNAL_ERROR, mark)
+            return
+        content = [{"type": "text", "text": excerpt(head)}, {"type": "text", "text": mark}]
+        meta = b'{%s,"%scut":{"bytes":%d,"limit":%d}}' % (self.entry.mark, OURS.encode(), size, limit)
+        parts = (b'{"content":%s,"isError":false,"_meta":%s}' % (jsonrpc.encode(content), meta),)
+        self.exchange.result(parts)
+        self._audit(size, result=mark.encode())
+
+    def on_failed(self, code: int, message: str) -> None:
+        self._fail(code, message)
+
+    def on_progress(self, fields: RawMap) -> None:
+        if self._token is not None:
+            fields["progressToken"] = self._token
+            message = jsonrpc.notification("notifications/progress", jsonrpc.encode(fields))
+            self.exchange.send(message, droppable=True)
+
+    def on_late(self) -> None:
+        self.exchange.commit()
+
+    # --- answers
+
+    def _pass(self, result: RawMap, size: int) -> None:
+        extra = self.entry.mark if self.method in _MARKED else b""
+        if self._verdict is not None and self._verdict.labels:
+            labels = sorted({*self.entry.labels, *self._verdict.labels})
+            extra = b'"%slabels":%s' % (OURS.encode(), jsonrpc.encode(labels))
+        is_error = "isError" in result and bytes(result["isError"]) == b"true"
+        content = result.get("content")
+        sample = bytes(memoryview(content)[:_AUDITED_RESULT]) if content is not None else b""
+        self.exchange.result(result_parts(result, extra))
+        self._audit(size, is_error=is_error, result=sample)
+
+    async def _judge_result(self, result: RawMap, size: int) -> None:
+        raw = b"".join(result_parts(result, b""))
+        before = self._verdict
+        verdict = await self._judges.guarding.result(self._call({}), raw)
+        if verdict.kind == "deny":
+            self._verdict = verdict
+            self.deny(verdict)
+            return
+        labels = verdict.labels | (before.labels if before else frozenset())
+        if verdict.kind == "allow" and before is not None and before.kind == "transform":
+            verdict = before
+        self._verdict = Verdict(
+            kind=verdict.kind, value=verdict.value, rule=verdict.rule, reason=verdict.reason, labels=labels
+        )
+        if verdict.kind == "transform" and verdict is not before:
+            result = jsonrpc.members(jsonrpc.encode(verdict.value))
+        self._pass(result, size)
+
+    def deny(self, verdict: Verdict) -> None:
+        """Tells the agent in words that it can act on."""
+        text = f"Denied by {verdict.rule or 'policy'}: {verdict.reason}"
+        if self.method == "tools/call":
+            content, meta = [{"type": "text", "text": text}], {f"{OURS}denied": verdict.rule}
+            self.exchange.result((jsonrpc.encode({"content": content, "isError": True, "_meta": meta}),))
+        else:
+            self.exchange.error(jsonrpc.INVALID_REQUEST, text)
+        self._audit(0, is_error=True, result=text.encode())
+
+    def _fail(self, code: int, message: str) -> None:
+        self.exchange.error(code, message, {"server": self.entry.member.name})
+        self._audit(0, is_error=True, result=message.encode())
+
+    def _call(self, params: dict[str, Any]) -> Call:
+        return Call(
+            id=self.id, session=self.session, server=self.entry.member.name, method=self.method,
+            name=self.entry.name, params=params, labels=self._seen | frozenset(self.entry.labels),
+        )  # fmt: skip
+
+    def _audit(self, size: int, *, is_error: bool = False, result: bytes = b"") -> None:
+        if self.on_done is not None:
+            self.on_done(self)
+        verdict = self._verdict
+        extra = verdict.labels if verdict is not None else frozenset()
+        self._judges.audit.emit({
+            "event": "call", "id": self.id, "session": self.session, "server": self.entry.member.name,
+            "method": self.method, "name": self.entry.name,
+            "decision": verdict.kind if verdict is not None else "allow",
+            "rule": verdict.rule if verdict is not None else None,
+            "labels": [*self.entry.labels, *sorted(extra)],
+            "bytesIn": self._bytes_in, "bytesOut": size, "ms": round((self._loop.time() - self._began) * 1000, 3),
+            "isError": is_error, "arguments": self._arguments, "result": result,
+        })  # fmt: skip
+
+
+def result_parts(result: RawMap, extra: bytes) -> tuple[bytes | memoryview, ...]:
+    """A result again, with `extra` members in its `_meta` and without what the server put there under our name."""
+    meta = result.pop("_meta", None)
+    parts: list[bytes | memoryview] = []
+    for key, value in result.items():
+        head = _keys.get(key)
+        if head is None:
+            head = b",%s:" % jsonrpc.encode(key)
+            if len(_keys) < 256:
+                _keys[key] = head
+        parts.append(head if parts else b"{" + head[1:])
+        parts.append(memoryview(value))
+    members = _kept_meta(meta)
+    if extra:
+        members = members + b"," + extra if members else extra
+    opening = b"," if parts else b"{"
+    if members:
+        parts.append(b'%s"_meta":{%s}}' % (opening, members))
+    else:
+        parts.append(b"}" if parts else b"{}")
+    return tuple(parts)
+
+
+def _kept_meta(meta: Raw | None) -> bytes:
+    """The members of a server's `_meta` without braces, our own names dropped."""
+    if meta is None:
+        return b""
+    try:
+        kept = {key: value for key, value in jsonrpc.members(meta).items() if not key.startswith(OURS)}
+    except jsonrpc.Malformed:
+        return b""
+    return jsonrpc.encode(kept)[1:-1]
+
+
+def excerpt(head: bytes) -> str:
+    """What can be told of a result that was cut: its first text as far as it is there, else its first bytes."""
+    found = _TEXT_OF_RESULT.search(head)
+    text = found[1] if found else b""
+    for drop in range(min(len(text), 8)):  # an escape or a character may have been cut in two
+        try:
+            return str(msgspec.json.decode(b'"%s"' % text[: len(text) - drop], type=str))
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            continue
+    return head[:2048].decode(errors="replace")

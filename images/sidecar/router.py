@@ -1,0 +1,231 @@
+"""Which request of an agent means what: lists come from the catalog, uses go to the server that owns the name."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from msgspec import Raw
+
+from images.sidecar import jsonrpc
+from images.sidecar.catalog import Entry
+from images.sidecar.exchange import Exchange
+from images.sidecar.jsonrpc import OURS, Malformed, RawMap
+from images.sidecar.member import LISTS
+from images.sidecar.process import Process, ServerError
+from images.sidecar.relay import Judges, Relay
+from images.sidecar.seams import Admission, Hidden, Kind
+from images.sidecar.sessions import LEVELS, Session
+
+_KIND_OF_LIST: dict[str, Kind] = {method: kind for kind, (method, _, _) in LISTS.items()}
+_IN_FLIGHT = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A request for one named thing, and where in its params the name is written."""
+
+    method: str
+    kind: Kind
+    name: str
+    key: str
+
+    @classmethod
+    def of(cls, method: str, kind: Kind, key: str, fields: RawMap) -> Use:
+        return cls(method, kind, jsonrpc.text(fields, key), key)
+
+
+class Router:
+    """Answers the requests of sessions."""
+
+    def __init__(self, admission: Admission, judges: Judges) -> None:
+        self._admission, self._judges = admission, judges
+        self._loop = asyncio.get_running_loop()
+        self._handlers: dict[str, Callable[[Session, Exchange, RawMap], None]] = {
+            "ping": lambda _, exchange, __: exchange.result((b"{}",)),
+            "tools/call": lambda s, x, f: self._use(s, x, Use.of("tools/call", "tool", "name", f), f),
+            "prompts/get": lambda s, x, f: self._use(s, x, Use.of("prompts/get", "prompt", "name", f), f),
+            "resources/read": lambda s, x, f: self._use(s, x, Use.of("resources/read", "resource", "uri", f), f),
+            "resources/subscribe": self._watch,
+            "resources/unsubscribe": self._unwatch,
+            "completion/complete": self._complete,
+            "logging/setLevel": self._set_level,
+        }
+
+    def dispatch(self, session: Session, exchange: Exchange, method: str, params: Raw) -> None:
+        """Answers one request, now or later."""
+        try:
+            fields = jsonrpc.members(params)
+            if exchange.id in session.relays:
+                raise Malformed(jsonrpc.INVALID_REQUEST, "A request with this id is in flight already")
+            if len(session.relays) >= _IN_FLIGHT:
+                raise Malformed(jsonrpc.INVALID_REQUEST, f"{_IN_FLIGHT} requests of this session are in flight already")
+            if method in _KIND_OF_LIST:
+                self._list(session, exchange, _KIND_OF_LIST[method], fields)
+            elif method in self._handlers:
+                self._handlers[method](session, exchange, fields)
+            else:
+                raise Malformed(jsonrpc.METHOD_NOT_FOUND, f"Method not found: {method}")
+        except Malformed as e:
+            exchange.error(e.code, str(e))
+
+    def _later(self, exchange: Exchange, work: Coroutine[Any, Any, None]) -> None:
+        """Works on a request beside everything else; whatever goes wrong is the answer to this request alone."""
+
+        async def guarded() -> None:
+            try:
+                await work
+            except (ServerError, Malformed) as e:
+                exchange.error(e.code, str(e), getattr(e, "data", None))
+            except Exception as e:
+                exchange.error(jsonrpc.INTERNAL_ERROR, f"The sandbox failed: {type(e).__name__}")
+                self._judges.audit.emit({"event": "error", "where": "router", "reason": repr(e)})
+
+        exchange.task = self._loop.create_task(guarded())
+
+    # --- lists
+
+    def _list(self, session: Session, exchange: Exchange, kind: Kind, fields: RawMap) -> None:
+        cursor = jsonrpc.text(fields, "cursor") if "cursor" in fields and bytes(fields["cursor"]) != b"null" else "0"
+        if not cursor.isdecimal() or len(cursor) > 6:
+            raise Malformed(jsonrpc.INVALID_PARAMS, "Invalid cursor")
+        self._later(exchange, self._answer_list(session, exchange, kind, int(cursor)))
+
+    async def _answer_list(self, session: Session, exchange: Exchange, kind: Kind, page: int) -> None:
+        listing = await session.cohort.catalog.listing(kind)
+        if page >= len(listing.pages):
+            raise Malformed(jsonrpc.INVALID_PARAMS, "Invalid cursor")
+        parts = [b"{", listing.pages[page]]
+        if page + 1 < len(listing.pages):
+            parts.append(b',"nextCursor":"%d"' % (page + 1))
+        if listing.notes:
+            parts.append(b',"_meta":{"%sservers":%s}' % (OURS.encode(), jsonrpc.encode(listing.notes)))
+        exchange.result((*parts, b"}"))
+
+    # --- uses
+
+    def _use(self, session: Session, exchange: Exchange, use: Use, fields: RawMap) -> None:
+        """At once if the list is known, the server runs and no guard wants to think; else beside everything else."""
+        listing = session.cohort.catalog.known(use.kind)
+        entry = listing.index.get(use.name) if listing is not None else None
+        process = entry.member.ready() if entry is not None else None
+        if entry is None or process is None or self._judges.guarding.active:
+            self._later(exchange, self._use_later(session, exchange, use, fields))
+        elif self._admitted(entry, use):
+            self._relay(session, exchange, use, entry).send(process, self._spelt(entry, use, fields))
+        else:
+            self._later(exchange, self._unknown(session, use))
+
+    async def _use_later(self, session: Session, exchange: Exchange, use: Use, fields: RawMap) -> None:
+        catalog = session.cohort.catalog
+        entry = await (catalog.find_resource(use.name) if use.kind == "resource" else catalog.find(use.kind, use.name))
+        if entry is None or not self._admitted(entry, use):
+            await self._unknown(session, use)
+            return
+        relay = self._relay(session, exchange, use, entry)
+        try:
+            process = await entry.member.wake(session.cohort)
+        except ServerError as e:
+            relay.on_failed(e.code, str(e))
+            return
+        await self._judged(relay, process, self._spelt(entry, use, fields))
+
+    async def _judged(self, relay: Relay, process: Process, fields: RawMap) -> None:
+        judged = await relay.judge(fields) if self._judges.guarding.active else fields
+        if judged is not None:
+            relay.send(process, judged)
+
+    def _relay(self, session: Session, exchange: Exchange, use: Use, entry: Entry) -> Relay:
+        relay = Relay(self._judges, exchange, entry, use.method, session.id, session.seen)
+        session.began(relay)
+        return relay
+
+    def _admitted(self, entry: Entry, use: Use) -> bool:
+        return not isinstance(self._admission.admit(entry.member.name, use.kind, entry.name), Hidden)
+
+    def _spelt(self, entry: Entry, use: Use, fields: RawMap) -> RawMap:
+        """The params as the server spells the name."""
+        if entry.name != use.name:
+            fields[use.key] = Raw(jsonrpc.encode(entry.name))
+        return fields
+
+    async def _unknown(self, session: Session, use: Use) -> None:
+        """A hidden name and one that never was get the same answer."""
+        listing = await session.cohort.catalog.listing(use.kind)
+        notes = f" ({'; '.join(listing.notes.values())})" if listing.notes else ""
+        if use.kind == "resource":
+            raise ServerError(jsonrpc.RESOURCE_NOT_FOUND, f"Resource not found: {use.name}{notes}", {"uri": use.name})
+        raise ServerError(jsonrpc.INVALID_PARAMS, f"Unknown {use.kind}: {use.name}{notes}")
+
+    # --- subscriptions, completion, levels
+
+    def _watch(self, session: Session, exchange: Exchange, fields: RawMap) -> None:
+        uri = jsonrpc.text(fields, "uri")
+        self._later(exchange, self._watch_later(session, exchange, uri, fields, watch=True))
+
+    def _unwatch(self, session: Session, exchange: Exchange, fields: RawMap) -> None:
+        uri = jsonrpc.text(fields, "uri")
+        self._later(exchange, self._watch_later(session, exchange, uri, fields, watch=False))
+
+    async def _watch_later(
+        self, session: Session, exchange: Exchange, uri: str, fields: RawMap, *, watch: bool
+    ) -> None:
+        """A server hears of a resource's first subscriber and of its last."""
+        use = Use(f"resources/{'subscribe' if watch else 'unsubscribe'}", "resource", uri, "uri")
+        entry = await session.cohort.catalog.find_resource(uri)
+        if entry is None or not self._admitted(entry, use):
+            await self._unknown(session, use)
+            return
+        (session.watched.add if watch else session.watched.discard)(uri)
+        others = any(isinstance(a, Session) and uri in a.watched for a in session.cohort.audiences if a is not session)
+        member = entry.member
+        process = await member.wake(session.cohort)
+        (member.watched.add if watch or others else member.watched.discard)(uri)
+        if others:
+            exchange.result((b"{}",))
+        else:
+            self._relay(session, exchange, use, entry).send(process, fields)
+
+    def _complete(self, session: Session, exchange: Exchange, fields: RawMap) -> None:
+        ref = jsonrpc.members(fields.get("ref", b""))
+        self._later(exchange, self._complete_later(session, exchange, fields, ref))
+
+    async def _complete_later(self, session: Session, exchange: Exchange, fields: RawMap, ref: RawMap) -> None:
+        catalog = session.cohort.catalog
+        if jsonrpc.text(ref, "type") == "ref/prompt":
+            use = Use("completion/complete", "prompt", jsonrpc.text(ref, "name"), "ref")
+            entry = await catalog.find("prompt", use.name)
+        else:
+            use = Use("completion/complete", "template", jsonrpc.text(ref, "uri"), "ref")
+            entry = await catalog.find("template", use.name) or await catalog.find_resource(use.name)
+        if entry is None:
+            await self._unknown(session, use)
+            return
+        if use.kind == "prompt":
+            fields["ref"] = Raw(jsonrpc.encode(ref | {"name": Raw(jsonrpc.encode(entry.name))}))
+        process = await entry.member.wake(session.cohort)
+        await self._judged(self._relay(session, exchange, use, entry), process, fields)
+
+    def _set_level(self, session: Session, exchange: Exchange, fields: RawMap) -> None:
+        level = jsonrpc.text(fields, "level")
+        if level not in LEVELS:
+            raise Malformed(jsonrpc.INVALID_PARAMS, f"Unknown level {level}: one of {', '.join(LEVELS)}")
+        session.level = level
+        self._later(exchange, self._set_level_later(session, exchange))
+
+    async def _set_level_later(self, session: Session, exchange: Exchange) -> None:
+        """Servers are told the lowest level that any session of the cohort wants; each session gets its own."""
+        wanted = [a.level for a in session.cohort.audiences if isinstance(a, Session) and a.level]
+        lowest = min(wanted, key=LEVELS.index)
+        asked = []
+        for member in session.cohort.members.values():
+            process = member.ready()
+            if member.level != lowest and process is not None and process.takes_levels:
+                asked.append(process.ask("logging/setLevel", jsonrpc.encode({"level": lowest})))
+            member.level = lowest
+        failed = [e for e in await asyncio.gather(*asked, return_exceptions=True) if isinstance(e, BaseException)]
+        if asked and len(failed) == len(asked):
+            raise failed[0]
+        exchange.result((b"{}",))

@@ -1,0 +1,292 @@
+"""Sessions of agents (the handshake era): what is in flight, what is subscribed, what servers ask of the client."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import dataclass
+
+import msgspec
+from msgspec import Raw
+
+from images.sidecar import jsonrpc
+from images.sidecar.cohort import OFFERS, Cohort
+from images.sidecar.jsonrpc import Incoming, RawMap
+from images.sidecar.member import LEGACY
+from images.sidecar.process import Process
+from images.sidecar.relay import Relay
+from images.sidecar.seams import Kind
+from images.sidecar.stream import EventStream
+
+VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", LEGACY)
+MAX_SESSIONS = 64
+_PRIMED_SINCE = "2025-11-25"
+_STREAMS_KEPT = 8
+_ASKS = 32
+_ASK_SECONDS = 600.0
+LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
+_CHANGED: dict[Kind, str] = {
+    "tool": "notifications/tools/list_changed",
+    "prompt": "notifications/prompts/list_changed",
+    "resource": "notifications/resources/list_changed",
+}
+_ASKED_FOR = {
+    "sampling/createMessage": "sampling",
+    "elicitation/create": "elicitation",
+    "roots/list": "roots",
+}
+"""Requests of servers, and the client capability that each needs."""
+
+
+@dataclass(slots=True)
+class Ask:
+    """A request of a server that waits for the client's answer."""
+
+    process: Process
+    spelt_id: bytes
+    method: str
+    token: Raw | None
+    timer: asyncio.TimerHandle
+
+
+class Session:
+    """One client's session. Implements `cohort.Audience`."""
+
+    def __init__(self, version: str, capabilities: dict[str, object], cohort: Cohort) -> None:
+        self.id = secrets.token_hex(16)
+        self.version, self.capabilities, self.cohort = version, capabilities, cohort
+        self._loop = asyncio.get_running_loop()
+        self.main = EventStream("0", resumable=True)
+        self._streams: dict[str, EventStream] = {"0": self.main}
+        self._stream_count = 0
+        self.relays: dict[bytes, Relay] = {}
+        self._asks: dict[int, Ask] = {}
+        self._ask_count = 0
+        self.level = ""
+        self.watched: set[str] = set()
+        self.seen: frozenset[str] = frozenset()
+        """Labels of everything that was served to this session."""
+        self.used = self._loop.time()
+        cohort.audiences.add(self)
+
+    @property
+    def primed(self) -> bool:
+        """Whether the client knows streams that begin with an empty event."""
+        return self.version >= _PRIMED_SINCE
+
+    @property
+    def active(self) -> bool:
+        """Whether something of it is going on."""
+        return bool(self.relays) or self.main.attached
+
+    # --- streams
+
+    def open_stream(self) -> EventStream:
+        """The stream of one request's answer."""
+        self._stream_count += 1
+        stream = EventStream(str(self._stream_count), resumable=True)
+        finished = [key for key, old in self._streams.items() if old.finished]
+        for key in finished[: max(0, len(finished) - _STREAMS_KEPT)]:
+            del self._streams[key]
+        self._streams[stream.key] = stream
+        return stream
+
+    def stream(self, key: str) -> EventStream | None:
+        """A stream that a client comes back for."""
+        return self._streams.get(key)
+
+    def beat(self) -> None:
+        """Keeps silent streams open."""
+        for stream in self._streams.values():
+            stream.beat()
+
+    # --- requests in flight
+
+    def began(self, relay: Relay) -> None:
+        self.relays[relay.exchange.id] = relay
+        relay.on_done = self._done
+
+    def _done(self, relay: Relay) -> None:
+        self.relays.pop(relay.exchange.id, None)
+        self.used = self._loop.time()
+        if not self.seen.issuperset(relay.entry.labels):
+            self.seen |= frozenset(relay.entry.labels)
+
+    def cancel(self, params: Raw) -> None:
+        """The client gave a request up."""
+        fields = jsonrpc.members(params)
+        relay = self.relays.get(bytes(fields.get("requestId", Raw(b""))))
+        if relay is not None:
+            reason = fields.get("reason", Raw(b'""'))
+            relay.cancel(msgspec.json.decode(reason, type=str) if bytes(reason)[:1] == b'"' else "")
+
+    # --- what servers say
+
+    def on_changed(self, kind: Kind) -> None:
+        method = _CHANGED.get(kind)
+        if method is not None:
+            self._tell(jsonrpc.notification(method))
+
+    def on_said(self, process: Process, method: str, params: bytes) -> None:
+        if method == "notifications/message":
+            if self._wants(params):
+                self._near(process, jsonrpc.notification(method, params))
+        elif method == "notifications/resources/updated":
+            try:
+                uri = jsonrpc.text(jsonrpc.members(params), "uri")
+            except jsonrpc.Malformed:
+                return
+            if uri in self.watched:
+                self._tell(jsonrpc.notification(method, params))
+        elif method == "notifications/cancelled":
+            self._withdraw(process, params)
+        elif method in ("notifications/tasks/status", "notifications/elicitation/complete"):
+            self._near(process, jsonrpc.notification(method, params))
+
+    def _wants(self, params: bytes) -> bool:
+        try:
+            level = jsonrpc.text(jsonrpc.members(params), "level")
+            return not self.level or LEVELS.index(level) >= LEVELS.index(self.level)
+        except (jsonrpc.Malformed, ValueError):
+            return False
+
+    def _tell(self, message: bytes) -> None:
+        self.main.send(message, droppable=True)
+
+    def _near(self, process: Process, message: bytes) -> None:
+        """Says something that belongs to a call, on that call's answer; a server on a pipe does not say to which."""
+        relay = self._asking(process)
+        if relay is None or not relay.exchange.send(message, droppable=True):
+            if relay is None and any(other.process is process for other in self.relays.values()):
+                return
+            self._tell(message)
+
+    def _asking(self, process: Process) -> Relay | None:
+        """The oldest call in flight at that process whose answer can carry something before it."""
+        for relay in self.relays.values():
+            if relay.process is process and relay.exchange.can_stream:
+                return relay
+        return None
+
+    # --- what servers ask
+
+    def on_asked(self, process: Process, spelt_id: bytes, method: str, params: bytes) -> bool:
+        needed = _ASKED_FOR.get(method)
+        if needed is None or needed not in self.capabilities or len(self._asks) >= _ASKS:
+            return False
+        try:
+            fields = jsonrpc.members(params)
+            meta = jsonrpc.members(fields.get("_meta", b""))
+        except jsonrpc.Malformed:
+            return False
+        self._ask_count += 1
+        number = self._ask_count
+        token = meta.get("progressToken")
+        if token is not None:
+            meta["progressToken"] = Raw(b"%d" % number)
+            fields["_meta"] = Raw(jsonrpc.encode(meta))
+        timer = self._loop.call_later(_ASK_SECONDS, self._expired, number)
+        self._asks[number] = Ask(process, spelt_id, method, token, timer)
+        process.held += 1
+        message = jsonrpc.request(number, method, jsonrpc.encode(fields) if params else b"")
+        relay = self._asking(process)
+        if relay is None or not relay.exchange.send(message):
+            self.main.send(message)
+        return True
+
+    def answered(self, message: Incoming) -> None:
+        """The client's answer to a request of a server."""
+        spelt = bytes(message.id)
+        ask = self._take(int(spelt)) if spelt.isdigit() and len(spelt) < 12 else None
+        if ask is None:
+            return
+        kind, value = (b"result", message.result) if bytes(message.result) else (b"error", message.error)
+        ask.process.post(b'{"jsonrpc":"2.0","id":%s,"%s":%s}' % (ask.spelt_id, kind, bytes(value)))
+
+    def progressed(self, params: Raw) -> None:
+        """The client's progress with a request of a server."""
+        fields: RawMap = jsonrpc.members(params)
+        spelt = bytes(fields.get("progressToken", Raw(b"")))
+        ask = self._asks.get(int(spelt)) if spelt.isdigit() and len(spelt) < 12 else None
+        if ask is not None and ask.token is not None:
+            fields["progressToken"] = ask.token
+            ask.process.notify("notifications/progress", jsonrpc.encode(fields))
+
+    def _withdraw(self, process: Process, params: bytes) -> None:
+        """A server gives up what it asked."""
+        try:
+            fields = jsonrpc.members(params)
+        except jsonrpc.Malformed:
+            return
+        spelt = bytes(fields.get("requestId", Raw(b"")))
+        for number, ask in list(self._asks.items()):
+            if ask.process is process and ask.spelt_id == spelt:
+                self._take(number)
+                fields["requestId"] = Raw(b"%d" % number)
+                self._near(process, jsonrpc.notification("notifications/cancelled", jsonrpc.encode(fields)))
+
+    def _expired(self, number: int) -> None:
+        self._refuse(number, f"the client did not answer within {_ASK_SECONDS:g} s")
+
+    def _refuse(self, number: int, reason: str) -> None:
+        ask = self._take(number)
+        if ask is not None:
+            ask.process.post(jsonrpc.failure(ask.spelt_id, jsonrpc.TIMED_OUT, reason))
+
+    def _take(self, number: int) -> Ask | None:
+        ask = self._asks.pop(number, None)
+        if ask is not None:
+            ask.timer.cancel()
+            ask.process.held -= 1
+        return ask
+
+    # --- end
+
+    def close(self) -> None:
+        """The client is gone for good: what it asked is cancelled, what it was asked is refused."""
+        self.cohort.audiences.discard(self)
+        self.cohort.left = self._loop.time()
+        for relay in list(self.relays.values()):
+            relay.cancel("the session ended")
+        for number in list(self._asks):
+            self._refuse(number, "the session ended")
+        for stream in self._streams.values():
+            stream.finish()
+
+
+def offers(capabilities: dict[str, object]) -> bool:
+    """Whether a client with these capabilities can be asked for something by a server."""
+    return not OFFERS.isdisjoint(capabilities)
+
+
+class Sessions:
+    """All sessions, bounded: a new one takes the place of the one that was idle longest, else it is refused."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[bytes, Session] = {}
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def get(self, spelt: bytes) -> Session | None:
+        return self._sessions.get(spelt)
+
+    def has_room(self) -> bool:
+        return len(self._sessions) < MAX_SESSIONS or any(not s.active for s in self._sessions.values())
+
+    def add(self, session: Session) -> Session | None:
+        """Adds a session; the one that had to go for it, if any."""
+        former = None
+        if len(self._sessions) >= MAX_SESSIONS:
+            idle = [s for s in self._sessions.values() if not s.active]
+            former = min(idle, key=lambda s: s.used, default=None)
+            if former is not None:
+                del self._sessions[former.id.encode()]
+        self._sessions[session.id.encode()] = session
+        return former
+
+    def remove(self, session: Session) -> None:
+        self._sessions.pop(session.id.encode(), None)
+
+    def all(self) -> list[Session]:
+        return list(self._sessions.values())

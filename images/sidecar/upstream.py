@@ -1,0 +1,185 @@
+"""One declared server: how a process of it is reached, and how long to wait after it failed.
+
+Through a link, the server's bridge dials our socket and keeps one connection spare; the first byte we write turns it
+into a process. A `command` is a child of ours, for benchmarks and conformance runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import socket
+import subprocess
+from collections import deque
+from collections.abc import Callable
+
+from images.sidecar.jsonrpc import SERVER_LOST
+from images.sidecar.process import Events, Process, ServerError
+from images.sidecar.seams import Lifecycle, Limits, ServerSpec
+from images.sidecar.wire import Wire
+
+_SPARES = 64
+_BACK_OFF, _BACK_OFF_MAX = 0.2, 30.0
+_STABLE_SECONDS = 30.0
+_PIPE = 1 << 20
+_GRACE = 2.0
+
+
+class Upstream:
+    """Makes connected processes of one server."""
+
+    def __init__(self, spec: ServerSpec, lifecycle: Lifecycle, limits: Limits) -> None:
+        self.spec = spec
+        self._lifecycle, self._limits = lifecycle, limits
+        self._loop = asyncio.get_running_loop()
+        self._listening: socket.socket | None = None
+        self._spares: deque[socket.socket] = deque()
+        self._waiters: deque[asyncio.Future[socket.socket]] = deque()
+        self._warm = False
+        self._failures = 0
+        self._not_before = 0.0
+        self._children: set[asyncio.Task[None]] = set()
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def prefix(self) -> str:
+        return self.spec.prefix or self.spec.name
+
+    # --- life
+
+    def listen(self) -> None:
+        """Opens the link for the server's bridge."""
+        if self.spec.link is None:
+            return
+        path = os.path.join(self.spec.link, "stdio.sock")
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listening.bind(path)
+        os.chmod(path, 0o666)  # the bridge runs under its own uid; the volume decides who can get here
+        self._listening.listen(_SPARES)
+        self._listening.setblocking(False)
+        self._loop.add_reader(self._listening, self._accept)
+
+    async def start(self, events: Events) -> Process:
+        """A process that nobody spoke to yet. Raises ServerError when there is none in time."""
+        wait = self._not_before - self._loop.time()
+        if wait > self._lifecycle.startup_timeout:
+            raise ServerError(SERVER_LOST, f"server {self.name} keeps failing; the next attempt is in {wait:.0f} s")
+        if wait > 0:
+            await asyncio.sleep(wait)
+        process = Process(self.name, events, self._lifecycle)
+        if self.spec.command:
+            self._spawn(process)
+        else:
+            sock = await self._spare()
+            self._wire(process, sock.fileno(), sock.fileno(), sock.close)
+        return process
+
+    def failed(self, alive: float) -> None:
+        """A process ended by itself after that many seconds: the next start waits, longer each time."""
+        self._failures = 1 if alive > _STABLE_SECONDS else self._failures + 1
+        self._not_before = self._loop.time() + min(_BACK_OFF_MAX, _BACK_OFF * 2 ** (min(self._failures, 16) - 1))
+
+    async def close(self) -> None:
+        """Stops listening, drops the spares, and waits for children to end."""
+        if self._listening is not None:
+            self._loop.remove_reader(self._listening)
+            self._listening.close()
+        for sock in self._spares:
+            sock.close()
+        self._spares.clear()
+        for waiter in self._waiters:
+            waiter.cancel()
+        if self._children:
+            await asyncio.wait(self._children)
+
+    # --- links
+
+    def _accept(self) -> None:
+        assert self._listening is not None
+        try:
+            sock, _ = self._listening.accept()
+        except OSError:
+            return
+        sock.setblocking(False)
+        if not self._warm:
+            # White space before a message is no message: it only makes the bridge start the first process now.
+            self._warm = True
+            with contextlib.suppress(OSError):
+                sock.send(b" ")
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(sock)
+                return
+        self._spares.append(sock)
+        if len(self._spares) > _SPARES:
+            self._spares.popleft().close()
+
+    async def _spare(self) -> socket.socket:
+        while self._spares:
+            sock = self._spares.popleft()
+            with contextlib.suppress(BlockingIOError):
+                if not sock.recv(1, socket.MSG_PEEK):
+                    sock.close()  # its bridge is gone
+                    continue
+            return sock
+        waiter: asyncio.Future[socket.socket] = self._loop.create_future()
+        self._waiters.append(waiter)
+        try:
+            return await asyncio.wait_for(waiter, self._lifecycle.startup_timeout)
+        except TimeoutError:
+            raise ServerError(
+                SERVER_LOST,
+                f"server {self.name} did not connect within {self._lifecycle.startup_timeout:g} s: "
+                "its container has not started, or all its processes are in use",
+            ) from None
+
+    # --- children
+
+    def _spawn(self, process: Process) -> None:
+        down_read, down_write = os.pipe()
+        up_read, up_write = os.pipe()
+        for fd in (down_write, up_read):
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE)
+        try:
+            child = subprocess.Popen(self.spec.command, stdin=down_read, stdout=up_write)
+        except OSError as e:
+            os.close(up_read)
+            os.close(down_write)
+            raise ServerError(SERVER_LOST, f"server {self.name} cannot be started: {e}") from e
+        finally:
+            os.close(down_read)
+            os.close(up_write)
+
+        def close() -> None:
+            os.close(up_read)
+            os.close(down_write)
+            task = self._loop.create_task(_reap(child))
+            self._children.add(task)
+            task.add_done_callback(self._children.discard)
+
+        self._wire(process, up_read, down_write, close)
+
+    def _wire(self, process: Process, rfd: int, wfd: int, close: Callable[[], None]) -> None:
+        process.connect(Wire(process, rfd, wfd, line_limit=self._limits.result_bytes, close=close))
+
+
+async def _reap(child: subprocess.Popen[bytes]) -> None:
+    """Waits for a child whose stdin was closed, and ends it when it does not end by itself."""
+    for attempt in range(int(_GRACE / 0.02)):
+        if child.poll() is not None:
+            return
+        if attempt == 25:
+            child.terminate()
+        await asyncio.sleep(0.02)
+    child.kill()
+    while child.poll() is None:
+        await asyncio.sleep(0.01)

@@ -1,0 +1,75 @@
+"""Runs the endpoint alone over servers that it starts itself: `python tests/bench/endpoint.py --config F --port N`.
+
+F is the `{"mcpServers": {name: {"command": …, "args": […]}}}` that every MCP host reads. Nothing is filtered, guarded or
+recorded, and there is no token: for benchmarks and for the conformance suite, which cannot send one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+from images.sidecar.endpoint import Endpoint
+from images.sidecar.seams import Allowed, Call, EndpointSpec, Hidden, Kind, Lifecycle, ServerSpec, Verdict
+
+
+class Permissive:
+    """Admits everything, guards nothing, records nothing."""
+
+    active = False
+
+    def admit(self, server: str, kind: Kind, name: str) -> Allowed | Hidden:
+        return _ALLOWED
+
+    def shapes(self, server: str) -> bool:
+        return False
+
+    def describe(self, server: str, kind: Kind, item: dict[str, Any]) -> dict[str, Any] | Hidden:
+        return item
+
+    async def request(self, call: Call) -> Verdict:
+        return Verdict(kind="allow")
+
+    async def result(self, call: Call, raw: bytes) -> Verdict:
+        return Verdict(kind="allow")
+
+    def emit(self, event: dict[str, Any]) -> None:
+        pass
+
+
+_ALLOWED = Allowed()
+
+
+async def serve(config: Path, port: int, lifecycle: Lifecycle) -> None:
+    """Serves until a signal ends it."""
+    declared = json.loads(config.read_text())["mcpServers"]
+    servers = tuple(
+        ServerSpec(name=name, command=(entry["command"], *entry.get("args", ()))) if "command" in entry
+        else ServerSpec(name=name, transport=entry.get("transport", "http"), url=entry["url"])
+        for name, entry in declared.items()
+    )  # fmt: skip
+    gate = Permissive()
+    endpoint = Endpoint(EndpointSpec(servers=servers, lifecycle=lifecycle), gate, gate, gate)
+    endpoint.listen_tcp(port)
+    gc.collect()
+    gc.freeze()
+    done = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, done.set)
+    await done.wait()
+    await endpoint.close()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--concurrent", type=int, default=64)
+    options = parser.parse_args()
+    asyncio.run(serve(options.config, options.port, Lifecycle(max_concurrent=options.concurrent)))
