@@ -20,7 +20,7 @@ INTERPRETER = [
     {"evaluate", "mcp"},
 ]
 RUNNER = [
-    {"errors", "spelling", "environ", "settings", "plan"},
+    {"errors", "spelling", "environ", "agents", "settings", "plan"},
     {"planner", "survey", "invariants", "render", "record", "secrets", "recipes"},
     {"images", "backends"},
     {"sandbox", "lease", "selftest"},
