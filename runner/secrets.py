@@ -25,13 +25,22 @@ _COMMAND_SECONDS = 30
 
 
 class Secrets:
-    """Reads secrets (`ports.SecretPort`). `env` is the user's environment, handed in once."""
+    """Reads secrets (`ports.SecretPort`). `env` is the user's environment, handed in once.
 
-    def __init__(self, env: Mapping[str, str]) -> None:
+    Every value that was read is known to `masker` from then on: nothing can be handed out that would show.
+    """
+
+    def __init__(self, env: Mapping[str, str], masker: Masker | None = None) -> None:
         self._env = env
+        self.masker = Masker() if masker is None else masker
 
     def read(self, source: str) -> str:
         """The secret at `source`. Errors: `LookupError` whose text says where it looked, never what it saw."""
+        value = self._read(source)
+        self.masker.add(value)
+        return value
+
+    def _read(self, source: str) -> str:
         kind, colon, rest = source.partition(":")
         match kind if colon else "env":
             case "env":

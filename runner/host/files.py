@@ -1,0 +1,54 @@
+"""Files of the project on the host (`ports.FilePort`), kept inside their roots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+MOST_BYTES = 64 << 20
+MOST_MATCHES = 10_000
+
+
+class HostFiles:
+    """Reads below `roots`, writes below `writable`. A symbolic link counts as what it points to."""
+
+    def __init__(self, roots: Iterable[Path], *, writable: Iterable[Path] = ()) -> None:
+        self._writable = tuple(root.resolve() for root in writable)
+        self._readable = (*(root.resolve() for root in roots), *self._writable)
+
+    def read(self, path: Path) -> bytes:
+        real = self._inside(path, self._readable, "read")
+        if real.stat().st_size > MOST_BYTES:
+            raise OSError(f"{path} is larger than {MOST_BYTES >> 20} MiB")
+        return real.read_bytes()
+
+    def write(self, path: Path, data: bytes, *, append: bool = False) -> None:
+        real = self._inside(path, self._writable, "written")
+        real.parent.mkdir(parents=True, exist_ok=True)
+        with real.open("ab" if append else "wb") as file:
+            file.write(data)
+
+    def glob(self, root: Path, pattern: str) -> Sequence[Path]:
+        """Files below `root` that fit, sorted; those whose real place is outside the roots are left out."""
+        base = self._inside(root, self._readable, "read")
+        found: list[Path] = []
+        for path in base.glob(pattern):
+            if path.is_file() and any(path.resolve().is_relative_to(allowed) for allowed in self._readable):
+                found.append(path)
+            if len(found) > MOST_MATCHES:
+                raise OSError(f"{pattern} fits more than {MOST_MATCHES} files below {root}")
+        return sorted(found)
+
+    def exists(self, path: Path) -> bool:
+        return self._inside(path, self._readable, "looked at").exists()
+
+    def is_dir(self, path: Path) -> bool:
+        return self._inside(path, self._readable, "looked at").is_dir()
+
+    @staticmethod
+    def _inside(path: Path, roots: Sequence[Path], verb: str) -> Path:
+        real = path.resolve()
+        if not any(real.is_relative_to(root) for root in roots):
+            where = ", ".join(map(str, roots)) or "nothing"
+            raise PermissionError(f"{path} may not be {verb}: it lies outside {where}")
+        return real
