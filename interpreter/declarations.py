@@ -245,6 +245,7 @@ class EnvironmentSpec:
     network: Network = Network()
     limits: Limits = Limits()
     tools: tuple[str, ...] | Literal["*"] = "*"
+    tools_denied: tuple[str, ...] = ()  # by policy, from whatever `tools` lets through
     servers_allowed: tuple[str, ...] | Literal["*"] = "*"  # `mcps`
     mcp: McpConfig = McpConfig()
     auth: Mapping[str, AuthDecl] = field(default_factory=lambda: MappingProxyType({}))

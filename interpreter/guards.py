@@ -7,7 +7,6 @@ value > allow; a guard that raises, or that answers with what it may not do, has
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -15,6 +14,7 @@ from typing import Literal
 from interpreter.declarations import Place
 from interpreter.errors import MlldError
 from interpreter.labels import Labels, ProtectedLabel
+from interpreter.names import same_name
 from interpreter.policy import Allowed, under
 from interpreter.policy import Decision as PolicyDecision
 from interpreter.policy_patterns import nearest
@@ -316,24 +316,6 @@ def _changed(guarded: Guarded, guard: Guard, decision: Allow, value: object) -> 
     for label in decision.add:
         labels = labels.trust(privileged=guard.privileged) if label == "trusted" else labels.declare(label)
     return Guarded(value=value if decision.replaces else guarded.value, labels=labels)
-
-
-def same_name(one: str, other: str) -> bool:
-    """Whether two spellings name one function or tool: `createIssue`, `create_issue`, `create-issue`."""
-    return one == other or snake(one) == snake(other)
-
-
-def snake(name: str) -> str:
-    """The MCP form of a name: `listOpenIssues` → `list_open_issues`."""
-    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name.removeprefix("@"))
-    return re.sub(r"[^a-z0-9]+", "_", spaced.lower()).strip("_")
-
-
-def camel(name: str) -> str:
-    """The form of a name in scripts: `list_open_issues` → `listOpenIssues`."""
-    head, *rest = [part for part in re.split(r"[^A-Za-z0-9]+", name) if part] or ["_"]
-    text = head + "".join(part[:1].upper() + part[1:] for part in rest)
-    return f"_{text}" if text[:1].isdigit() else text
 
 
 def filter_fault(kind: FilterKind, name: str, functions: Iterable[str]) -> tuple[str, str] | None:

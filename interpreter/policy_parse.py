@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Literal
 
 from interpreter.declarations import AuthDecl, HostRule, Limits, Place
@@ -241,8 +242,8 @@ def _names(reader: Reader | None) -> Names:
 def parse_net(
     reader: Reader, *, keys: tuple[str, ...]
 ) -> tuple[bool, tuple[HostRule, ...] | None, tuple[HostRule, ...]]:
-    """`"none"`, `"limited"`, or `{ allow, deny }`: whether there is no network, the hosts allowed (if a list was
-    given), the hosts denied.
+    """`"none"`, `"limited"` or `{ allow, deny }`: whether there is none, the allowed hosts if listed, the denied
+    ones.
     """
     if isinstance(reader.value, str):
         if reader.value == "host":
@@ -254,19 +255,18 @@ def parse_net(
         return reader.one_of(choices)
     reader.mapping(keys, what='"none", "limited" or { allow: [hosts], deny: [hosts] }')
     allow, deny = reader.get("allow"), reader.get("deny")
-    return (
-        False,
-        tuple(map(_host, allow.elements())) if allow else None,
-        tuple(map(_host, deny.elements())) if deny else (),
-    )
+    return False, _hosts(allow) if allow else None, _hosts(deny, deny=True) if deny else ()
 
 
-def _host(reader: Reader) -> HostRule:
+def _hosts(reader: Reader, *, deny: bool = False) -> tuple[HostRule, ...]:
+    return tuple(_host(each, deny=deny) for each in reader.elements("a list of hosts"))
+
+
+def _host(reader: Reader, *, deny: bool) -> HostRule:
     try:
-        rule = parse_host(reader.string("a host name"))
+        return replace(parse_host(reader.string("a host name"), deny=deny), place=reader.place)
     except BadPattern as error:
         raise reader.fault(f"is no host: {error}") from None
-    return HostRule(host=rule.host, ports=rule.ports, place=reader.place)
 
 
 def parse_limits(reader: Reader) -> Limits:

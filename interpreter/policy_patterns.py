@@ -109,7 +109,8 @@ def parse_pattern(text: str, side: Side) -> tuple[Pattern, ...]:
     if any(not token for token in tokens):
         raise BadPattern(f"'{text}' has an empty part between its colons")
     if kind == "network":
-        return (Pattern(kind=kind, tokens=() if tokens in ([], ["*"]) else (checked_host(rest),)),)
+        everything = tokens in ([], ["*"], [PUBLIC])
+        return (Pattern(kind=kind, tokens=() if everything else (checked_host(rest, deny=side == "deny"),)),)
     if kind == "cmd":
         tokens = [command_word(token) if at == 0 else token.lower() for at, token in enumerate(tokens)]
         # `cmd:git` is git with anything; `cmd:git:status` in an allow list is that alone, in a deny list also with
@@ -141,12 +142,24 @@ def command_word(word: str) -> str:
     return word.replace("\\", "/").rsplit("/", 1)[-1].lower()
 
 
-def checked_host(host: str) -> str:
-    """The host in normal form. Errors: `BadPattern` for what is no host name, is an address, or is too wide."""
+PUBLIC = "public"  # every public host: the one word for what `*` would mean
+
+
+def checked_host(host: str, *, deny: bool = False) -> str:
+    """The host in normal form. Errors: `BadPattern` for what is no host name, is an address, or is too wide.
+
+    A deny list may name addresses and everything: it can only take away.
+    """
     name = host.strip().lower().rstrip(".")
-    if not HOST.match(name):
+    if name in ("*", PUBLIC):
+        if name == PUBLIC or deny:
+            return PUBLIC
+        raise BadPattern("'*' is too wide: name the hosts, or write 'public' if every public host is meant")
+    if not HOST.match(name) or len(name) > 253:
         raise BadPattern(f"'{host}' is no host name: write api.example.com, or *.example.com for all below it")
     labels = name.removeprefix("*.").split(".")
+    if deny:
+        return name
     if labels[-1].isdigit() or re.fullmatch(r"0x[0-9a-f]+", labels[-1]):
         raise BadPattern(f"'{host}' is an address: name the host, since an address is not bound to a certificate")
     if name.startswith("*.") and len(labels) < 2:
@@ -154,21 +167,21 @@ def checked_host(host: str) -> str:
     return name
 
 
-def parse_host(text: str) -> HostRule:
+def parse_host(text: str, *, deny: bool = False) -> HostRule:
     """`host` or `host:port`. Errors: `BadPattern`."""
     host, colon, port = text.strip().rpartition(":")
     if not colon:
-        return HostRule(host=checked_host(port))
+        return HostRule(host=checked_host(port, deny=deny))
     if not port.isdigit() or not 0 < int(port) < 65536:
         raise BadPattern(f"'{text}': '{port}' is no port")
-    return HostRule(host=checked_host(host), ports=(int(port),))
+    return HostRule(host=checked_host(host, deny=deny), ports=(int(port),))
 
 
 def host_matches(rule: str, host: str) -> bool:
-    """Whether the host lies under the rule; both are in normal form, and the rule's `*` never matches the bare
-    domain.
-    """
-    return host.endswith(rule[1:]) and host != rule[2:] if rule.startswith("*.") else host == rule
+    """Whether the host lies under the rule, both in normal form; the `*` never matches the bare domain."""
+    if rule.startswith("*."):
+        return host.endswith(rule[1:]) and host not in (rule, rule[2:])
+    return rule in (host, PUBLIC)
 
 
 def meet_hosts(one: HostRule, other: HostRule) -> HostRule | None:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 # Each list is a stack of layers: a module may import from its own layer and from those before it.
 INTERPRETER = [
-    {"source", "errors", "labels"},
+    {"source", "errors", "labels", "names"},
     {"values", "nodes", "events", "declarations", "ports"},
     {"lexer", "policy", "profiles"},
     {"parser", "hints", "resolve", "guards", "environment", "printer", "check", "transform"},

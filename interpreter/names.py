@@ -1,0 +1,25 @@
+"""Names of functions and tools: the form of scripts (`listIssues`), the form of MCP (`list_issues`), and when two are
+one.
+"""
+
+from __future__ import annotations
+
+import re
+
+
+def same_name(one: str, other: str) -> bool:
+    """Whether two spellings name one function or tool: `createIssue`, `create_issue`, `create-issue`."""
+    return one == other or snake(one) == snake(other)
+
+
+def snake(name: str) -> str:
+    """The MCP form of a name: `listOpenIssues` → `list_open_issues`."""
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name.removeprefix("@"))
+    return re.sub(r"[^a-z0-9]+", "_", spaced.lower()).strip("_")
+
+
+def camel(name: str) -> str:
+    """The form of a name in scripts: `list_open_issues` → `listOpenIssues`."""
+    head, *rest = [part for part in re.split(r"[^A-Za-z0-9]+", name) if part] or ["_"]
+    text = head + "".join(part[:1].upper() + part[1:] for part in rest)
+    return f"_{text}" if text[:1].isdigit() else text
