@@ -4,6 +4,20 @@ A line is `{"n":…,"t":…,"event":…,…,"prev":"<hash of the line before>","
 Changing, removing or inserting a line breaks the chain; cutting the end removes the `closed` line. Who can write the
 file can also forge a whole new chain: the last hash, printed at the end of a run, is what to keep elsewhere.
 
+The events, in the order in which a run has them (`member` = agent, sidecar or the name of a server):
+
+    run     env, agent, profile, prompt, version       what was asked for
+    plan    digest, plan                               what was decided, before anything starts
+    state   member, state, ms, note                    image · starting · fenced · ready · running · ended · gone
+    canary  member, name, ok, saw                      one fact of the self-test
+    call    server, method, name, decision, rule, labels, ms, arguments, result …      as the sidecar tells it
+    egress  member, host, port, decision, rule, address                                as the sidecar tells it
+    denied · list · session · error                                                    likewise
+    log     member, stream, line                       what a server or the agent says on stderr
+    answer  text, exit, taint, ms                      how the agent ended
+    left    containers, networks, volumes              what the engine still has of the run: nothing
+    closed  lines, exit
+
 A record that cannot be written stops the run (P14): a run nobody can look back at did not happen in the fence.
 """
 
