@@ -20,7 +20,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-enum { LINK_FOR = 15000, LINK_EVERY = 2 }; /* ms: the sidecar starts at the same time as we do */
+enum { LINK_FOR = 15000, LINK_EVERY = 2, LOOPBACK_FOR = 200 }; /* ms: the sidecar starts at the same time as we do */
 
 static bool all_ok;
 
@@ -35,11 +35,17 @@ static bool is_refusal(int error) {
            error == EAFNOSUPPORT || error == EACCES || error == EPERM;
 }
 
-/* errno of a connect() that does not wait; 0 if it went through. */
+/* errno of a connect(); 0 if it went through. A refusal by the routing table comes at once, one by a loopback address
+ * after a moment; what takes longer stays EINPROGRESS, which is no refusal. */
 static int try_connect(int type, const struct sockaddr *address, socklen_t length) {
     int fd = socket(address->sa_family, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0) return errno;
     int error = connect(fd, address, length) == 0 ? 0 : errno;
+    struct pollfd waiting = {.fd = fd, .events = POLLOUT};
+    if (error == EINPROGRESS && poll(&waiting, 1, LOOPBACK_FOR) == 1) {
+        socklen_t size = sizeof error;
+        getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size);
+    }
     close(fd);
     return error;
 }

@@ -42,13 +42,14 @@ static int n_processes;
 static int spare = -1, spare_index = -1;
 static int64_t dial_at, dial_delay = DIAL_FIRST;
 
-static _Noreturn void become(const struct options *options, char **environment, int socket, int status) {
+static _Noreturn void become(const struct options *options, char **environment, int socket, int status, pid_t parent) {
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     signal(SIGPIPE, SIG_DFL);
     setpgid(0, 0);
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* outside of a container, too, the program must not outlive us */
+    if (getppid() != parent) _exit(0); /* we died before that took hold */
     int in = socket >= 0 ? socket : open("/dev/null", O_RDONLY);
     if (in >= 0) dup2(in, STDIN_FILENO);
     if (socket >= 0) dup2(socket, STDOUT_FILENO);
@@ -66,8 +67,8 @@ static bool start(const struct options *options, char **environment, int socket)
     while (p < processes + MAX_PROCESSES && p->pid) p++;
     if (p == processes + MAX_PROCESSES || pipe2(status, O_CLOEXEC | O_NONBLOCK) < 0) return false;
     if (socket >= 0) fcntl(socket, F_SETFL, fcntl(socket, F_GETFL) & ~O_NONBLOCK); /* programs expect a blocking stdin */
-    pid_t pid = fork();
-    if (pid == 0) become(options, environment, socket, status[1]);
+    pid_t parent = getpid(), pid = fork();
+    if (pid == 0) become(options, environment, socket, status[1], parent);
     close(status[1]);
     if (pid < 0) {
         close(status[0]);
@@ -146,6 +147,14 @@ void serve_dispatch(const struct options *options, const struct pollset *set, ch
     if (spare >= 0 && seen(set, spare_index)) use_spare(options, environment);
 }
 
+/* Ends a connection in order: closing it over unread input would show the sidecar a reset instead of an end. */
+static void hang_up(int socket) {
+    char discarded[4096];
+    shutdown(socket, SHUT_RDWR);
+    while (recv(socket, discarded, sizeof discarded, MSG_DONTWAIT) > 0) {}
+    close(socket);
+}
+
 static void report(const struct process *p, const siginfo_t *info) {
     int error = 0;
     bool failed = read(p->status, &error, sizeof error) == (ssize_t)sizeof error;
@@ -174,10 +183,7 @@ bool reap(int *run_code) {
             *run_code = info.si_code == CLD_EXITED ? info.si_status : 128 + info.si_status;
         }
         close(p->status);
-        if (p->socket >= 0) {
-            shutdown(p->socket, SHUT_RDWR);
-            close(p->socket);
-        }
+        if (p->socket >= 0) hang_up(p->socket);
         *p = (struct process){0};
         n_processes--;
     }

@@ -1,0 +1,40 @@
+"""The image store of this machine's engine, and the bridge's program as a file."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import docker
+import pytest
+
+from runner import environ, recipes
+from runner.backends.docker_errors import connect
+from runner.backends.docker_images import DockerImages
+from runner.images import BRIDGE, ImageStore
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[docker.DockerClient]:
+    client = connect()
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="session")
+def store(engine: docker.DockerClient) -> ImageStore:
+    env = environ.snapshot()
+    return ImageStore(engine=DockerImages(engine), cache=environ.cache_directory(env), env=env)
+
+
+@pytest.fixture(scope="session")
+def bridge(store: ImageStore) -> Iterator[Path]:
+    """The bridge as built for containers; static, so that it runs here as well."""
+    image = store.ensure(recipes.bridge())
+    with tempfile.TemporaryDirectory(prefix="bridge-") as folder:
+        path = Path(folder) / "bridge"
+        path.write_bytes(store.engine.read(image.id, BRIDGE))
+        path.chmod(0o755)
+        path.parent.chmod(0o755)  # another user runs it in one test
+        yield path
