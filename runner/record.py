@@ -6,7 +6,7 @@ file can also forge a whole new chain: the last hash, printed at the end of a ru
 
 The events, in the order in which a run has them (`member` = agent, sidecar or the name of a server):
 
-    run     env, agent, profile, prompt, version       what was asked for
+    run     name, env, agent, profile, prompt, pid     what was asked for, and by which process
     plan    digest, plan                               what was decided, before anything starts
     state   member, state, ms, note                    image · starting · fenced · ready · running · ended · gone
     canary  member, name, ok, saw                      one fact of the self-test
@@ -15,6 +15,7 @@ The events, in the order in which a run has them (`member` = agent, sidecar or t
     denied · list · session · error                                                    likewise
     log     member, stream, line                       what a server or the agent says on stderr
     answer  text, exit, taint, ms                      how the agent ended
+    failed  code, message, detail, next, at            why the run ended before its time
     left    containers, networks, volumes              what the engine still has of the run: nothing
     closed  lines, exit
 

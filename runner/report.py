@@ -1,0 +1,272 @@
+"""What people and programs get to see of a run: progress while it goes on, the transcript after, one object for CI.
+
+All of it is read from the events of the record (see `record`), so that what is shown and what is kept cannot differ.
+Text of agents and servers is hostile: control characters never reach the terminal.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from runner.plan import AGENT, SandboxPlan, from_json
+from runner.record import Event
+
+WIDTH = 100
+
+
+def clean(text: object, limit: int = 400) -> str:
+    """One line of text of unknown origin that cannot drive a terminal."""
+    line = " ".join(str(text).split())
+    line = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in line)
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def clean_block(text: str) -> str:
+    """The same for several lines."""
+    return "\n".join(
+        "".join(char if char.isprintable() or char == "\t" else f"\\x{ord(char):02x}" for char in line)
+        for line in text.split("\n")
+    )
+
+
+@dataclass(kw_only=True)
+class Summary:
+    """A run as its events tell it."""
+
+    name: str = ""
+    env: str = ""
+    agent: str = ""
+    pid: int = 0
+    started: float = 0.0
+    ended: float | None = None
+    plan: SandboxPlan | None = None
+    digest: str = ""
+    calls: list[Event] = field(default_factory=list)
+    egress: list[Event] = field(default_factory=list)
+    denials: list[Event] = field(default_factory=list)
+    canaries: list[Event] = field(default_factory=list)
+    states: dict[str, str] = field(default_factory=dict)
+    answer: str | None = None
+    taint: tuple[str, ...] = ()
+    exit: int | None = None
+    left: Mapping[str, Any] | None = None
+    error: Mapping[str, Any] | None = None
+    head: str = ""
+
+    @classmethod
+    def of(cls, events: Iterable[Event]) -> Summary:
+        summary = cls()
+        for event in events:
+            summary.take(event)
+        return summary
+
+    def take(self, event: Event) -> None:
+        """Add one event."""
+        get: Any = event.get
+        self.started = self.started or float(get("t", 0.0))
+        match event.get("event"):
+            case "run":
+                self.name, self.env, self.agent = str(get("name", "")), str(get("env", "")), str(get("agent") or "")
+                self.pid = int(get("pid") or 0)
+            case "plan":
+                self.digest = str(get("digest", ""))
+                self.plan = from_json(json.dumps(get("plan")).encode())
+            case "state":
+                self.states[str(get("member"))] = str(get("state"))
+            case "canary":
+                self.canaries.append(event)
+            case "call":
+                self.calls.append(event)
+                if get("decision") == "deny":
+                    self.denials.append(event)
+            case "egress":
+                self.egress.append(event)
+                if get("decision") == "deny":
+                    self.denials.append(event)
+            case "denied":
+                self.denials.append(event)
+            case "answer":
+                self.answer, self.taint = str(get("text", "")), tuple(get("taint") or ())
+            case "left":
+                self.left = {key: get(key) or [] for key in ("containers", "networks", "volumes")}
+            case "failed":
+                self.error = {key: get(key) for key in ("code", "message", "detail", "next", "at") if get(key)}
+            case "closed":
+                self.exit, self.ended = get("exit"), float(get("t", 0.0))
+        self.head = str(get("hash", self.head))
+
+    @property
+    def tool_calls(self) -> list[Event]:
+        return [call for call in self.calls if call.get("method") == "tools/call"]
+
+    @property
+    def seconds(self) -> float | None:
+        return None if self.ended is None else self.ended - self.started
+
+    @property
+    def state(self) -> str:
+        if self.exit is None:
+            return "running"
+        return "ok" if self.exit == 0 else f"exit {self.exit}"
+
+
+# ----------------------------------------------------------------------------------------------------------- transcript
+
+
+def transcript(summary: Summary, *, answer: bool = True) -> str:
+    """The run in the order of its questions: which profile, who may reach what, what was done, what was denied, what it
+    saw, and whether anything is left. `answer=False` where the answer went to stdout already."""
+    parts = [_head(summary)]
+    if summary.plan:
+        parts += [_profile(summary.plan), "who may reach what", *_seats(summary.plan)]
+    if calls := summary.tool_calls:
+        parts += ["tool calls", *(_call(call) for call in calls)]
+    if summary.egress:
+        parts += ["network", *(_egress(event) for event in summary.egress)]
+    parts += ["denied", *(_denial(event) for event in summary.denials)] if summary.denials else ["denied: nothing"]
+    if answer and summary.answer is not None:
+        parts += ["answer", *(f"  │ {line}" for line in clean_block(summary.answer.rstrip("\n")).split("\n"))]
+    if summary.answer is not None:
+        parts.append(f"taint: {', '.join(summary.taint) or 'none'}")
+    if summary.error:
+        parts.append(f"failed: {clean(summary.error.get('message'))} [{summary.error.get('code')}]")
+    parts += _left(summary)
+    return "\n".join(parts)
+
+
+def _head(summary: Summary) -> str:
+    time = "" if summary.seconds is None else f" · {summary.seconds:.1f} s"
+    agent = f" · agent {clean(summary.agent)}" if summary.agent else ""
+    return f"run {summary.name} · {clean(summary.env)}{agent} · {summary.state}{time}"
+
+
+def _profile(plan: SandboxPlan) -> str:
+    reason = plan.profile
+    lines = [f"profile: {clean(reason.name or 'none')} ({clean(reason.why)})"]
+    for name, rules in reason.denied.items():
+        lines += [f"  not {clean(name)}: {clean(rule)}" for rule in rules]
+    return "\n".join(lines)
+
+
+def _seats(plan: SandboxPlan) -> list[str]:
+    """A sentence per member."""
+    grants: dict[str, list[str]] = {}
+    for member, words, place in plan.grants():
+        grants.setdefault(member, []).append(f"{clean(words)}{f' ({place})' if place else ''}")
+    width = max((len(server.name) for server in plan.servers), default=0)
+    width = max(width, len(AGENT))
+    reach = "the tools below and nothing else" if plan.servers else "nothing"
+    lines = [f"  {AGENT:<{width}}  reaches {reach}" + "".join(f"; may {grant}" for grant in grants.get(AGENT, ()))]
+    for server in plan.servers:
+        tools = "all its tools" if server.tools == "*" else f"tools {', '.join(map(clean, server.tools)) or 'none'}"
+        given = "".join(f"; may {grant}" for grant in grants.get(server.name, ())) or "; may reach nothing"
+        lines.append(f"  {server.name:<{width}}  {clean(server.source)}; {tools}{given}")
+    for refusal in plan.refused:
+        lines.append(f"  {refusal.member:<{width}}  asked for {clean(refusal.asked)}: denied by {clean(refusal.rule)}")
+    network = "one network, for the hosts above" if plan.networked else "no network: no packet can leave the run"
+    lines.append(f"  {'sidecar':<{width}}  {network}")
+    lines += [f"  warning: {clean(text)}" for text in plan.warnings]
+    return lines
+
+
+def _call(call: Event) -> str:
+    arguments = call.get("arguments")
+    said = clean(json.dumps(arguments, ensure_ascii=False) if arguments else "", 60)
+    mark = {"deny": "✗", "transform": "~"}.get(str(call.get("decision")), "✓" if not call.get("isError") else "!")
+    name = f"{clean(call.get('server'))}.{clean(call.get('name'))}"
+    time = f"{call.get('ms')} ms" if call.get("ms") is not None else ""
+    labels = f"  [{', '.join(map(clean, _strings(call.get('labels'))))}]" if call.get("labels") else ""
+    return f"  {mark} {name} {said}  {time}{labels}".rstrip()
+
+
+def _egress(event: Event) -> str:
+    mark = "✗" if event.get("decision") == "deny" else "✓"
+    where = f"{clean(event.get('host'))}:{event.get('port')}"
+    return f"  {mark} {clean(event.get('member'))} → {where}  {clean(event.get('rule') or '')}".rstrip()
+
+
+def _denial(event: Event) -> str:
+    if event.get("event") == "egress":
+        what = f"{clean(event.get('member'))} → {clean(event.get('host'))}:{event.get('port')}"
+    else:
+        arguments = event.get("arguments")
+        said = f" {clean(json.dumps(arguments, ensure_ascii=False), 60)}" if arguments else ""
+        what = f"{clean(event.get('server') or event.get('member') or '')}.{clean(event.get('name') or '')}{said}"
+    reason = f": {clean(event.get('reason'))}" if event.get("reason") else ""
+    return f"  ✗ {what} by {clean(event.get('rule') or 'policy')}{reason}"
+
+
+def _left(summary: Summary) -> list[str]:
+    if summary.left is None:
+        return []
+    if not any(summary.left.values()):
+        return ["left behind: nothing (no container, no network, no volume)"]
+    things = [f"{kind[:-1]} {clean(name)}" for kind, names in summary.left.items() for name in names]
+    return [f"left behind: {', '.join(things)}; remove it with: mlld sandbox gc"]
+
+
+def _strings(value: object) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, (list, tuple)) else []
+
+
+# ------------------------------------------------------------------------------------------------------ for programs, CI
+
+
+def result_object(summary: Summary, *, exit_code: int) -> dict[str, object]:
+    """What `--json` prints: one object, always with the same keys."""
+    return {
+        "ok": exit_code == 0,
+        "run": summary.name,
+        "env": summary.env,
+        "exit": exit_code,
+        "answer": summary.answer,
+        "profile": summary.plan.profile.name if summary.plan else None,
+        "calls": [_plain(call) for call in summary.tool_calls],
+        "denials": [_plain(event) for event in summary.denials],
+        "egress": [_plain(event) for event in summary.egress],
+        "taint": list(summary.taint),
+        "seconds": None if summary.seconds is None else round(summary.seconds, 3),
+        "plan": summary.digest,
+        "left": summary.left,
+        "error": summary.error,
+    }
+
+
+def _plain(event: Event) -> dict[str, object]:
+    return {key: value for key, value in event.items() if key not in ("prev", "hash", "n")}
+
+
+def markdown(summary: Summary) -> str:
+    """What `--summary FILE` writes: a page for a job summary."""
+    rows = [
+        ("result", summary.state),
+        ("environment", summary.env),
+        ("profile", summary.plan.profile.name or "none" if summary.plan else "none"),
+        ("tool calls", str(len(summary.tool_calls))),
+        ("denials", str(len(summary.denials))),
+        ("taint", ", ".join(summary.taint) or "none"),
+        ("plan", summary.digest),
+    ]
+    lines = [f"## Sandbox run `{summary.name}`", "", "| | |", "|---|---|"]
+    lines += [f"| {key} | {_cell(value)} |" for key, value in rows]
+    if summary.answer:
+        # A fence longer than any run of backticks inside: the answer cannot break out of it.
+        longest = max((len(run) for run in _backticks(summary.answer)), default=0)
+        fence = "`" * max(3, longest + 1)
+        lines += ["", "### Answer", "", f"{fence}text", clean_block(summary.answer.rstrip("\n")), fence]
+    if summary.denials:
+        lines += ["", "### Denied", "", *(f"* {_cell(_denial(event).strip())}" for event in summary.denials)]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    for char, instead in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("`", "\\`"), ("*", "\\*"), ("[", "\\[")):
+        text = text.replace(char, instead)
+    return clean(text)
+
+
+def _backticks(text: str) -> list[str]:
+    return [run for run in "".join(char if char == "`" else " " for char in text).split() if run]
