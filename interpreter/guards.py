@@ -318,8 +318,13 @@ def _changed(guarded: Guarded, guard: Guard, decision: Allow, value: object) -> 
     return Guarded(value=value if decision.replaces else guarded.value, labels=labels)
 
 
-def filter_fault(kind: FilterKind, name: str, functions: Iterable[str]) -> tuple[str, str] | None:
-    """Why a filter can never match, with a hint; None when it can. `functions` are the names in scope."""
+def filter_fault(
+    kind: FilterKind, name: str, *, functions: Iterable[str], labels: Iterable[str] = ()
+) -> tuple[str, str] | None:
+    """Why a filter can never match, with a hint; None when it can.
+
+    `functions` are the names in scope, `labels` those that anything in scope was declared with.
+    """
     known = tuple(functions)
     if kind == "function":
         if any(same_name(name, function) for function in known):
@@ -334,7 +339,7 @@ def filter_fault(kind: FilterKind, name: str, functions: Iterable[str]) -> tuple
         levels = _OPERATIONS.get(head)
         if levels is None:
             # `op:net:w`: a label of executables, which any word may be; only a near miss is surely a mistake.
-            close = nearest(head, _OPERATIONS)
+            close = None if any(under(name, label) for label in labels) else nearest(head, _OPERATIONS)
             return (f"no operation is called op:{head}", f"did you mean op:{close}?") if close else None
         if len([part for part in rest if part != "*"]) > levels:
             return f"op:{name} can match nothing: op:{head} has {levels or 'no'} further levels", f"write op:{head}"

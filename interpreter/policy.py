@@ -20,7 +20,7 @@ from typing import Literal
 from interpreter.declarations import AuthDecl, HostRule, Limits, Place
 from interpreter.labels import Labels
 from interpreter.policy_danger import dangers, opens
-from interpreter.policy_patterns import Pattern, Subject, covers, meet_lists, touches
+from interpreter.policy_patterns import Pattern, Subject, covers, meet, meet_lists
 from interpreter.policy_rules import BUILT_IN, broken_rule
 from interpreter.policy_subjects import Operation
 
@@ -158,7 +158,7 @@ class Layer:
             if covers(entry.pattern, pattern):
                 return self.refusal("deny", entry, f"{what} is denied by policy @{self.name}")
         if self.allow is not None or self.default == "deny":
-            fits = covers if whole else touches
+            fits = covers if whole else meet
             if not any(fits(entry.pattern, pattern) for entry in self.allow or ()):
                 return self.refusal("allow", None, f"{what} is not in the allow list of policy @{self.name}")
         return None
@@ -337,21 +337,13 @@ def _dangers(policy: Policy, operation: Operation) -> Denied | None:
     except ValueError:
         return None  # an unreadable command: the capability gate has judged it
     stating = [layer for layer in policy.layers if layer.danger is not None]
-    for danger, why in found:
-        closed = next(
-            (la for la in stating if not any(opens(e.pattern, danger, operation) for e in la.danger or ())), None
-        )
+    for peril in found:
+        closed = next((la for la in stating if not any(opens(e.pattern, peril) for e in la.danger or ())), None)
         if closed or not stating:
-            rule = f"danger list: {danger}"
-            reason = f'{_subject_of(operation)} is dangerous ({why}); only a policy with danger: ["{danger}"] opens it'
-            return Denied(rule=rule, reason=reason, gate="danger", place=closed.place if closed else None)
+            reason = f'{peril.what} is dangerous ({peril.why}); only a policy with danger: ["{peril.entry}"] opens it'
+            place = closed.place if closed else None
+            return Denied(rule=f"danger list: {peril.entry}", reason=reason, gate="danger", place=place)
     return None
-
-
-def _subject_of(operation: Operation) -> str:
-    if operation.kind in ("cmd", "sh"):
-        return f"command '{operation.commands[0][0]}'" if operation.commands else "this command"
-    return f"'{operation.paths[0]}'" if operation.paths else f"'{operation.name or operation.kind}'"
 
 
 def _keychain(policy: Policy, operation: Operation) -> Denied | None:

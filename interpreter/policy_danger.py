@@ -80,51 +80,59 @@ def flags(words: tuple[str, ...]) -> set[str]:
     return found
 
 
-def dangers(operation: Operation) -> Iterator[tuple[str, str]]:
-    """What in the operation is dangerous: the entry that would open it, and why it is on the list."""
+@dataclass(frozen=True, kw_only=True)
+class Peril:
+    """Something dangerous in an operation: the entry that would open it, and what it is about."""
+
+    entry: str
+    what: str
+    why: str
+    command: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
+    modes: tuple[str, ...] = ()
+
+
+def dangers(operation: Operation) -> Iterator[Peril]:
+    """Everything dangerous in the operation. Errors: `ValueError` for a command that cannot be read."""
     for command in operation.commands:
+        what = f"command '{command[0]}'"
         for danger in COMMANDS:
             if danger.found_in(command):
-                yield str(danger), danger.why
-        # A file named on a command line is read as far as the list is concerned; whether it is written is not visible.
+                yield Peril(entry=str(danger), what=what, why=danger.why, command=command)
+        # Whether a file named on a command line is read or written cannot be seen.
         for word in command[1:]:
-            for glob in (*CREDENTIALS, *SETTINGS):
-                if path_matches(glob, word) or path_matches(glob, word.replace("$home/", "~/")):
-                    yield f"fs:rw:{glob}", "touches credentials or settings of agents"
+            yield from _path((word, word.replace("$home/", "~/")), (*CREDENTIALS, *SETTINGS), "rw", what)
     if operation.kind == "read":
-        yield from _paths(operation, CREDENTIALS, "r", "reads credentials")
+        yield from _path(operation.paths, CREDENTIALS, "r", "reading")
     elif operation.kind in ("output", "append"):
-        yield from _paths(operation, (*CREDENTIALS, *SETTINGS), "w", "changes credentials or settings of agents")
+        yield from _path(operation.paths, (*CREDENTIALS, *SETTINGS), "w", "writing")
     elif operation.kind == "secret":
-        yield "@keychain", "reads the keychain"
+        yield Peril(entry="@keychain", what=f"keychain entry '{operation.name}'", why="reads the keychain")
 
 
-def _paths(operation: Operation, globs: tuple[str, ...], mode: str, why: str) -> Iterator[tuple[str, str]]:
-    for glob in globs:
-        if any(path_matches(glob, spelling) for spelling in operation.paths):
-            yield f"fs:{mode}:{glob}", why
+def _path(paths: tuple[str, ...], globs: tuple[str, ...], mode: str, what: str) -> Iterator[Peril]:
+    glob = next((glob for glob in globs if any(path_matches(glob, path) for path in paths)), None)
+    if glob:
+        modes = {"r": ("read",), "w": ("write",), "rw": ("read", "write")}[mode]
+        yield Peril(entry=f"fs:{mode}:{glob}", what=f"{what} '{paths[0]}'" if mode != "rw" else what,
+                    why=f"{paths[0]} holds credentials or settings", paths=paths, modes=modes)  # fmt: skip
 
 
-def opens(entry: Pattern, danger: str, operation: Operation) -> bool:
-    """Whether a `danger` entry of a policy opens this danger of this operation."""
-    if entry.kind == "*":
-        return True
-    kind = danger.partition(":")[0]
-    if kind == "cmd":
-        said = [token for token in entry.tokens if token != "*"]
-        # An entry names the program and as many of its words as it likes, in any order: `cmd:rm:*:-rf`.
-        return entry.kind == "cmd" and any(
-            str_found(said, command) for command in operation.commands if command[0] == danger.split(":")[1]
-        )
-    if kind == "@keychain":
-        return entry.kind == "keychain"
-    return entry.kind == "filesystem" and (
-        f"fs:{entry.tokens[0][0]}:{entry.tokens[1]}"
-        in (danger, danger.replace("fs:rw:", "fs:w:"), danger.replace("fs:rw:", "fs:r:"))
-        or any(entry.matches(subject) for subject, _ in operation.subjects() if subject.kind == "filesystem")
-    )
-
-
-def str_found(said: list[str], command: tuple[str, ...]) -> bool:
-    """Whether an entry's words are all in the command; no words at all open every program."""
-    return not said or (said[0] == command[0] and flags(tuple(said[1:])) <= flags(command[1:]))
+def opens(entry: Pattern, peril: Peril) -> bool:
+    """Whether a `danger` entry of a policy opens this."""
+    match entry.kind:
+        case "*":
+            return True
+        case "keychain":
+            return peril.entry == "@keychain"
+        case "filesystem":
+            mode, *globs = entry.tokens
+            return mode in peril.modes and all(any(path_matches(glob, path) for path in peril.paths) for glob in globs)
+        case "cmd" if peril.command:
+            # An entry names the program and as many of its words as it likes, in any order: `cmd:rm:*:-rf`.
+            program, *words = [token for token in entry.tokens if token != "*"] or [peril.command[0]]
+            given = flags(peril.command[1:])
+            return program == peril.command[0] and all(
+                word in given or (len(flags((word,))) > 1 and flags((word,)) - {word} <= given) for word in words
+            )
+    return False

@@ -26,10 +26,7 @@ ALIASES: dict[str, Kind] = {
     "*": "*", "all": "*", "command": "cmd", "bash": "sh", "shell": "sh", "javascript": "js", "nodejs": "node",
     "python": "py", "net": "network", "fs": "filesystem", "@keychain": "keychain",
 }  # fmt: skip
-_MODES = {
-    "r": ("read",), "read": ("read",), "w": ("write",), "write": ("write",), "rw": ("read", "write"),
-    "*": ("read", "write"),
-}  # fmt: skip
+_MODES = {"r": ("read",), "w": ("write",), "rw": ("read", "write"), "*": ("read", "write")}
 HOST = re.compile(r"(\*\.)?(?!-)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*\Z")
 
 
@@ -75,7 +72,7 @@ class Pattern:
         match self.kind:
             case "filesystem":
                 mode, *globs = self.tokens
-                return (mode == "write" or subject.tokens[0] == "read") and all(
+                return mode == subject.tokens[0] and all(
                     any(path_matches(glob, spelling) for spelling in subject.tokens[1:]) for glob in globs
                 )
             case "network":
@@ -125,15 +122,16 @@ def parse_pattern(text: str, side: Side) -> tuple[Pattern, ...]:
 
 def _file_patterns(rest: str, side: Side, text: str) -> Iterator[Pattern]:
     mode, _, glob = rest.partition(":")
+    mode = {"read": "r", "write": "w"}.get(mode, mode)
     if mode and mode not in _MODES:
         # `fs:src/**` without a mode: both, unless it looks like a mode that was mistyped.
         if glob or not re.search(r"[/.*~@]", mode):
             raise BadPattern(f"'{text}': a file pattern is fs:r:PATH, fs:w:PATH or fs:rw:PATH")
         mode, glob = "rw", mode
     glob = clean_path(glob or "**")
-    modes = _MODES[mode or "rw"]
     # A grant to write holds the grant to read; a ban on writing leaves reading alone.
-    for one in ("write",) if side != "deny" and "write" in modes else modes:
+    modes = ("read", "write") if side == "allow" and mode == "w" else _MODES[mode or "rw"]
+    for one in modes:
         yield Pattern(kind="filesystem", tokens=(one, glob))
 
 
@@ -204,11 +202,12 @@ def meet(one: Pattern, other: Pattern) -> Pattern | None:
         return None
     match one.kind:
         case "filesystem":
-            mode = "write" if one.tokens[0] == other.tokens[0] == "write" else "read"
+            if one.tokens[0] != other.tokens[0]:
+                return None
             globs = dict.fromkeys((*one.tokens[1:], *other.tokens[1:]))
             # `a/**` and `a/b` share `a/b`: a glob that another one of the pair lies wholly under says nothing.
             kept = [g for g in globs if not any(h != g and path_matches(g, h) for h in globs)]
-            return Pattern(kind="filesystem", tokens=(mode, *kept))
+            return Pattern(kind="filesystem", tokens=(one.tokens[0], *sorted(kept)))
         case "network":
             if not one.tokens or not other.tokens:
                 return one if one.tokens else other
@@ -245,12 +244,6 @@ def meet_lists(one: Iterable[Pattern], other: Iterable[Pattern]) -> tuple[Patter
 def covers(wide: Pattern, narrow: Pattern) -> bool:
     """Whether everything in `narrow` is in `wide`."""
     return meet(wide, narrow) == narrow
-
-
-def touches(wide: Pattern, narrow: Pattern) -> bool:
-    """Whether some of `narrow` is in `wide`: of writing, some writing, since reading is not a part of it."""
-    both = meet(wide, narrow)
-    return both is not None and (both.kind != "filesystem" or both.tokens[0] == narrow.tokens[0])
 
 
 def clean_path(path: str) -> str:

@@ -37,11 +37,16 @@ OperationKind = Literal[
 ]
 _SEPARATORS = frozenset({"|", "||", "&&", ";", "&", "|&", "\n", "(", ")"})
 _SHELLS = frozenset({"sh", "bash", "zsh", "dash", "ksh", "fish", "ash"})
-# Programs that run another program: options with a value are not told apart, so each later word is looked at as a
-# start.
-_WRAPPERS = frozenset(
-    {"env", "nice", "nohup", "timeout", "time", "xargs", "exec", "command", "stdbuf", "setsid", "busybox"}
-)
+# Programs that run another program: how many words of their own come first, and which options take a word.
+_WRAPPERS: dict[str, tuple[int, tuple[str, ...]]] = {
+    "env": (0, ("-u", "--unset", "-c", "--chdir")), "nice": (0, ("-n",)), "ionice": (0, ("-c", "-n")), "nohup": (0, ()),
+    "timeout": (1, ("-k", "-s")), "time": (0, ("-o", "-f")), "stdbuf": (0, ("-i", "-o", "-e")), "setsid": (0, ()),
+    "xargs": (0, ("-n", "-i", "-p", "-d", "-a", "-l", "-s", "-e")), "exec": (0, ("-a",)), "command": (0, ()),
+    "builtin": (0, ()), "busybox": (0, ()), "watch": (0, ("-n",)), "sudo": (0, ("-u", "-g")), "doas": (0, ("-u",)),
+    "chroot": (1, ()), "flock": (1, ("-w",)), "unshare": (0, ()),
+}  # fmt: skip
+# Words of the shell before which a command may stand.
+_KEYWORDS = frozenset({"{", "}", "!", "if", "then", "elif", "else", "fi", "while", "until", "do", "done", "time"})
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 # A denied network means these too, although a program can always bring its own name: the fence is the container's.
 NETWORK_PROGRAMS = frozenset(
@@ -144,7 +149,7 @@ def programs(text: str, depth: int = 0) -> Iterator[tuple[str, ...]]:
         raise ValueError("commands are nested too deeply to be judged")
     for inner in substitutions(text):
         yield from programs(inner, depth + 1)
-    lexer = shlex.shlex(text.replace("\\\n", " ").replace("\n", " ; "), posix=True, punctuation_chars="|&;()<>")
+    lexer = shlex.shlex(text.replace("\\\n", "").replace("\n", " ; "), posix=True, punctuation_chars="|&;()<>")
     lexer.whitespace_split = True
     lexer.commenters = ""
     words: list[str] = []
@@ -154,6 +159,8 @@ def programs(text: str, depth: int = 0) -> Iterator[tuple[str, ...]]:
             redirected = False  # the word after `>` is a file
         elif set(token) <= {"<", ">", "&", "|"} and set(token) & {"<", ">"}:
             redirected = True
+            if words and words[-1].isdigit():  # the 2 of `2>&1`
+                words.pop()
         elif token in _SEPARATORS or set(token) <= {";", "(", ")", "&", "|"}:
             yield from _program(words, depth)
             words = []
@@ -162,7 +169,9 @@ def programs(text: str, depth: int = 0) -> Iterator[tuple[str, ...]]:
 
 
 def _program(words: list[str], depth: int) -> Iterator[tuple[str, ...]]:
-    while words and _ASSIGNMENT.match(words[0]):
+    if depth > 8:
+        raise ValueError("commands are nested too deeply to be judged")
+    while words and (_ASSIGNMENT.match(words[0]) or words[0] in _KEYWORDS):
         words = words[1:]
     if not words or not words[0]:
         return
@@ -175,11 +184,31 @@ def _program(words: list[str], depth: int) -> Iterator[tuple[str, ...]]:
                 return
     elif head == "eval":
         yield from programs(" ".join(words[1:]), depth + 1)
+    elif head == "find":
+        for at, word in enumerate(words):
+            if word in ("-exec", "-execdir", "-ok", "-okdir"):
+                yield from _program(words[at + 1 :], depth + 1)
     elif head in _WRAPPERS:
-        for at in range(1, len(words)):
-            if not words[at].startswith("-") and not _ASSIGNMENT.match(words[at]):
-                yield from _program(words[at:], depth + 1) if depth < 4 else ()
-                return
+        yield from _wrapped(words, *_WRAPPERS[head], depth)
+
+
+def _wrapped(words: list[str], own: int, valued: tuple[str, ...], depth: int) -> Iterator[tuple[str, ...]]:
+    """The program that a wrapper starts."""
+    at = 1
+    while at < len(words):
+        word = words[at]
+        if word in ("-S", "--split-string"):  # of env: the next word is a whole command line
+            yield from programs(" ".join(words[at + 1 :]), depth + 1)
+            return
+        if word.startswith("-"):
+            at += 2 if word.lower() in valued else 1
+        elif _ASSIGNMENT.match(word):
+            at += 1
+        elif own:
+            own, at = own - 1, at + 1
+        else:
+            yield from _program(words[at:], depth + 1)
+            return
 
 
 def substitutions(text: str) -> Iterator[str]:

@@ -14,7 +14,7 @@ AUTOMATIC = st.lists(st.sampled_from(["src:mcp", "src:cmd", "dir:/tmp"]), max_si
 
 @st.composite
 def labels(draw: st.DrawFn) -> Labels:
-    declared = [label for label in draw(SOME)]
+    declared = draw(SOME)
     if "untrusted" in declared:
         declared = [label for label in declared if label != "trusted"]
     return Labels.of(*declared, automatic=draw(AUTOMATIC))
