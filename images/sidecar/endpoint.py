@@ -74,6 +74,10 @@ class Endpoint:
         self._listener.close()
         await asyncio.gather(*(upstream.close() for upstream in self.upstreams))
 
+    def cohorts(self) -> list[Cohort]:
+        """Every cohort there is."""
+        return [*self._shared.values(), *self._own.values()]
+
     # --- requests
 
     def _on_request(self, connection: Connection, head: Head, body: bytes) -> None:
@@ -131,8 +135,12 @@ class Endpoint:
 
     def _exchange(self, connection: Connection, head: Head, message: Incoming, session: Session) -> Exchange:
         accept = head.get(b"accept")
-        streams = b"text/event-stream" in accept or b"*/*" in accept
-        return Exchange(connection, bytes(message.id), session.open_stream if streams else None, prime=session.primed)
+        stream, whole = accept.find(b"text/event-stream"), accept.find(b"application/json")
+        opens = session.open_stream if stream >= 0 or b"*/*" in accept else None
+        exchange = Exchange(connection, bytes(message.id), opens, prime=session.primed)
+        if 0 <= stream < whole or (stream >= 0 and whole < 0):
+            exchange.commit()  # named first: this client would rather read a stream
+        return exchange
 
     def _session(self, connection: Connection, head: Head) -> Session | None:
         """The session that a request names; None if it was refused."""

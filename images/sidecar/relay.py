@@ -53,7 +53,7 @@ class Relay:
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
         self._seen = seen
-        self._arguments = b""
+        self._arguments: bytes | None = None
         self._bytes_in = 0
         self._token: Raw | None = None
         self._verdict: Verdict | None = None
@@ -70,7 +70,7 @@ class Relay:
         params = json.loads(jsonrpc.encode(fields))
         verdict = self._verdict = await self._judges.guarding.request(self._call(params))
         if verdict.kind == "deny":
-            self._arguments = jsonrpc.encode(fields)[:_AUDITED_ARGUMENTS]
+            self._arguments = _sample(fields)
             self.deny(verdict)
             return None
         if verdict.kind == "transform":
@@ -85,7 +85,7 @@ class Relay:
             self._map_meta(fields, number)
         params = jsonrpc.encode(fields)
         self._bytes_in = len(params)
-        self._arguments = bytes(fields["arguments"])[:_AUDITED_ARGUMENTS] if "arguments" in fields else b""
+        self._arguments = _sample(fields)
         self.process = process
         process.request(number, self.method, params, self)
 
@@ -206,8 +206,13 @@ class Relay:
             "rule": verdict.rule if verdict is not None else None,
             "labels": [*self.entry.labels, *sorted(extra)],
             "bytesIn": self._bytes_in, "bytesOut": size, "ms": round((self._loop.time() - self._began) * 1000, 3),
-            "isError": is_error, "arguments": self._arguments, "result": result,
+            "isError": is_error, "arguments": self._arguments, "result": result or None,
         })  # fmt: skip
+
+
+def _sample(fields: RawMap) -> bytes | None:
+    """The arguments for the record, on one line; one byte over what it keeps tells it that there was more."""
+    return jsonrpc.one_line(bytes(fields["arguments"])[: _AUDITED_ARGUMENTS + 1]) if "arguments" in fields else None
 
 
 def result_parts(result: RawMap, extra: bytes) -> tuple[bytes | memoryview, ...]:
