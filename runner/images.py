@@ -228,7 +228,11 @@ class ImageStore:
             raise BuildFailed(f"the volume {volume} does not hold our bridge", remedy=f"docker volume rm {volume}")
 
     def _prefixed(self, name: str) -> Say:
-        return lambda line: self.say(f"images: {name}: {line.splitlines()[0][:160]}") if _worth_saying(line) else None
+        def listener(line: str) -> None:
+            if shown := _progress(line):
+                self.say(f"images: {name}: {shown}")
+
+        return listener
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
@@ -286,8 +290,15 @@ def _shortened(line: str, limit: int = 300) -> str:
     return line if len(line) <= limit else f"{line[: limit // 3]} … {line[-limit * 2 // 3 :]}"
 
 
-def _worth_saying(line: str) -> bool:
-    return line.startswith(("Step ", "pulling ", "Status:"))
+def _progress(line: str) -> str:
+    """What of a builder's output says how far it is: steps that take time, and the progress of a pull."""
+    if line.startswith(("pulling ", "Status:")):
+        return line
+    step = _STEP.match(line)
+    return f"step {step[1]} of {step[2]}: {_shortened(' '.join(json.loads(step[3])), 80)}" if step else ""
+
+
+_STEP = re.compile(r"Step (\d+)/(\d+) : RUN (\[.*\])")
 
 
 def _read_stamp(path: Path) -> dict[str, str] | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import docker
 import docker.errors
 import requests
+from docker.context import ContextAPI
 
 from runner.errors import (
     EngineFailure,
@@ -46,7 +48,12 @@ def told(error: Exception, *, address: str = "") -> RunnerError:
     if "PermissionError" in text or "Permission denied" in text:
         return EngineNotPermitted(address)
     if "FileNotFoundError" in text or "No such file or directory" in text:
-        return EngineMissing(f"no socket at {address}" if address else text)
+        installed = shutil.which("dockerd") is not None
+        return (
+            EngineStopped(address, "it is installed, and not running")
+            if installed
+            else EngineMissing(f"no socket at {address}")
+        )
     if isinstance(error, docker.errors.DockerException) and "Invalid bind address" in text:
         return EngineFailure(f"DOCKER_HOST cannot be used: {text}", remedy="correct or unset DOCKER_HOST")
     return EngineStopped(address, text)
@@ -62,12 +69,28 @@ def translated(address: str = "") -> Iterator[None]:
 
 
 def connect(*, timeout: float = 60) -> docker.DockerClient:
-    """A client of the engine that the environment names, once it is known to be there and new enough."""
-    address = docker.utils.kwargs_from_env().get("base_url", "unix:///var/run/docker.sock")
+    """A client of the engine that the environment or Docker's current context names, known to be there and new enough."""
+    chosen = docker.utils.kwargs_from_env()
+    if "base_url" not in chosen and (context := _context_address()):
+        chosen = {"base_url": context}
+    address = chosen.get("base_url", "unix:///var/run/docker.sock")
     with translated(address):
-        client = docker.from_env(timeout=timeout)
+        client = docker.DockerClient(version=None, timeout=timeout, **chosen)
         version = client.api.version()
-    if tuple(map(int, client.api.api_version.split("."))) < tuple(map(int, MINIMUM_API.split("."))):
+    if _numbers(client.api.api_version) < _numbers(MINIMUM_API):
         client.close()
         raise EngineTooOld(str(version.get("Version", "unknown")), "20.10")
     return client
+
+
+def _context_address() -> str | None:
+    """Where `docker context use` points to (Docker Desktop, Colima, rootless engines); None for the default."""
+    try:
+        context = ContextAPI.get_current_context()
+    except (docker.errors.DockerException, OSError, ValueError):
+        return None  # a broken file of another program is not our failure: the default is tried
+    return None if context is None or context.Name == "default" else str(context.Host)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))

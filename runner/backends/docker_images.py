@@ -15,7 +15,7 @@ import docker.errors
 import requests
 from docker.types import Mount
 
-from runner.backends.docker_errors import translated
+from runner.backends.docker_errors import connect, translated
 from runner.errors import NoSpace
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")  # the legacy builder paints stderr red
@@ -77,9 +77,9 @@ class DockerImages:
 
     def reachable(self, reference: str, seconds: float) -> bool:
         """Whether the engine finds it in its registry. Asked of the engine, since that is who would pull."""
-        probe = docker.from_env(timeout=seconds).api
+        probe = connect(timeout=seconds)
         try:
-            probe.inspect_distribution(reference)
+            probe.api.inspect_distribution(reference)
         except (docker.errors.DockerException, requests.RequestException):
             return False
         finally:
