@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -87,7 +86,7 @@ async def test_labels_go_to_the_agent_and_to_the_record(tmp_path: Path) -> None:
         assert result["structuredContent"] == {"k": [1]}
         call = w.gate.of("call")[-1]
         assert (call["server"], call["name"], call["labels"], call["decision"]) == ("a", "echo", labels, "allow")
-        assert call["arguments"] == b'{"n":1}'
+        assert json.loads(call["arguments"]) == {"n": 1}
 
 
 async def test_ids_and_progress_tokens_are_mapped(tmp_path: Path) -> None:
@@ -148,14 +147,15 @@ async def test_a_server_that_comes_late_is_announced(tmp_path: Path) -> None:
         reader, writer = await agent.send("GET", headers={"Accept": "text/event-stream"})
         assert (await agent.head(reader))[0] == 200
         bridge = asyncio.create_task(late.bridge(str(tmp_path / "late")))
-        told = b""
-        while b"tools/list_changed" not in told:
-            await agent.tools()
-            with contextlib.suppress(TimeoutError):
-                told += await asyncio.wait_for(anext(agent.chunks(reader)), 0.3)
+        told = asyncio.create_task(reader.readuntil(b"tools/list_changed"))
+        while not told.done():
+            await agent.tools()  # each asks anew for what is missing, at most every two seconds
+            await asyncio.wait((told,), timeout=0.1)
         assert sorted(await agent.tools()) == ["one", "two"]
         writer.close()
         bridge.cancel()
+        await asyncio.wait((bridge,))
+        await late.gone()
 
 
 async def test_a_crash_in_a_call_is_an_error_and_the_server_comes_back(tmp_path: Path) -> None:
