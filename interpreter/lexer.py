@@ -1,0 +1,154 @@
+"""From characters to tokens, with four modes: document, directive, template, code.
+
+The method. mlld is written for people, and most of its marks mean several things: `[` opens a list, a block or an index; `<` is a file or
+"less than"; `|` pipes, `||` is "or" or runs in parallel; a word is a keyword here and a name there; a line end separates or does not.
+A grammar that had to sort this out would need unbounded lookahead. So the lexer does it, once, from left to right, with three facts: the
+token before (does it end a value?), the bracket around (a frame on a stack), and one look at what follows. What it cannot know at an
+opening bracket (list or block?) it learns until the closing one, and then corrects the opener. Afterwards the grammar is plain LALR(1).
+
+Everything here is linear in the length of the text. A fault ends its statement, not the file: lexing goes on at the next line that begins
+a directive, so that a file with three faults gets three errors.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from .errors import Diagnostic
+from .lexer_base import LexFault
+from .lexer_directive import DirectiveLexer
+from .lexer_words import NAME, STATEMENT_WORDS, Token
+from .source import Mode, Source
+
+# A file with more faults than this is not a script, and each costs a search for the next directive.
+MOST_FAULTS = 50
+
+_WORDS = "|".join(sorted(STATEMENT_WORDS, key=len, reverse=True))
+_DIRECTIVE = re.compile(rf"[ \t]*/(?=(?:{_WORDS})(?![\w-])|=>|@{NAME}[\w.\-\[\]\"']*\()")
+_RESUME = re.compile(rf"^/?(?:{_WORDS})(?![\w-])(?!\s*[:,])", re.MULTILINE)
+_FRONTMATTER = re.compile(r"\s*---[ \t]*\n(.*?)^---[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})([^\n]*)")
+_BLANK = re.compile(r"[ \t\r]*(?:(?:>>|<<)[^\n]*)?(?:\n|\Z)")
+_COMMENT_LINE = re.compile(r"[ \t]*(?:>>|<<)[^\n]*(?:\n|\Z)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lexed:
+    """A file as items: the tokens of a statement (the last is END), or a single TEXT token of prose."""
+
+    items: list[list[Token]]
+    faults: list[Diagnostic]
+    frontmatter: Token | None = None
+
+
+class Lexer(DirectiveLexer):
+    """A whole file."""
+
+    def __init__(self, source: Source, mode: Mode) -> None:
+        super().__init__(source)
+        self.document = mode == "document"
+        self.items: list[list[Token]] = []
+
+    def lex(self) -> Lexed:
+        at, frontmatter = 0, None
+        if found := _FRONTMATTER.match(self.text):
+            frontmatter = ("FRONTMATTER", found.group(1), found.start(1), found.end(1))
+            at = found.end()
+        if self.document:
+            self._document(at)
+        else:
+            self._strict(at, self.size)
+        return Lexed(items=self.items, faults=self.faults, frontmatter=frontmatter)
+
+    # ── Strict ───────────────────────────────────────────────────────────────────────────────────
+
+    def _strict(self, at: int, end: int) -> int:
+        text = self.text
+        while at < end and len(self.faults) < MOST_FAULTS:
+            if (blank := _BLANK.match(text, at)) and blank.end() > at:
+                at = blank.end()
+                continue
+            start = at
+            while text[start] in " \t\r":
+                start += 1
+            start += text[start] == "/"
+            at = self._statement(start)
+        return at
+
+    def _statement(self, at: int) -> int:
+        """One statement, or its fault; returns where the next line begins."""
+        self.out = []
+        try:
+            end = self.statement(at)
+        except LexFault as fault:
+            self.faults.append(fault.diagnostic)
+            found = _RESUME.search(
+                self.text, max(fault.resume if fault.resume < self.size else self.line_end(at), at + 1)
+            )
+            return found.start() if found else self.size
+        tokens = [token for token in self.out if token is not None]
+        if tokens:
+            self.items.append(tokens)
+        return end
+
+    # ── Documents ────────────────────────────────────────────────────────────────────────────────
+
+    def _document(self, at: int) -> None:
+        text, begin, pieces = self.text, at, list[str]()
+        while at < self.size and len(self.faults) < MOST_FAULTS:
+            if found := _DIRECTIVE.match(text, at):
+                self._prose(pieces, begin, at)
+                at = begin = self._statement(found.end())
+            elif found := _FENCE.match(text, at):
+                end = self._fence_end(found)
+                if found.group(2).strip() == "mlld-run" and len(found.group(1)) == 3:
+                    self._prose(pieces, begin, at)
+                    self._run_fence(self.line_end(at) + 1, end)
+                    begin = end
+                else:
+                    pieces.append(text[at:end])
+                at = end
+            elif found := _COMMENT_LINE.match(text, at):
+                at = found.end()
+            else:
+                end = min(self.line_end(at) + 1, self.size)
+                pieces.append(text[at:end])
+                at = end
+        self._prose(pieces, begin, at)
+
+    def _prose(self, pieces: list[str], begin: int, end: int) -> None:
+        if pieces:
+            self.items.append([("TEXT", "".join(pieces), begin, end)])
+            pieces.clear()
+
+    def _fence_end(self, opened: re.Match[str]) -> int:
+        """After the line that closes a fence; an unclosed one is a line of text."""
+        mark = opened.group(1)
+        close = re.compile(rf"^[ \t]*{re.escape(mark)}[ \t]*(?:\n|\Z)", re.MULTILINE)
+        begin = min(self.line_end(opened.start()) + 1, self.size)
+        found = close.search(self.text, begin)
+        return found.end() if found else begin
+
+    def _run_fence(self, begin: int, end: int) -> None:
+        """```` ```mlld-run ````: its content is strict."""
+        close = self.text.rfind("```", begin, end)
+        inner = Lexer(Source(name=self.source.name, text=self.text[:close]), "strict")
+        inner.source = self.source
+        inner._strict(begin, close)
+        self.items += inner.items
+        self.faults += inner.faults
+
+
+def lex(source: Source, mode: Mode) -> Lexed:
+    return Lexer(source, mode).lex()
+
+
+def lex_template(source: Source, quote: str) -> tuple[list[Token], list[Diagnostic]]:
+    """The tokens of a template file."""
+    lexer = Lexer(source, "strict")
+    try:
+        lexer.parts(0, quote, 0)
+    except LexFault as fault:
+        return [], [fault.diagnostic]
+    return [token for token in lexer.out if token is not None], lexer.faults

@@ -1,0 +1,88 @@
+"""What the modes of the lexer share: the text, the tokens so far, the open brackets, and how a fault is told."""
+
+from __future__ import annotations
+
+from .errors import Diagnostic
+from .lexer_words import Token
+from .source import Source
+
+# Deeper nesting than this is no program, and every walk over the tree must survive it.
+DEEPEST = 60
+
+
+class LexFault(Exception):
+    """A fault that ends the statement in which it stands."""
+
+    def __init__(self, diagnostic: Diagnostic, resume: int) -> None:
+        super().__init__(diagnostic.message)
+        self.diagnostic = diagnostic
+        self.resume = resume
+
+
+class Frame:
+    """An open bracket: its kind, where its token is, and what its content has shown so far."""
+
+    __slots__ = ("ambiguous", "comma", "ends", "kind", "offset", "token")
+
+    def __init__(self, kind: str, token: int, offset: int, ambiguous: bool = False) -> None:
+        self.kind = kind
+        self.token = token
+        self.offset = offset
+        self.ambiguous = ambiguous
+        self.comma = False
+        self.ends: list[int] = []
+
+
+class BaseLexer:
+    """The state. `prev` is the type of the last token; `frames` are the open brackets of the statement, innermost last."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.text = source.text
+        self.size = len(source.text)
+        self.out: list[Token | None] = []
+        self.prev = "START"
+        self.frames: list[Frame] = []
+        self.faults: list[Diagnostic] = []
+
+    def emit(self, kind: str, value: object, start: int, end: int) -> None:
+        self.out.append((kind, value, start, end))
+        self.prev = kind
+
+    def push(self, kind: str, token: str, offset: int, ambiguous: bool = False) -> None:
+        if len(self.frames) >= DEEPEST:
+            raise self.fault(
+                "too-deep",
+                offset,
+                offset + 1,
+                f"nested more than {DEEPEST} levels deep",
+                hint="give the inner part a name of its own: let @part = …",
+            )
+        self.frames.append(Frame(kind, len(self.out), offset, ambiguous))
+        self.emit(token, None, offset, offset + 1)
+
+    def fault(
+        self,
+        code: str,
+        start: int,
+        end: int,
+        message: str,
+        *,
+        expected: tuple[str, ...] = (),
+        hint: str | None = None,
+        resume: int | None = None,
+        related: tuple[tuple[str, int], ...] = (),
+    ) -> LexFault:
+        diagnostic = Diagnostic(
+            code=code,
+            message=message,
+            span=self.source.span(start, end),
+            expected=expected,
+            hint=hint,
+            related=tuple((label, self.source.span(at, at + 1)) for label, at in related),
+        )
+        return LexFault(diagnostic, end if resume is None else resume)
+
+    def line_end(self, at: int) -> int:
+        end = self.text.find("\n", at)
+        return self.size if end < 0 else end

@@ -1,0 +1,332 @@
+"""The template mode: text with `@x`, `<file>` and `{{x}}` in it, between quotes, in commands and in template files."""
+
+from __future__ import annotations
+
+import re
+
+from .lexer_base import DEEPEST, BaseLexer
+from .lexer_words import NAME
+
+AT = re.compile(rf"@({NAME})")
+_ACCESS = re.compile(rf"\.({NAME}|\d+)")
+_INDEX = re.compile(
+    rf"\[\s*(?:-?\d+|\*|\"[^\"\n]*\"|'[^'\n]*'|@?{NAME}(?:\.{NAME})*|"
+    rf"(?:-?\d+|@{NAME}(?:\.{NAME})*)?\s*:\s*(?:-?\d+|@{NAME}(?:\.{NAME})*)?)\s*\](?!\()"
+)
+_PIPE = re.compile(rf"\|(?=@{NAME})")
+_TIGHT_DEFAULT = re.compile(r"""\?\?("(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')""")
+_HTML = re.compile(r"[a-zA-Z][\w-]*\s+[a-zA-Z][\w-]*\s*=\s*[\"']")
+_FOR = re.compile(r"/for(?=[ \t]+@)")
+_END = re.compile(r"/end\b")
+_BRACES = re.compile(rf"\{{\{{\s*({NAME})")
+_SIMPLE_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0"}
+_LITERAL_ESCAPES = frozenset("\\\"'.@[]{}`$")
+
+# Where text stops being plain, per kind of text.
+_STOPS = {
+    '"': re.compile(r'["@<\\\n]|!@'),
+    "`": re.compile(r"[`@<\\/]|!@"),
+    "::": re.compile(r"::|[@<\\/]"),
+    "att": re.compile(r"[@<\\/]"),
+    ":::": re.compile(r":::|\{\{|\\"),
+    "mtt": re.compile(r"\{\{|\\"),
+    "cmd": re.compile(r"[@\\<>&|;{}\"'`]"),
+    'cmd"': re.compile(r'[@\\<"]'),
+    "path": re.compile(r"@"),
+}
+
+
+class TextLexer(BaseLexer):
+    """Templates. A text without anything to fill in becomes one STRING; any other T_OPEN, parts, T_CLOSE."""
+
+    text_depth = 0
+
+    # ── Quoted texts ─────────────────────────────────────────────────────────────────────────────
+
+    def quoted(self, at: int, quote: str) -> int:
+        """A text in quotes that opens at `at`. Returns the offset after it."""
+        if quote == "'":
+            return self._single(at)
+        self.text_depth += 1
+        if self.text_depth > DEEPEST:
+            raise self.fault("too-deep", at, at + 1, f"templates nested more than {DEEPEST} levels deep")
+        first = len(self.out)
+        self.emit("T_OPEN", quote, at, at + len(quote))
+        end = self.parts(at + len(quote), quote, at)
+        self.emit("T_CLOSE", quote, end, end + len(quote))
+        self.text_depth -= 1
+        if quote in ("::", ":::"):
+            self._strip_newlines(first)
+        content = self.out[first + 1 : -1]
+        if all(token is not None and token[0] == "TEXT" for token in content):
+            value = "".join(str(token[1]) for token in content if token)
+            del self.out[first:]
+            self.emit("STRING", (quote, value), at, end + len(quote))
+        return end + len(quote)
+
+    def _single(self, at: int) -> int:
+        end = at + 1
+        pieces: list[str] = []
+        while True:
+            stop = _SINGLE_STOP.search(self.text, end)
+            if not stop:
+                raise self._unclosed(at, "'")
+            pieces.append(self.text[end : stop.start()])
+            end = stop.end()
+            mark = stop.group()
+            if mark == "'":
+                break
+            pieces.append(mark[1] if mark[1] in _LITERAL_ESCAPES else mark)
+        self.emit("STRING", ("'", "".join(pieces)), at, end)
+        return end
+
+    def _strip_newlines(self, first: int) -> None:
+        """The line ends right after `::` and right before the closing `::` are layout."""
+        opener, last = first + 1, len(self.out) - 2
+        if opener <= last and (token := self.out[opener]) and token[0] == "TEXT" and str(token[1]).startswith("\n"):
+            self.out[opener] = ("TEXT", str(token[1])[1:], token[2], token[3])
+        if opener <= last and (token := self.out[last]) and token[0] == "TEXT" and str(token[1]).endswith("\n"):
+            self.out[last] = ("TEXT", str(token[1])[:-1], token[2], token[3])
+
+    def _unclosed(self, at: int, quote: str) -> Exception:
+        line_end = self.line_end(at)
+        if quote == '"':
+            hint = 'end it with " on this line, or use `…` for text over several lines'
+        else:
+            hint = f"add the closing {quote}"
+        return self.fault(
+            "unclosed-text",
+            at,
+            at + len(quote),
+            f"this text is never closed: {quote} is missing",
+            expected=(f"closing {quote}",),
+            hint=hint,
+            resume=line_end,
+        )
+
+    def parts(self, at: int, quote: str, opened: int) -> int:
+        """The parts of a text from `at` to its end mark, whose offset is returned. `quote` says which marks count."""
+        text, stops = self.text, _STOPS[quote]
+        begin, buffer = at, ""
+        loops = 0
+        angle_ends: set[int] = set()
+        while True:
+            stop = stops.search(text, at)
+            if not stop:
+                if quote in ("att", "mtt"):
+                    self._flush(buffer + text[at:], begin, self.size)
+                    if loops:
+                        raise self.fault(
+                            "unclosed-for",
+                            self.size,
+                            self.size,
+                            "a /for in this template has no /end",
+                            expected=("/end",),
+                        )
+                    return self.size
+                raise self._unclosed(opened, quote)
+            here, mark = stop.start(), stop.group()
+            buffer += text[at:here]
+            at = here
+            if mark == quote:
+                self._flush(buffer, begin, here)
+                if loops:
+                    raise self.fault(
+                        "unclosed-for",
+                        here,
+                        here + len(mark),
+                        "a /for in this template has no /end",
+                        expected=("/end",),
+                    )
+                return here
+            if mark == "\n":
+                raise self._unclosed(opened, quote)
+            if mark == "\\":
+                plain, at = self._escape(here, quote)
+                buffer += plain
+            elif mark == "@" and text.startswith("@@", here):
+                buffer, at = buffer + "@", here + 2
+            elif mark == "@" and AT.match(text, here):
+                self._flush(buffer, begin, here)
+                at = begin = self.interpolation(here, quote)
+                buffer = ""
+            elif mark == "!@":
+                if AT.match(text, here + 1):
+                    self._flush(buffer, begin, here)
+                    self.emit("NOT", "!", here, here + 1)
+                    at = begin = self.interpolation(here + 1, quote)
+                    buffer = ""
+                else:
+                    buffer, at = buffer + "!", here + 1
+            elif mark == "<":
+                end = self._angle(here, quote, angle_ends)
+                if end is None:
+                    buffer, at = buffer + "<", here + (2 if here + 1 in angle_ends else 1)
+                else:
+                    self._flush(buffer, begin, here)
+                    at = begin = self.load(here, in_text=True) if end else self.placeholder(here)
+                    at = begin = self.access(at, quote)
+                    buffer = ""
+            elif mark == "{{" and (found := _BRACES.match(text, here)):
+                self._flush(buffer, begin, here)
+                at = begin = self._braces(found)
+                buffer = ""
+            elif mark == "/" and self._at_line_start(here) and (found := _FOR.match(text, here)):
+                self._flush(buffer, begin, here)
+                at = begin = self._for(found.end(), here)
+                buffer = ""
+                loops += 1
+            elif mark == "/" and loops and self._at_line_start(here) and (found := _END.match(text, here)):
+                self._flush(buffer.rstrip(" \t"), begin, here)
+                self.emit("TF_END", None, here, found.end())
+                loops -= 1
+                at = begin = found.end()
+                buffer = ""
+            else:
+                buffer, at = buffer + mark, stop.end()
+
+    def _flush(self, text: str, start: int, end: int) -> None:
+        if text:
+            self.emit("TEXT", text, start, end)
+
+    def _escape(self, at: int, quote: str) -> tuple[str, int]:
+        """What a backslash stands for, and the offset after it."""
+        after = self.text[at + 1 : at + 2]
+        if quote in ("::", "att"):
+            return ("@", at + 2) if after == "@" else ("\\", at + 1)
+        if after in _SIMPLE_ESCAPES and after:
+            return _SIMPLE_ESCAPES[after], at + 2
+        if after in _LITERAL_ESCAPES and after:
+            return after, at + 2
+        return "\\", at + 1
+
+    def _at_line_start(self, at: int) -> bool:
+        text = self.text
+        while at > 0 and text[at - 1] in " \t":
+            at -= 1
+        return at == 0 or text[at - 1] in "\n`:"
+
+    def _for(self, at: int, start: int) -> int:
+        """`/for @k, @v in <value>` to the end of its line; the body follows, its leading white space is layout."""
+        self.emit("TF_OPEN", None, start, at)
+        end = self.line_end(at)
+        self.until(at, end)
+        self.emit("TF_BODY", None, end, end)
+        while end < self.size and self.text[end] in " \t\r\n":
+            end += 1
+        return end
+
+    def _braces(self, found: re.Match[str]) -> int:
+        """`{{name.field}}`."""
+        self.emit("AT", found.group(1), found.start(), found.end())
+        end = self.text.find("}}", found.end())
+        if end < 0 or "\n" in self.text[found.end() : end]:
+            raise self.fault("unclosed-text", found.start(), found.start() + 2, "{{ without }}", expected=("}}",))
+        at = self.access(found.end(), "braces")
+        if self.text[at:end].strip():
+            raise self.fault("syntax", at, end, "only a name with fields may stand between {{ and }}", expected=("}}",))
+        return end + 2
+
+    # ── What is filled in ────────────────────────────────────────────────────────────────────────
+
+    def interpolation(self, at: int, quote: str) -> int:
+        """`@name` with fields, indexes, calls, condensed pipes, `?` and `??"…"`, as far as they touch."""
+        found = AT.match(self.text, at)
+        assert found
+        self.emit("AT", found.group(1), at, found.end())
+        return self.access(found.end(), quote)
+
+    def access(self, at: int, quote: str) -> int:
+        text = self.text
+        command = quote.startswith("cmd") or quote == "path"
+        while True:
+            mark = text[at : at + 1]
+            if mark == "." and (found := _ACCESS.match(text, at)):
+                self.emit("DOT", found.group(1), at, found.end())
+                at = found.end()
+            elif mark == "[" and _INDEX.match(text, at) and quote != "path":
+                at = self.bracket(at, "index", "INDEX")
+            elif mark == "(" and self.prev in ("AT", "DOT") and not command and quote != "braces":
+                at = self.bracket(at, "call", "CALL")
+            elif mark == "|" and not command and _PIPE.match(text, at):
+                self.emit("PIPE", "|", at, at + 1)
+                found = AT.match(text, at + 1)
+                assert found
+                self.emit("AT", found.group(1), at + 1, found.end())
+                at = found.end()
+            else:
+                break
+        if mark == "?":
+            return self._conditional(at, quote)
+        if (
+            mark == "\\"
+            and text[at + 1 : at + 2] not in ("\\", "@", "n", "t", "r", '"')
+            and quote not in ("path", "::")
+        ):
+            return at + 1  # `@name\.com`: the backslash only ends the name
+        return at
+
+    def _conditional(self, at: int, quote: str) -> int:
+        text = self.text
+        if text.startswith("??", at):
+            found = _TIGHT_DEFAULT.match(text, at)
+            if not found or quote == "path":
+                return at
+            self.emit("NULLISH_TIGHT", "??", at, at + 2)
+            return self.quoted(at + 2, text[at + 2])
+        if quote in ("path", "braces"):
+            return at
+        after = text[at + 1 : at + 2]
+        snippet = after == "`" or (after == '"' and quote == '"')
+        if snippet and (quote == "`" or quote == after):
+            # Inside the same quotes it is a snippet only if another such quote comes before the line ends.
+            snippet = after in text[at + 2 : self.line_end(at + 2)].replace("\\" + after, "")
+        if not snippet:
+            if quote == "cmd" and after not in ("", " ", "\n", "}", '"'):
+                return at
+            self.emit("COND", "?", at, at + 1)
+            return at + 1
+        self.emit("COND_THEN", "?", at, at + 1)
+        return self.quoted(at + 1, after)
+
+    def _angle(self, at: int, quote: str, angle_ends: set[int]) -> int | None:
+        """Is `<` in text a file (1), a placeholder (0) or just `<` (None)?"""
+        text = self.text
+        if text.startswith("<<", at):
+            angle_ends.add(at + 1)
+            return None
+        line_end = self.line_end(at)
+        close = text.find(">", at, line_end)
+        if close < 0:
+            return None
+        content = text[at + 1 : close].strip()
+        if not content:
+            return 0
+        if content.startswith("!") or _HTML.match(content):
+            return None
+        bare = re.sub(r"\\[@.*]|@@", "", content)
+        if quote == '"' and '"' in bare and not content.startswith('"'):
+            return None
+        return 1 if re.search(r"[.*@]", bare) else None
+
+    def placeholder(self, at: int) -> int:
+        end = self.text.index(">", at) + 1
+        self.emit("PLACEHOLDER", None, at, end)
+        return end
+
+    # ── Given by the other modes ─────────────────────────────────────────────────────────────────
+
+    def bracket(self, at: int, kind: str, token: str) -> int:
+        """Lexes from an opening bracket to its closing one, in directive mode."""
+        raise NotImplementedError
+
+    def until(self, at: int, end: int) -> None:
+        """Lexes a stretch in directive mode."""
+        raise NotImplementedError
+
+    def load(self, at: int, *, in_text: bool) -> int:
+        """Lexes `<path>`."""
+        raise NotImplementedError
+
+
+_SINGLE_STOP = re.compile(r"'|\\.", re.DOTALL)
