@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from . import nodes as n
-from .errors import Diagnostic
+from .errors import Diagnostic, SyntaxFault
 from .parser import parse, parse_template
 from .parser import tokens as lexed_tokens
-from .errors import SyntaxFault
 from .source import Mode, Source
 
 

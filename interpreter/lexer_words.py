@@ -16,10 +16,44 @@ NAME = r"[A-Za-z_][A-Za-z0-9_]*(?:-[A-Za-z0-9_]+)*"
 # A statement may begin with one of these. In a document each is written with a leading slash.
 STATEMENT_WORDS = {
     word: word.upper()
-    for word in (
-        "var exe show log run stream output append file files import export needs profiles policy auth guard hook let "
-        "when if for foreach loop while box bail checkpoint sign verify done continue skip retry allow deny"
-    ).split()
+    for word in [
+        "var",
+        "exe",
+        "show",
+        "log",
+        "run",
+        "stream",
+        "output",
+        "append",
+        "file",
+        "files",
+        "import",
+        "export",
+        "needs",
+        "profiles",
+        "policy",
+        "auth",
+        "guard",
+        "hook",
+        "let",
+        "when",
+        "if",
+        "for",
+        "foreach",
+        "loop",
+        "while",
+        "box",
+        "bail",
+        "checkpoint",
+        "sign",
+        "verify",
+        "done",
+        "continue",
+        "skip",
+        "retry",
+        "allow",
+        "deny",
+    ]
 } | {"env": "BOX"}
 
 # A value may begin with one of these.
@@ -52,7 +86,23 @@ VALUE_WORDS = {
 # After `=>`, `|`, and where else an action may stand for a value.
 ACTION_WORDS = VALUE_WORDS | {
     word: word.upper()
-    for word in "show log output append done continue skip retry bail allow deny let var file files".split()
+    for word in [
+        "show",
+        "log",
+        "output",
+        "append",
+        "done",
+        "continue",
+        "skip",
+        "retry",
+        "bail",
+        "allow",
+        "deny",
+        "let",
+        "var",
+        "file",
+        "files",
+    ]
 }
 
 # These follow a value.
@@ -80,18 +130,72 @@ LANGUAGES = {
     "py": "py",
     "python": "py",
 }
-IMPORT_KINDS = frozenset("module static live local cached templates tools policy".split())
-IMPORT_ORIGINS = frozenset("node python py mcp".split())
+IMPORT_KINDS = frozenset(["module", "static", "live", "local", "cached", "templates", "tools", "policy"])
+IMPORT_ORIGINS = frozenset(["node", "python", "py", "mcp"])
 
 # Values end with one of these; what follows is an operator, a link or the end.
 VALUE_ENDS = frozenset(
-    "AT DOT NUMBER DURATION STRING REGEX T_CLOSE C_CLOSE CODE L_CLOSE RBRACK RPAR RBRACE COND TRUE FALSE NULL NONE DENIED "
-    "ENDLESS WORD LABEL SPEC ANY MODULE STREAMNAME PLACEHOLDER".split()
+    [
+        "AT",
+        "DOT",
+        "NUMBER",
+        "DURATION",
+        "STRING",
+        "REGEX",
+        "T_CLOSE",
+        "C_CLOSE",
+        "CODE",
+        "L_CLOSE",
+        "RBRACK",
+        "RPAR",
+        "RBRACE",
+        "COND",
+        "TRUE",
+        "FALSE",
+        "NULL",
+        "NONE",
+        "DENIED",
+        "ENDLESS",
+        "WORD",
+        "LABEL",
+        "SPEC",
+        "ANY",
+        "MODULE",
+        "STREAMNAME",
+        "PLACEHOLDER",
+    ]
 )
 # A value cannot end here: the next line goes on.
 OPEN_ENDS = frozenset(
-    "ASSIGN AUGMENT PIPE BATCH COMMA OROR ANDAND NULLISH EQ CMP ADD STAR SLASH NOT MINUS TERN COLON AS FROM IN TO ELSE "
-    "USING BY KEY KEYOPT SPREAD".split()
+    [
+        "ASSIGN",
+        "AUGMENT",
+        "PIPE",
+        "BATCH",
+        "COMMA",
+        "OROR",
+        "ANDAND",
+        "NULLISH",
+        "EQ",
+        "CMP",
+        "ADD",
+        "STAR",
+        "SLASH",
+        "NOT",
+        "MINUS",
+        "TERN",
+        "COLON",
+        "AS",
+        "FROM",
+        "IN",
+        "TO",
+        "ELSE",
+        "USING",
+        "BY",
+        "KEY",
+        "KEYOPT",
+        "SPREAD",
+    ]
 )
 
 OPERATORS = {

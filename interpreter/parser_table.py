@@ -103,7 +103,7 @@ def build(text: str) -> dict[str, Any]:
         row = {}
         for symbol, (action, target) in made.states[state].items():
             row[
-                symbol.lstrip("_") if symbol.isupper() or symbol.startswith("_") and symbol[1:].isupper() else symbol
+                symbol.lstrip("_") if symbol.isupper() or (symbol.startswith("_") and symbol[1:].isupper()) else symbol
             ] = target if action is Shift else -1 - numbers[target]
         actions.append(row)
     return {"actions": actions, "rules": rules, "starts": made.start_states, "ends": made.end_states}

@@ -1,0 +1,232 @@
+"""Words and names in directive mode: what a word is, by where it stands."""
+
+from __future__ import annotations
+
+import re
+
+from .lexer_base import LexFault
+from .lexer_command import CommandLexer
+from .lexer_words import (
+    ACTION_WORDS,
+    IMPORT_KINDS,
+    IMPORT_ORIGINS,
+    KEY,
+    LABEL,
+    LANGUAGES,
+    LINK_WORDS,
+    MODULE,
+    NAME,
+    SPECIFICATION,
+    STATEMENT_WORDS,
+    VALUE_ENDS,
+)
+
+STARTS = frozenset({"START", "END", "BLOCK"})
+TOUCHABLE = frozenset(
+    {"AT", "DOT", "RBRACK", "RPAR", "L_CLOSE", "L_OPTIONAL", "PLACEHOLDER", "STRING", "T_CLOSE", "OPTIONAL"}
+)
+_AFTER_CODE_WORD = re.compile(r"[ \t]*(?=[({]|:[^:\s])")
+_DIRECTORY = re.compile(r"[^\s{@]+")
+_HEADERS = frozenset({"VAR", "LET", "EXE", "GUARD", "HOOK", "IMPORT", "EXPORT", "SIGN", "VERIFY", "NEEDS", "PROFILES"})
+_SHADOW = re.compile(r"[ \t]+(js|javascript|node|nodejs|py|python|sh|bash)[ \t]*(?==)")
+_TARGET = re.compile(rf"(stdout|stderr)\b|env(?::({NAME}))?\b")
+_TIMINGS = frozenset({"before", "after", "always"})
+
+
+class NameLexer(CommandLexer):
+    """`header` is the statement word whose labels, names and filters are being read at bracket depth `header_depth`, or empty."""
+
+    header = ""
+    header_depth = 0
+    git = False
+
+    def end(self, at: int) -> None:
+        """A separator between statements."""
+        raise NotImplementedError
+
+    def strange(self, at: int) -> LexFault:
+        """The fault of a character that means nothing here."""
+        mark = self.text[at]
+        shown = mark if mark.isprintable() else f"U+{ord(mark):04X}"
+        return self.fault("unexpected-character", at, at + 1, f"unexpected {shown}", resume=self.line_end(at))
+
+    def at(self, at: int, found: re.Match[str]) -> int:
+        text, name = self.text, found.group()[1:]
+        if self.header in ("NEEDS", "PROFILES") and (spec := SPECIFICATION.match(text, at)):
+            self.emit("SPEC", spec.group(), at, spec.end())
+            return spec.end()
+        if (
+            self.prev == "TO"
+            or (self.header == "IMPORT" and self.prev in ("IMPORT", "FROM", "KIND", "LABEL", "ORIGIN"))
+        ) and (module := MODULE.match(text, at)):
+            self.emit("MODULE", module.group()[1:], at, module.end())
+            return module.end()
+        self.separate(at)
+        self.emit("AT", name, at, found.end())
+        return found.end()
+
+    def dot(self, at: int, found: re.Match[str]) -> int:
+        if self.prev not in VALUE_ENDS and self.prev not in TOUCHABLE:
+            raise self.strange(at)
+        self.emit("DOT", found.group()[1:], at, found.end())
+        return found.end()
+
+    def word(self, at: int, found: re.Match[str]) -> int:
+        word, end, prev = found.group(), found.end(), self.prev
+        kind = self.frames[-1].kind if self.frames else "base"
+        if kind == "brace" and prev in ("LBRACE", "COMMA"):
+            if key := KEY.match(self.text, at):
+                return self.key(at, key)
+            if self.header not in ("NEEDS", "PROFILES"):
+                self.emit("WORD", word, at, end)
+                return end
+        if kind == "params" and prev in ("PARAMS", "COMMA", "COLON"):
+            self.emit("WORD", word, at, end)
+            return end
+        if self.header and (len(self.frames) == self.header_depth or self.header in ("NEEDS", "PROFILES")):
+            return self._header_word(at, word)
+        ambiguous = kind == "list" and self.frames[-1].ambiguous
+        if prev in STARTS or (ambiguous and prev == "LBRACK"):
+            if token := STATEMENT_WORDS.get(word):
+                return self._begin(token, word, at, end)
+        elif prev in VALUE_ENDS:
+            if self.git and (key := KEY.match(self.text, at)):
+                return self.key(at, key)
+            if token := LINK_WORDS.get(word):
+                self.emit(token, word, at, end)
+                return end
+            self.separate(at)
+            if self.prev == "END" and (token := STATEMENT_WORDS.get(word)):
+                return self._begin(token, word, at, end)
+            if self.prev != "END":
+                self.emit("WORD", word, at, end)
+                return end
+        return self._value_word(at, word, end)
+
+    def _begin(self, token: str, word: str, at: int, end: int) -> int:
+        """The first word of a statement."""
+        self.emit(token, word, at, end)
+        if token in _HEADERS:
+            self.header, self.header_depth = token, len(self.frames)
+        return end
+
+    def key(self, at: int, key: re.Match[str]) -> int:
+        name = key.group(1)
+        if name[0] in "\"'":
+            name = re.sub(r"\\(.)", lambda m: {"n": "\n", "t": "\t"}.get(m.group(1), m.group(1)), name[1:-1])
+        self.emit("KEYOPT" if key.group(2) else "KEY", name, at, key.end())
+        return key.end()
+
+    def _header_word(self, at: int, word: str) -> int:
+        """A word between the statement word and `=`: labels, timings, kinds."""
+        text, header = self.text, self.header
+        end = at + len(word)
+        if header in ("NEEDS", "PROFILES"):
+            spec = SPECIFICATION.match(text, at)
+            end = spec.end() if spec else end
+            value = text[at:end]
+            self.emit({"true": "TRUE", "false": "FALSE", "null": "NULL"}.get(value, "SPEC"), value, at, end)
+            return end
+        if header == "IMPORT":
+            if word == "with":
+                self.header = ""
+                self.emit("WITH", word, at, end)
+                return end
+            if word in ("from", "as"):
+                self.emit(word.upper(), word, at, end)
+                return end
+            if word in IMPORT_KINDS and self.prev == "IMPORT":
+                self.emit("KIND", word, at, end)
+                return end
+            if word in IMPORT_ORIGINS and self.prev in ("FROM", "IMPORT"):
+                self.emit("ORIGIN", word, at, end)
+                return end
+        elif header in ("GUARD", "HOOK"):
+            if word in _TIMINGS or word in ("privileged", "for"):
+                self.emit({"for": "FOR", "privileged": "PRIVILEGED"}.get(word, "TIMING"), word, at, end)
+                return end
+        elif header in ("SIGN", "VERIFY"):
+            self.emit({"by": "BY", "with": "WITH"}.get(word, "WORD"), word, at, end)
+            return end
+        elif header == "EXPORT":
+            self.emit("WORD", word, at, end)
+            return end
+        elif header == "EXE" and self.prev == "EXE" and (shadow := _SHADOW.match(text, at - 1)):
+            self.emit("SHADOW", LANGUAGES[shadow.group(1)], at, shadow.end())
+            return shadow.end()
+        label = LABEL.match(text, at)
+        end = label.end() if label else end
+        self.emit("LABEL", text[at:end], at, end)
+        return end
+
+    def _value_word(self, at: int, word: str, end: int) -> int:
+        """A word where a value (or an action in its place) may begin."""
+        if (word in LANGUAGES or word == "cmd") and _AFTER_CODE_WORD.match(self.text, end):
+            return self._code_word(at, word, end)
+        if word == "prose" and self.text.startswith(":@", end):
+            return self._prose_word(at, end)
+        if self.prev == "TO" and (target := _TARGET.match(self.text, at)):
+            self.emit("STREAMNAME", target.group(), at, target.end())
+            return target.end()
+        if self.prev == "USING" and (label := LABEL.match(self.text, at)):
+            self.emit("LABEL", label.group(), at, label.end())
+            return label.end()
+        token = ACTION_WORDS.get(word)
+        if token in ("LET", "VAR"):
+            return self._begin(token, word, at, end)
+        self.git = self.git or token == "GIT"
+        self.emit(token or "WORD", word, at, end)
+        return end
+
+    def _code_word(self, at: int, word: str, end: int) -> int:
+        """`cmd {…}`, `sh (@a) {…}`, `js:@dir {…}`: from the language to after the body."""
+        language = LANGUAGES.get(word, "cmd")
+        start = len(self.out)
+        self.emit("CMD" if language == "cmd" else "LANG", language, at, end)
+        at = self._spaces(end)
+        while self.text[at : at + 1] in ("(", ":"):
+            at = self.bracket(at, "call", "ARGS") if self.text[at] == "(" else self._directory(at)
+            at = self._spaces(at)
+        while at < self.size and self.text[at] in " \t\r\n":
+            at += 1
+        if self.text[at : at + 1] != "{":
+            del self.out[start:]
+            raise self.fault(
+                "syntax",
+                at,
+                at + 1,
+                f"{word} needs a body",
+                expected=("{",),
+                hint=f"write {word} {{ … }}",
+                resume=self.line_end(at),
+            )
+        return self.command(at) if language == "cmd" else self.code(at, language)
+
+    def _directory(self, at: int) -> int:
+        self.emit("DIR", ":", at, at + 1)
+        at += 1
+        while True:
+            if self.text[at : at + 1] == "@":
+                at = self.interpolation(at, "path")
+            elif found := _DIRECTORY.match(self.text, at):
+                self.emit("TEXT", found.group().strip("\"'"), at, found.end())
+                at = found.end()
+            else:
+                return at
+
+    def _prose_word(self, at: int, end: int) -> int:
+        self.emit("PROSE", None, at, end)
+        at = self._spaces(self.interpolation(end + 1, "path"))
+        if self.text[at : at + 1] == "{":
+            return self.command(at, shell=False)
+        return at
+
+    def separate(self, at: int) -> None:
+        """Two values side by side in a block are two statements (`[ 1 => @a  2 => @b ]`)."""
+        if self.prev in VALUE_ENDS and self.frames and not self.in_header():
+            frame = self.frames[-1]
+            if frame.kind == "block" or (frame.ambiguous and not frame.comma):
+                self.end(at)
+
+    def in_header(self) -> bool:
+        return bool(self.header) and len(self.frames) == self.header_depth
