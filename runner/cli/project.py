@@ -1,0 +1,19 @@
+"""Where the project is, from anywhere below it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+MARKS = ("mlld-config.json", ".mlld", ".git")
+
+
+def find_project(start: Path, *, home: Path) -> Path:
+    """The nearest directory at or above `start` that has a mark of a project; `start` where there is none.
+
+    The home directory is not taken for a project because of its own `.mlld`: it would become the workspace.
+    """
+    start = start.resolve()
+    for directory in (start, *start.parents):
+        if directory != home.resolve() and any((directory / mark).exists() for mark in MARKS):
+            return directory
+    return start
