@@ -12,10 +12,10 @@ from runner.cli.shown import fail
 SCRIPT_SUFFIXES = (".mld", ".mld.md", ".md", ".mlld")
 
 COMMANDS = {
-    "run": ("runner.cli.scripts:run", "Run a script (`mlld FILE` does the same)."),
-    "check": ("runner.cli.scripts:check", "Look for mistakes without running anything."),
-    "ast": ("runner.cli.scripts:ast", "Print the syntax tree of a script as JSON."),
-    "tokens": ("runner.cli.scripts:tokens", "Print the tokens of a script as JSON."),
+    "run": ("runner.cli.run:run", "Run a script (`mlld FILE` does the same)."),
+    "check": ("runner.cli.check:check", "Look for mistakes without running anything."),
+    "ast": ("runner.cli.check:ast", "Print the syntax tree of a script as JSON."),
+    "tokens": ("runner.cli.check:tokens", "Print the tokens of a script as JSON."),
     "sandbox": ("runner.cli.sandbox:sandbox", "Run agents and MCP servers in a fence, and look back at runs."),
     "mcp": ("runner.cli.mcp:mcp", "Serve the functions of a module as MCP tools."),
     "doctor": ("runner.cli.doctor:doctor", "See whether this machine can make sandboxes, and repair it."),

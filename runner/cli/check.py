@@ -1,0 +1,86 @@
+"""`mlld check`, `ast`, `tokens`: a script looked at, not run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from interpreter.check import ast_json, check_source, tokens_json
+from interpreter.errors import Diagnostic
+from interpreter.parser import parse_or_raise
+from interpreter.source import Mode, Source
+from runner.cli.lazy import Command
+from runner.errors import CheckFailure, UsageFailure
+
+SUFFIXES = (".mld", ".mld.md", ".att", ".mtt")
+_MODE = click.option("--document", is_flag=True, help="Read it as a document: lines with /directives in prose.")
+
+
+def source_of(path: str) -> Source:
+    """The text at a path, `-` for stdin. Errors: `UsageFailure`."""
+    if path == "-":
+        return Source(name="<stdin>", text=sys.stdin.read())
+    try:
+        return Source(name=path, text=Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageFailure(f"there is no file {path}", remedy="mlld check PATH…") from None
+    except UnicodeDecodeError as error:
+        raise CheckFailure(f"{path} is not UTF-8 text: byte {error.start}", remedy="save it as UTF-8") from None
+    except OSError as error:
+        raise UsageFailure(f"{path} cannot be read: {error.strerror}", remedy="mlld check PATH…") from None
+
+
+def files_below(paths: tuple[str, ...]) -> Iterator[str]:
+    """The files themselves, and every script below a directory."""
+    for path in paths:
+        if Path(path).is_dir():
+            found = sorted(p for p in Path(path).rglob("*") if p.name.endswith(SUFFIXES) and p.is_file())
+            yield from map(str, found)
+        else:
+            yield path
+
+
+@click.command(cls=Command, examples="\nExamples:\n  mlld check hello.mld\n  mlld check .mlld/env/myenv --json\n")
+@click.argument("paths", nargs=-1, required=True)
+@_MODE
+@click.option("--json", "as_json", is_flag=True, help="The diagnostics as one JSON object.")
+def check(paths: tuple[str, ...], document: bool, as_json: bool) -> int:
+    """Look for mistakes in scripts and modules without running anything."""
+    mode: Mode | None = "document" if document else None
+    found: list[Diagnostic] = []
+    number = 0
+    for path in files_below(paths):
+        number += 1
+        found += check_source(source_of(path), mode)
+    errors = [diagnostic for diagnostic in found if diagnostic.severity == "error"]
+    if as_json:
+        shown = {"ok": not errors, "files": number, "diagnostics": [diagnostic.json() for diagnostic in found]}
+        click.echo(json.dumps(shown, ensure_ascii=False))
+    else:
+        for diagnostic in found:
+            click.echo(diagnostic.render() + "\n", err=True)
+        files = f"{number} file{'s' * (number != 1)}"
+        click.echo(f"{files}: {len(errors)} errors, {len(found) - len(errors)} warnings", err=True)
+    return CheckFailure.exit_code if errors else 0
+
+
+@click.command(cls=Command, examples="\nExamples:\n  mlld ast hello.mld\n")
+@click.argument("path")
+@_MODE
+def ast(path: str, document: bool) -> None:
+    """Print the syntax tree of a script as JSON."""
+    tree = parse_or_raise(source_of(path), "document" if document else None)
+    click.echo(json.dumps(ast_json(tree), indent=1, ensure_ascii=False, default=str))
+
+
+@click.command(cls=Command, examples="\nExamples:\n  mlld tokens hello.mld\n")
+@click.argument("path")
+@_MODE
+def tokens(path: str, document: bool) -> None:
+    """Print the tokens of a script as JSON, with their places."""
+    found = tokens_json(source_of(path), "document" if document else None)
+    click.echo(json.dumps(found, indent=1, ensure_ascii=False, default=str))
