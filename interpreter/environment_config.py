@@ -170,7 +170,7 @@ def _merged_net(parent: object, child: object) -> object:
     if not isinstance(parent, Mapping):
         return child
     new = child if isinstance(child, Mapping) else {}
-    denied = [*_list(parent.get("deny")), *_list(new.get("deny"))]
+    denied = list(dict.fromkeys([*_list(parent.get("deny")), *_list(new.get("deny"))]))
     return {**parent, **new, **({"deny": denied} if denied else {})}
 
 

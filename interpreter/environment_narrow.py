@@ -90,7 +90,9 @@ def differences(outer: Bounds, inner: Bounds) -> Iterator[str]:
     for attribute in fields(Limits):
         mine, theirs = getattr(inner.limits, attribute.name), getattr(outer.limits, attribute.name)
         if mine is not None and theirs is not None and mine > theirs:
-            yield f"limits.{_LIMITS[attribute.name]}: {mine:g} (the parent has {theirs:g})"
+            unit = "m" if attribute.name == "memory_bytes" else ""
+            mine, theirs = (each / 2**20 if unit else each for each in (mine, theirs))
+            yield f"limits.{_LIMITS[attribute.name]}: {mine:g}{unit} (the parent has {theirs:g}{unit})"
     for tool, labels in outer.labels.items():
         if tool in inner.labels or (inner.tools is not None and tool in inner.tools and inner.labels):
             dropped = [label for label in labels if label not in inner.labels.get(tool, ())]
