@@ -126,7 +126,7 @@ class ImageStore:
             digest = hashlib.sha256(self.engine.read(image.id, BRIDGE)).hexdigest()
             volume = f"mlld-bridge-{digest[:12]}"
             self.engine.fill_volume(volume, image.id, str(Path(BRIDGE).parent), {ASSET: "bridge"})
-            self._check_bridge(volume, image, digest)
+            self.check_bridge(volume, image, digest)
             created = self.engine.volume_created(volume)
             stamp.parent.mkdir(parents=True, exist_ok=True)
             stamp.write_text(json.dumps({"volume": volume, "sha256": digest, "created": created}))
@@ -136,12 +136,15 @@ class ImageStore:
         """The images that we made, newest first."""
         return self.engine.labelled(f"{ASSET}=image")
 
-    def prune(self, keep: Sequence[Recipe]) -> list[str]:
-        """Removes the images that we made and that no recipe of `keep` needs; returns their tags."""
+    def unneeded(self, keep: Sequence[Recipe]) -> list[str]:
+        """Tags of the images that we made and that no recipe of `keep` needs."""
         kept = {step.tag for recipe in keep for step in recipe.lineage()}
         kept |= {recipes.unpacked_tag(recipe.lineage()[0]) for recipe in keep}
-        found = [tag for image in self.ours() for tag in image.tags if tag not in kept]
-        return [tag for tag in found if self.engine.remove(tag)]
+        return [tag for image in self.ours() for tag in image.tags if tag not in kept]
+
+    def prune(self, keep: Sequence[Recipe]) -> list[str]:
+        """Removes what is not needed and not in use; returns the tags."""
+        return [tag for tag in self.unneeded(keep) if self.engine.remove(tag)]
 
     # ------------------------------------------------------------------------------------------------------- making
 
@@ -221,7 +224,7 @@ class ImageStore:
             if line.startswith(("I: downloading", "I: extracting", "I: creating")):
                 self.say(f"images: {name}: {line.removeprefix('I: ')}")
 
-    def _check_bridge(self, volume: str, image: ImageRef, digest: str) -> None:
+    def check_bridge(self, volume: str, image: ImageRef, digest: str) -> None:
         """A volume that was there already may hold anything: what is in it must be what is in the image."""
         found = hashlib.sha256(self.engine.read_volume(volume, image.id, BRIDGE)).hexdigest()
         if found != digest:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 from interpreter.declarations import EnvironmentSpec, Needs, Package, Place, ServerSpec
 from runner import recipes
@@ -18,6 +19,7 @@ from runner.images import ImageStore
 from runner.planner_options import Images, ServerImage
 from runner.recipes import SERVE, Recipe
 
+Made = TypeVar("Made")
 MODULE = "/module"  # where the planner mounts the module that a server serves
 
 # Only names of the registries: an address or a path would fetch from elsewhere, an option would change the installer.
@@ -60,7 +62,7 @@ def images_for(
         servers = {name: pool.submit(_make_seat, store, seat) for name, seat in seats.items()}
         places = {server.name: server.place for server in spec.mcp.servers}
         return Images(
-            agent=made.result(),
+            agent=_placed(made.result, spec.place),
             sidecar=sidecar.result().name,
             bridge=bridge.result().volume,
             servers={name: _placed(future.result, places[name]) for name, future in servers.items()},
@@ -136,7 +138,8 @@ def _make_seat(store: ImageStore, seat: _Seat) -> ServerImage:
     return ServerImage(image=found.id, argv=argv, cwd=found.folder)
 
 
-def _placed(result: Callable[[], ServerImage], place: Place | None) -> ServerImage:
+def _placed(result: Callable[[], Made], place: Place | None) -> Made:
+    """The result; an error of it names the line that asked."""
     try:
         return result()
     except SandboxFailure as error:

@@ -167,16 +167,17 @@ class DockerImages:
 
     def _follow(self, stream: Iterator[dict[str, Any]], say: Listener) -> None:
         log: list[str] = []
-        for event in stream:
-            if "error" in event:
-                error = str(event["error"])
-                if "no space left on device" in error or any("No space left on device" in line for line in log):
-                    raise NoSpace("the engine's disk", error)
-                raise StepFailed(error, log)
+        error = ""
+        for event in stream:  # to its end, also after an error: an answer that is not read keeps its connection
+            error = error or str(event.get("error", ""))
             text = _ANSI.sub("", str(event.get("stream") or _pull_progress(event))).rstrip()
             if text:
                 log.append(text)
                 say(text)
+        if "no space left on device" in error or (error and any("No space left on device" in line for line in log)):
+            raise NoSpace("the engine's disk", error)
+        if error:
+            raise StepFailed(error, log)
 
 
 def _pull_progress(event: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from runner import environ, recipes
 from runner.backends.docker_errors import connect
 from runner.backends.docker_images import DockerImages
 from runner.images import BRIDGE, ImageStore
+from tests.support.bridges import Listener, listening
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +40,17 @@ def bridge(store: ImageStore) -> Iterator[Path]:
         path.chmod(0o755)
         path.parent.chmod(0o755)  # another user runs it in one test
         yield path
+
+
+@pytest.fixture
+def link() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="link-", dir="/tmp"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def sidecar(link: Path) -> Iterator[Listener]:
+    with listening(link / "stdio.sock") as listener:
+        yield listener

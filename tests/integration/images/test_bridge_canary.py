@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import shutil
-import socket
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,93 +10,24 @@ from typing import Any
 
 import docker
 import pytest
-from docker.models.containers import Container
 from docker.types import Mount
 
 from runner import recipes
 from runner.images import ImageStore
-from tests.support.bridges import Listener, listening, wait_until
+from tests.support import seats
+from tests.support.bridges import Listener, wait_until
+from tests.support.seats import Seat
 
 pytestmark = pytest.mark.engine
 
-FENCED: dict[str, Any] = {
-    "network_mode": "none",
-    "cap_drop": ["ALL"],
-    "security_opt": ["no-new-privileges"],
-    "read_only": True,
-    "user": "1000:1000",
-}
 ARGV = ("--canary", "--lease", "--serve", "/.mlld/link/stdio.sock", "--", "/bin/sh", "-c", "echo started >&2; cat")
 
 
-class Seat:
-    """A container with the bridge, a link of which the test is the sidecar, and an attached lease."""
-
-    def __init__(
-        self, client: docker.DockerClient, image: str, volume: str, folder: Path, argv: tuple[str, ...], **flags: Any
-    ) -> None:
-        mounts = [
-            Mount(target="/.mlld/bin", source=volume, type="volume", read_only=True),
-            Mount(target="/.mlld/link", source=str(folder), type="bind", read_only=flags.pop("read_only_link", True)),
-        ]
-        config = client.api.create_host_config(mounts=mounts, **{k: v for k, v in flags.items() if k != "user"})
-        made = client.api.create_container(
-            image, ["/.mlld/bin/bridge", *argv], user=flags["user"], host_config=config, stdin_open=True, entrypoint=[],
-            labels={"dev.mlld.test": "canary"},
-        )  # fmt: skip
-        self.container: Container = client.containers.get(made["Id"])
-        self.stdin = self.container.attach_socket(params={"stdin": 1, "stream": 1})
-
-    def start(self) -> None:
-        self.container.start()
-
-    def send(self, data: bytes) -> None:
-        self.stdin._sock.sendall(data)
-
-    def end_lease(self) -> None:
-        self.stdin._sock.shutdown(socket.SHUT_WR)
-
-    def facts(self) -> dict[str, dict[str, Any]]:
-        lines = self.container.logs(stderr=False).decode().splitlines()
-        return {e.get("name", e["event"]): e for e in map(json.loads, lines)}
-
-    def result(self, seconds: float = 20) -> dict[str, dict[str, Any]]:
-        wait_until(lambda: "canary-done" in self.facts(), seconds, "the canary")
-        return self.facts()
-
-    def exit_code(self) -> int:
-        return int(self.container.wait(timeout=30)["StatusCode"])
-
-    def remove(self) -> None:
-        self.stdin._response.close()
-        self.container.remove(force=True)
-
-
-@pytest.fixture
-def link() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="link-", dir="/tmp"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
-
-
-@pytest.fixture
-def sidecar(link: Path) -> Iterator[Listener]:
-    with listening(link / "stdio.sock") as listener:
-        yield listener
-
-
 @contextlib.contextmanager
-def seat(
-    engine: docker.DockerClient, store: ImageStore, link: Path, argv: tuple[str, ...] = ARGV, **loosened: Any
-) -> Iterator[Seat]:
+def seat(engine: docker.DockerClient, store: ImageStore, link: Path, **loosened: Any) -> Iterator[Seat]:
     image = store.ensure(recipes.agent(ca=store.ca)).name
-    made = Seat(engine, image, store.ensure_bridge().volume, link, argv, **(FENCED | loosened))
-    try:
-        made.start()
+    with seats.seat(engine, image, store.ensure_bridge().volume, link, ARGV, **loosened) as made:
         yield made
-    finally:
-        made.remove()
 
 
 def wrong(facts: dict[str, dict[str, Any]]) -> set[str]:
