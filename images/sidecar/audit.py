@@ -15,37 +15,16 @@ from typing import Any
 
 import orjson
 
+from images.sidecar.masking import Masker
+
 HIGH_WATER = 256 * 1024
 LOW_WATER = 64 * 1024
-# A secret shorter than this would blot out half of every line, and is none.
-SHORTEST_SECRET = 6
-MASK = b"\xe2\x80\xa2\xe2\x80\xa2\xe2\x80\xa2\xe2\x80\xa2"
-
-
 ARGUMENTS_BYTES = 4096
-RESULT_CHARACTERS = 2048
+RESULT_BYTES = 2048
 
 
 class AuditFailure(RuntimeError):
     """The record cannot be written any more."""
-
-
-def _excerpts(event: dict[str, Any]) -> dict[str, Any]:
-    """The two fields that hold somebody else's data, cut to what a record needs."""
-    cut: dict[str, Any] = {}
-    if (arguments := event.get("arguments")) is not None:
-        encoded = arguments if isinstance(arguments, bytes) else orjson.dumps(arguments)
-        if len(encoded) > ARGUMENTS_BYTES:
-            head = encoded[:ARGUMENTS_BYTES].decode("utf-8", "replace")
-            cut["arguments"] = {"cut": len(encoded), "head": head}
-        elif isinstance(arguments, bytes):
-            cut["arguments"] = orjson.Fragment(arguments)
-    if (result := event.get("result")) is not None:
-        text = result.decode("utf-8", "replace") if isinstance(result, bytes) else str(result)
-        cut["result"] = (
-            text if len(text) <= RESULT_CHARACTERS else f"{text[:RESULT_CHARACTERS]}… ({len(text)} characters)"
-        )
-    return cut
 
 
 class Audit:
@@ -71,27 +50,18 @@ class Audit:
         self._room = asyncio.Event()
         self._room.set()
         self.failure: AuditFailure | None = None
-        self._needles: tuple[bytes, ...] = ()
-        self.add_secrets(secrets)
+        self._masker = Masker(secrets)
         os.set_blocking(fd, False)
-
-    def add_secrets(self, values: Iterable[str]) -> None:
-        """Values that no line may show, as they are and as JSON spells them."""
-        known = {
-            spelling
-            for value in values
-            if len(value) >= SHORTEST_SECRET
-            for spelling in (value.encode(), orjson.dumps(value)[1:-1])
-        }
-        # The longest first: a secret that holds another one must go whole.
-        self._needles = tuple(sorted({*self._needles, *known}, key=len, reverse=True))
 
     def emit(self, event: dict[str, Any]) -> None:
         """Records an event; `drain` afterwards where the producer can wait."""
-        line = orjson.dumps({"t": round(self._clock(), 6)} | event | _excerpts(event))
-        for needle in self._needles:
-            if needle in line:
-                line = line.replace(needle, MASK)
+        line = orjson.dumps({"t": round(self._clock(), 6)} | event | self._excerpts(event))
+        if self._masker.found_in(line):
+            # Ours are the numbers at the top; everything else may be somebody's data.
+            value = orjson.loads(line)
+            line = orjson.dumps(
+                {k: v if isinstance(v, int | float) else self._masker.clean(v) for k, v in value.items()}
+            )
         self._pending.append(line + b"\n")
         self._size += len(line) + 1
         if self._size > HIGH_WATER:
@@ -99,6 +69,21 @@ class Audit:
         if not self._scheduled and not self._polled:
             self._scheduled = True
             self._loop.call_soon(self._flush)
+
+    def _excerpts(self, event: dict[str, Any]) -> dict[str, Any]:
+        """The two fields that hold somebody else's data, cut to what a record needs."""
+        cut: dict[str, Any] = {}
+        if (arguments := event.get("arguments")) is not None:
+            encoded = arguments if isinstance(arguments, bytes) else orjson.dumps(arguments)
+            if len(encoded) > ARGUMENTS_BYTES:
+                cut["arguments"] = {"cut": len(encoded), "head": self._masker.head(encoded, ARGUMENTS_BYTES)}
+            else:
+                cut["arguments"] = orjson.Fragment(encoded)
+        if (result := event.get("result")) is not None:
+            data = result if isinstance(result, bytes) else str(result).encode("utf-8", "replace")
+            head = self._masker.head(data, RESULT_BYTES)
+            cut["result"] = head if len(data) <= RESULT_BYTES else f"{head}… ({len(data)} bytes)"
+        return cut
 
     async def drain(self) -> None:
         """Waits until the reader has caught up; raises if there is no reader any more."""

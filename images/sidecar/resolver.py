@@ -125,7 +125,7 @@ def configured_servers(text: str) -> Sequence[tuple[str, int]]:
         match line.split():
             case ["nameserver", address, *_]:
                 try:
-                    found.append((str(ip_address(address.partition("%")[0])), DNS_PORT))
+                    found.append((str(ip_address(address)), DNS_PORT))
                 except ValueError:
                     continue
     return found[:3]

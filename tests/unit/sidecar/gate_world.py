@@ -276,7 +276,7 @@ def allow(*hosts: str, ports: tuple[int, ...] = (), deny: tuple[str, ...] = (), 
 
 @asynccontextmanager
 async def world(directory: Path, *, limits: GateLimits | None = None, **rules: EgressRules) -> AsyncIterator[World]:
-    """A world in which each keyword is a member with its rules, and example.com is a public host with two web servers."""
+    """A world in which each keyword is a member with its rules; example.com is a public host with two web servers."""
     loop = asyncio.get_running_loop()
     names = NameServer()
     tcp = await asyncio.start_server(names.over_tcp, "127.0.0.1", 0)

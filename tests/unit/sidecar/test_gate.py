@@ -41,6 +41,7 @@ async def test_a_granted_host_is_reached_over_plain_http(tmp_path: Path) -> None
         (received,) = w.web.received
         assert received.startswith(b"GET /a?b=c HTTP/1.1\r\nHost: example.com\r\n")
         assert b"Connection: close" in received
+        assert received.count(b"Host:") == 1
 
 
 @pytest.mark.parametrize("spelling", ["EXAMPLE.com", "example.com.", "eXample.COM."])
