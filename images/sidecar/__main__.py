@@ -16,14 +16,18 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from images.sidecar import config as configuration
+from images.sidecar import guarding
 from images.sidecar.addresses import AddressPolicy
+from images.sidecar.admission import Admission
 from images.sidecar.audit import Audit
 from images.sidecar.config import SidecarConfig
+from images.sidecar.endpoint import Endpoint
 from images.sidecar.gate import Gate
 from images.sidecar.reading import ConfigError
 from images.sidecar.resolver import resolver_for
 
 STDIN, STDOUT = 0, 1
+MCP_SOCKET = "mcp.sock"
 LONGEST_CONFIG = 64 << 20
 LAST_LINES_TIMEOUT = 5.0
 
@@ -85,6 +89,13 @@ async def run(config: SidecarConfig, *, leased: bool, started: float) -> int:
         parts.push_async_callback(audit.close, timeout=LAST_LINES_TIMEOUT)
         if problem is not None:
             return EXIT_FENCE
+        admission = Admission(config.rules, audit.emit)
+        try:
+            module = guarding.load(config.module) if config.module is not None else None
+        except guarding.GuardingFailed as failure:
+            audit.emit({"event": "error", "where": "guards", "error": str(failure)})
+            ending.because(EXIT_CONFIG, str(failure))
+            return await ending.wait()
         gate = Gate(
             rules=config.egress,
             resolver=resolver_for(config.resolver),
@@ -93,6 +104,10 @@ async def run(config: SidecarConfig, *, leased: bool, started: float) -> int:
         )
         parts.push_async_callback(gate.close)
         await gate.start(config.links)
+        judges = guarding.Guarding(module, admission, audit.emit)
+        endpoint = Endpoint(config.endpoint, admission, judges, audit)
+        parts.push_async_callback(endpoint.close)
+        endpoint.listen_unix(f"{config.agent_link}/{MCP_SOCKET}")
         if leased:
             loop.add_reader(STDIN, lambda: None if os.read(STDIN, 4096) else ending.because(0))
         audit.emit({"event": "ready", "ms": round((time.monotonic() - started) * 1000, 1)})

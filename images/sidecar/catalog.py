@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import re
 from collections.abc import Callable, Sequence
@@ -155,8 +156,11 @@ class Catalog:
                 if offer is not None and offer[0].name not in seen:
                     seen.add(offer[0].name)
                     offers.setdefault(offer[0].name, []).append(offer)
-            if member.trouble:
-                notes[member.name] = member.trouble
+            note = (
+                self._admission.listed(member.name, names_of(items)) if kind == "tool" and items is not None else None
+            )
+            if note or member.trouble:
+                notes[member.name] = "; ".join(filter(None, (member.trouble, note)))
         index: dict[str, Entry] = {}
         shown: list[bytes] = []
         for name, same in offers.items():
@@ -189,10 +193,12 @@ class Catalog:
         if isinstance(verdict, Hidden):
             return None
         if self._admission.shapes(member.name):
-            described = self._admission.describe(member.name, kind, msgspec.json.decode(item))
+            asked = msgspec.json.decode(item)
+            described = self._admission.describe(member.name, kind, asked)
             if isinstance(described, Hidden):
                 return None
-            item = jsonrpc.encode(described)
+            if described is not asked:
+                item = jsonrpc.encode(described)
         return entry_of(member, kind, name, verdict, bytes(fields.inputSchema)), jsonrpc.one_line(item)
 
     # --- routing
@@ -217,6 +223,15 @@ class Catalog:
         """A resource that no list names is admitted by itself."""
         verdict = self._admission.admit(member.name, "resource", uri)
         return None if isinstance(verdict, Hidden) else entry_of(member, "resource", uri, verdict)
+
+
+def names_of(items: Sequence[bytes]) -> list[str]:
+    """The names in a list, as far as they can be read."""
+    names = []
+    for item in items:
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+            names.append(_item.decode(item).name)
+    return names
 
 
 def renamed(item: bytes, name: str) -> bytes:

@@ -6,7 +6,7 @@ The endpoint never decides and the gate never moves bytes. Each side is tested w
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -84,7 +84,14 @@ class Admission(Protocol):
         ...
 
     def describe(self, server: str, kind: Kind, item: dict[str, Any]) -> dict[str, Any] | Hidden:
-        """The item of a list as the agent sees it: without bound parameters, and checked by its pin."""
+        """The item of a list as the agent sees it: without bound parameters, and checked by its pin.
+
+        The very same object means that its bytes may go out as they came.
+        """
+        ...
+
+    def listed(self, server: str, names: Sequence[str]) -> str | None:
+        """Told the names of all tools of a server, hidden ones too; a note if its filter names one that it lacks."""
         ...
 
 

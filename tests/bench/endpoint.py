@@ -11,6 +11,7 @@ import asyncio
 import gc
 import json
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ class Permissive:
 
     def describe(self, server: str, kind: Kind, item: dict[str, Any]) -> dict[str, Any] | Hidden:
         return item
+
+    def listed(self, server: str, names: Sequence[str]) -> str | None:
+        return None
 
     async def request(self, call: Call) -> Verdict:
         return Verdict(kind="allow")

@@ -1,0 +1,175 @@
+"""Which names exist for the agent: one decision for lists and calls, so that a hidden tool is an unknown tool.
+
+A server's `tools` is `"*"` or a list. A list is closed: it names tools (in MCP, camelCase or snake_case spelling), and
+with `prompt:NAME`, `resource:URI` or `resource:PREFIX*` anything else that shall be there; what it does not name does
+not exist, also not as a resource or a prompt, which are other ways to the same server.
+
+Bound parameters vanish from a tool's schema here and are put into the call in `shapes`. A tool that changes its
+description or schema while the run lasts is not the tool that was looked at, and vanishes too.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from images.sidecar.config import ServerRules, ToolShape
+from images.sidecar.seams import Allowed, Hidden, Kind
+from images.sidecar.shapes import reshaped
+
+_CAMEL_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_SEPARATOR = re.compile(r"[/\\]|%2[fF]|%5[cC]")
+_OTHER = re.compile(r"[^a-z0-9]+")
+MOST_TOLD = 1000
+_LONGEST_DIFF = 4096
+# What an agent acts on; a server may count or date what it likes in `_meta`.
+_PINNED = ("title", "description", "inputSchema", "outputSchema", "annotations")
+
+
+def spelling(name: str) -> str:
+    """The one form of a tool's name: `listIssues`, `list-issues` and `list_issues` are one tool."""
+    # The interpreter has the same rule for scripts; it is not imported into a sidecar that has no guards to run.
+    return _OTHER.sub("_", _CAMEL_HUMP.sub("_", name.removeprefix("@")).lower()).strip("_")
+
+
+class Filter:
+    """What was said about one server, taken apart once."""
+
+    def __init__(self, rules: ServerRules) -> None:
+        self._all = rules.tools == "*"
+        self._tools: dict[str, str] = {}
+        self._exact: set[str] = set()
+        self._prefixes: tuple[str, ...] = ()
+        for entry in () if rules.tools == "*" else rules.tools:
+            if not entry.startswith(("prompt:", "resource:")):
+                self._tools[spelling(entry)] = entry
+            elif entry.endswith("*"):
+                self._prefixes += (entry[:-1],)
+            else:
+                self._exact.add(entry)
+        self._labels = {spelling(name): labels for name, labels in rules.labels.items()}
+        self._shapes = {spelling(name): shape for name, shape in rules.shapes.items()}
+
+    def shape(self, tool: str) -> ToolShape | None:
+        """How a tool is shown and called, if it is shaped at all."""
+        return self._shapes.get(spelling(tool)) if self._shapes else None
+
+    def admit(self, kind: Kind, name: str) -> Allowed | Hidden:
+        match kind:
+            case "tool":
+                if self._all or spelling(name) in self._tools:
+                    return Allowed(labels=self._labels.get(spelling(name), ()))
+            case "task":
+                # A task is the answer to a call that was admitted, and belongs to its session.
+                return Allowed()
+            case "prompt" | "resource":
+                if self._all or self._named(f"{kind}:{name}"):
+                    return Allowed()
+            case "template":
+                # What a template can spell must be inside what was named, whatever is put into it.
+                fixed = name.partition("{")[0]
+                if self._all or f"resource:{fixed}".startswith(self._prefixes):
+                    return Allowed()
+        return Hidden(f"the server's `tools` does not name the {kind} {name}")
+
+    def _named(self, name: str) -> bool:
+        if name in self._exact:
+            return True
+        # `a/../b` is spelt below `a/` and lies beside it.
+        return name.startswith(self._prefixes) and ".." not in _SEPARATOR.split(name)
+
+    def missing(self, names: Sequence[str]) -> dict[str, str | None]:
+        """Entries that name no tool of the server, each with the name that it may have meant."""
+        has = {spelling(name): name for name in names}
+        near = {form: difflib.get_close_matches(form, has, 1) for form in self._tools if form not in has}
+        return {self._tools[form]: has[found[0]] if found else None for form, found in near.items()}
+
+
+class Admission:
+    """Decides about the names of all servers of a run. A server that is not configured has no names."""
+
+    def __init__(self, rules: Mapping[str, ServerRules], emit: Callable[[dict[str, Any]], None]) -> None:
+        self._shaped = any(of_server.shapes for of_server in rules.values())
+        self._filters = {server: Filter(of_server) for server, of_server in rules.items()}
+        self._pins: dict[tuple[str, str], tuple[str, bytes]] = {}
+        self._told: set[tuple[str, str]] = set()
+        self._emit = emit
+
+    def admit(self, server: str, kind: Kind, name: str) -> Allowed | Hidden:
+        """Whether the name exists, and the labels of its results."""
+        found = self._filters.get(server)
+        return found.admit(kind, name) if found is not None else Hidden(f"{server} is no server of this run")
+
+    def shapes(self, server: str) -> bool:
+        """Every list is looked at: a tool may have changed."""
+        return server in self._filters
+
+    def shape(self, server: str, tool: str) -> ToolShape | None:
+        """The shape of a tool, which its calls must have too."""
+        found = self._filters.get(server)
+        return found.shape(tool) if found is not None else None
+
+    @property
+    def shaped(self) -> bool:
+        """Whether any tool of the run has a shape."""
+        return self._shaped
+
+    def describe(self, server: str, kind: Kind, item: dict[str, Any]) -> dict[str, Any] | Hidden:
+        """A tool as the agent sees it; the same object if nothing is to be changed."""
+        if kind != "tool":
+            return item
+        name = str(item.get("name"))
+        if (changed := self._changed(server, name, item)) is not None:
+            return changed
+        shape = self.shape(server, name)
+        if shape is None:
+            return item
+        try:
+            return reshaped(item, shape)
+        except ValueError as error:
+            self._tell_once(server, name, {"event": "error", "where": "admission", "error": str(error)})
+            return Hidden(str(error))
+
+    def listed(self, server: str, names: Sequence[str]) -> str | None:
+        """Told after a server's tools were listed: what the filter names and the server lacks. The record gets the
+        names that there are; the agent does not, for most of them are hidden."""
+        missing = self._filters[server].missing(names) if server in self._filters else {}
+        if not missing:
+            return None
+        meant = ", ".join(
+            f"{entry!r} (did you mean {near!r}?)" if near else repr(entry) for entry, near in missing.items()
+        )
+        error = f"{server}: `tools` names {meant}, and the server has {', '.join(sorted(names)[:50]) or 'no tools'}"
+        self._tell_once(server, error, {"event": "error", "where": "admission", "kind": "unknown-tool", "error": error})
+        return f"`tools` names {', '.join(map(repr, missing))}, which the server does not have"
+
+    def _changed(self, server: str, name: str, item: dict[str, Any]) -> Hidden | None:
+        seen = orjson.dumps({key: item.get(key) for key in _PINNED}, option=orjson.OPT_SORT_KEYS)
+        digest = hashlib.sha256(seen).hexdigest()
+        pinned, former = self._pins.setdefault((server, name), (digest, seen))
+        if pinned == digest:
+            return None
+        reason = "its description or schema is not the one that was first seen in this run"
+        event = {"event": "denied", "kind": "tool", "rule": "pin", "reason": reason, "diff": _difference(former, seen)}
+        self._tell_once(server, f"{name} {digest}", event | {"name": name})
+        return Hidden(reason)
+
+    def _tell_once(self, server: str, what: str, event: dict[str, Any]) -> None:
+        # Lists are made again and again; a hostile server must not fill the record with one fact.
+        if (server, what) not in self._told and len(self._told) < MOST_TOLD:
+            self._told.add((server, what))
+            self._emit(event | {"server": server})
+
+
+def _difference(former: bytes, now: bytes) -> str:
+    """The change as a person reads it, cut to what a record holds."""
+    before, after = (
+        orjson.dumps(orjson.loads(text), option=orjson.OPT_INDENT_2).decode().splitlines()[:500]
+        for text in (former, now)
+    )
+    return "\n".join(difflib.unified_diff(before, after, "pinned", "now", n=1, lineterm=""))[:_LONGEST_DIFF]

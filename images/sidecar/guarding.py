@@ -1,0 +1,189 @@
+"""Guards and policy of the module, asked about every request and result: each on its own, in bounded time, failing closed.
+
+The module is judged in the interpreter, which is imported only if there is a module with something to say. Beside it,
+this is where the parameters that a tool collection binds are put into calls, before any guard looks at them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from collections.abc import Callable
+from typing import Any, Literal, Protocol, cast
+
+import orjson
+
+from images.sidecar.config import ModuleConfig, ToolShape
+from images.sidecar.seams import Call, Verdict
+from images.sidecar.shapes import filled
+
+GUARD_SECONDS = 5.0
+
+# What of a request is the guard's business; the rest is the protocol's.
+_ARGUMENTS = {"tools/call": "arguments", "prompts/get": "arguments"}
+
+
+class Judgement(Protocol):
+    """What the interpreter says: `interpreter.guards.Verdict`."""
+
+    @property
+    def kind(self) -> Literal["allow", "deny", "retry", "transform"]: ...
+    @property
+    def value(self) -> Any: ...
+    @property
+    def rule(self) -> str | None: ...
+    @property
+    def reason(self) -> str | None: ...
+    @property
+    def labels(self) -> frozenset[str]: ...
+
+
+class Module(Protocol):
+    """The guards and the policy of one module: `interpreter.ModuleGuards`."""
+
+    @property
+    def active(self) -> bool: ...
+
+    async def judge(
+        self,
+        direction: Literal["request", "result"],
+        method: str,
+        server: str,
+        name: str,
+        value: Any,
+        labels: frozenset[str],
+    ) -> Judgement: ...
+
+
+class Shapes(Protocol):
+    """Who knows the shapes of tools: `admission.Admission`."""
+
+    @property
+    def shaped(self) -> bool: ...
+    def shape(self, server: str, tool: str) -> ToolShape | None: ...
+
+
+class GuardingFailed(RuntimeError):
+    """The module's guards cannot be loaded, so nothing may be served."""
+
+
+def load(module: ModuleConfig) -> Module:
+    """The module's guards, read in the interpreter; GuardingFailed if they cannot be."""
+    try:
+        # Imported here and not above: a run without a module never pays for the interpreter.
+        guards = importlib.import_module("interpreter").ModuleGuards
+        return cast(Module, guards.load(module.files, module.entry, module.profile, module.policy))
+    except Exception as error:
+        raise GuardingFailed(f"the guards of {module.name} cannot be loaded: {error}") from error
+
+
+class Guarding:
+    """Implements the endpoint's seam. Verdicts are values: no state is shared between two of them."""
+
+    def __init__(
+        self,
+        module: Module | None,
+        shapes: Shapes,
+        emit: Callable[[dict[str, Any]], None],
+        *,
+        seconds: float = GUARD_SECONDS,
+    ) -> None:
+        self._module = module if module is not None and module.active else None
+        self._shapes = shapes
+        self._emit = emit
+        self._seconds = seconds
+
+    @property
+    def active(self) -> bool:
+        return self._module is not None or self._shapes.shaped
+
+    async def request(self, call: Call) -> Verdict:
+        """Judges a request, with what is bound in it."""
+        params = dict(call.params)
+        key = _ARGUMENTS.get(call.method)
+        try:
+            shape = self._shapes.shape(call.server, call.name) if call.method == "tools/call" else None
+            if shape is not None:
+                params["arguments"] = filled(_arguments(params), shape)
+        except ValueError as error:
+            return self._told(call, Verdict(kind="deny", rule="bound parameters", reason=str(error)))
+        bound = Verdict(kind="allow") if shape is None else Verdict(kind="transform", value=params)
+        if self._module is None:
+            return bound
+        verdict = await self._judge("request", call, params.get(key, {}) if key else params)
+        if verdict.kind == "transform":
+            value = params | {key: verdict.value} if key else verdict.value
+            return Verdict(
+                kind="transform", value=value, rule=verdict.rule, reason=verdict.reason, labels=verdict.labels
+            )
+        if verdict.kind == "allow" and shape is not None:
+            return Verdict(
+                kind="transform", value=params, rule=verdict.rule, reason=verdict.reason, labels=verdict.labels
+            )
+        return verdict
+
+    async def result(self, call: Call, raw: bytes) -> Verdict:
+        """Judges a result."""
+        if self._module is None:
+            return Verdict(kind="allow")
+        try:
+            value = orjson.loads(raw)
+        except orjson.JSONDecodeError as error:
+            return self._told(call, Verdict(kind="deny", rule="unreadable", reason=f"the result is not JSON: {error}"))
+        return await self._judge("result", call, value)
+
+    async def _judge(self, direction: Literal["request", "result"], call: Call, value: Any) -> Verdict:
+        assert self._module is not None
+        try:
+            async with asyncio.timeout(self._seconds):
+                said = await self._module.judge(direction, call.method, call.server, call.name, value, call.labels)
+                return self._told(call, _verdict(said))
+        except TimeoutError:
+            reason = f"a guard did not decide within {self._seconds:g} s, which is a denial"
+        except Exception as error:
+            # Whatever went wrong in a guard, it did not say yes.
+            reason = "a guard failed, which is a denial"
+            self._emit(
+                {"event": "error", "where": "guard", "call": call.id, "error": f"{type(error).__name__}: {error}"}
+            )
+        return self._told(call, Verdict(kind="deny", rule="guard failure", reason=reason))
+
+    def _told(self, call: Call, verdict: Verdict) -> Verdict:
+        if verdict.kind == "deny":
+            self._emit(
+                {
+                    "event": "denied",
+                    "call": call.id,
+                    "session": call.session,
+                    "server": call.server,
+                    "method": call.method,
+                    "name": call.name,
+                    "rule": verdict.rule,
+                    "reason": verdict.reason,
+                }
+            )
+        return verdict
+
+
+def _arguments(params: dict[str, Any]) -> dict[str, Any]:
+    arguments = params.get("arguments") or {}
+    if not isinstance(arguments, dict):
+        raise ValueError("the arguments must be an object: call again with named parameters")
+    return arguments
+
+
+def _verdict(said: Judgement) -> Verdict:
+    """The interpreter's verdict in the endpoint's words. Anything that is not a clear yes is a no."""
+    match said.kind:
+        case "allow":
+            return Verdict(kind="allow", rule=said.rule, reason=said.reason or "", labels=said.labels)
+        case "transform":
+            return Verdict(
+                kind="transform", value=said.value, rule=said.rule, reason=said.reason or "", labels=said.labels
+            )
+        case "retry":
+            reason = f"{said.reason or 'try again in another way'} (change the call accordingly and try again)"
+            return Verdict(kind="deny", rule=said.rule, reason=reason, labels=said.labels)
+        case "deny":
+            return Verdict(kind="deny", rule=said.rule, reason=said.reason or "no reason was given", labels=said.labels)
+    return Verdict(kind="deny", rule="guard failure", reason="a guard gave no verdict, which is a denial")
