@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from runner.plan import AGENT, BIN, LINK, LINKS, SIDECAR, Container, Mount, SandboxPlan
+from runner.plan import AGENT, BIN, BRIDGE, LINK, LINKS, SIDECAR, Container, Mount, SandboxPlan
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?\Z")
 _USER = re.compile(r"[1-9][0-9]*:[1-9][0-9]*\Z")  # never 0
@@ -118,7 +118,7 @@ def hardening(plan: SandboxPlan) -> Iterator[Violation]:
             "capabilities": hard.capabilities == (),
             "may gain privileges": hard.no_new_privileges,
             "is privileged": not hard.privileged,
-            "has no init": hard.init,
+            "has no init": hard.init == ("bridge" if container.argv[:1] == (BRIDGE,) else "engine"),
             "seccomp is off": hard.seccomp == "default-deny",
             "shares namespaces of the host": hard.host_namespaces == (),
             "has devices": hard.devices == (),

@@ -31,6 +31,7 @@ WORKSPACE = "/workspace"
 LINK = "/.mlld/link"  # a member's own end of its link
 LINKS = "/.mlld/links"  # the sidecar's ends, one directory per member
 BIN = "/.mlld/bin"  # the bridge, on a read-only volume which all runs share
+BRIDGE = f"{BIN}/bridge"
 MIB = 1 << 20
 
 Role = Literal["agent", "sidecar", "server"]
@@ -57,7 +58,9 @@ class Hardening:
     capabilities: tuple[str, ...] = ()  # added back after dropping all
     no_new_privileges: bool = True
     privileged: bool = False
-    init: bool = True  # a PID 1 that reaps, and ends on SIGTERM at once
+    # A PID 1 that reaps and ends on SIGTERM at once. Where the bridge is the command it is one itself, and as PID 1
+    # no program of the same user can kill it.
+    init: Literal["engine", "bridge", "none"] = "engine"
     seccomp: Literal["default-deny", "unconfined"] = "default-deny"
     host_namespaces: tuple[str, ...] = ()  # pid, ipc, uts, user, cgroup, network
     devices: tuple[str, ...] = ()

@@ -16,6 +16,7 @@ from runner.errors import CheckFailure, Unsupported
 from runner.plan import (
     AGENT,
     BIN,
+    BRIDGE,
     LINK,
     LINKS,
     MIB,
@@ -43,7 +44,6 @@ from runner.planner_files import Wanted, forbidden, mounts, read_only, wanted
 from runner.planner_network import egress
 from runner.planner_options import PlanOptions
 
-BRIDGE = f"{BIN}/bridge"
 MCP_PORT = 7000
 EGRESS_PORT = 7001
 HOME = "/home/agent"
@@ -283,7 +283,7 @@ class _Planner:
             ),
             tmpfs=(Tmpfs(target="/tmp", size_bytes=16 * MIB, mode="1777"),),
             # Its sockets' other ends are not trusted, so no stronger user than theirs, and never the workspace's owner.
-            hardening=Hardening(),
+            hardening=Hardening(runtime=self.options.runtime),
             limits=self._limits(self.options.sidecar_limits, Asked(), "sidecar"),
         )
         return replace(common, containers=(sidecar, agent, *made), links=tuple(links))
@@ -340,7 +340,7 @@ class _Planner:
 
     def _hardening(self) -> Hardening:
         uid, gid = self.options.host.owner
-        return Hardening(user=f"{uid}:{gid}", runtime=self.options.runtime)
+        return Hardening(user=f"{uid}:{gid}", init="bridge", runtime=self.options.runtime)
 
     def _limits(self, default: Limits, asked: Asked, key: str) -> Limits:
         memory = default.memory_bytes if asked.memory_bytes is None else asked.memory_bytes

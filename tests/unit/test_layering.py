@@ -21,7 +21,7 @@ INTERPRETER = [
 ]
 RUNNER = [
     {"errors", "spelling", "environ", "agents", "settings", "plan"},
-    {"planner", "survey", "invariants", "render", "record", "secrets", "recipes"},
+    {"planner", "survey", "invariants", "render", "handover", "record", "secrets", "recipes"},
     {"images", "backends"},
     {"sandbox", "lease", "selftest"},
     {"host", "report", "doctor"},

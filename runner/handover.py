@@ -1,0 +1,130 @@
+"""What a run must be given and a plan must never hold: secret values, the token, the text of the module.
+
+It goes to each container over its attached standard input, and lies nowhere: not in a configuration that `inspect`
+shows, not in an argument, not on a disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from interpreter.declarations import ModuleSource
+from runner.errors import SandboxFailure, SecretMissing
+from runner.plan import AGENT, LINKS, Egress, Host, SandboxPlan, Server, guards_digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Handover:
+    """The other half of a run. `secrets` by the name of their declaration; none of this is ever shown."""
+
+    token: str = field(repr=False)
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    module: ModuleSource | None = field(default=None, repr=False)
+    policy: Mapping[str, object] = field(default_factory=dict)
+    headers: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)  # of remote servers
+    host_addresses: tuple[str, ...] = ()  # public ones of this machine: the gate refuses them like private ones
+
+    def values(self) -> frozenset[str]:
+        """Everything that must be masked wherever text is shown or kept."""
+        return frozenset({self.token, *self.secrets.values()})
+
+
+def environment_block(plan: SandboxPlan, handover: Handover, member: str) -> bytes:
+    """The environment of a server's process beyond its container's: `NAME=VALUE\\0`…, ended by an empty entry."""
+    if member == AGENT:
+        return b"\0"  # the agent's commands get theirs one by one, with the exec that says `using`
+    entries = [
+        f"{secret.variable}={value_of(handover, secret.name)}"
+        for secret in plan.secrets
+        if secret.name in plan.container(member).secrets
+    ]
+    for entry in entries:
+        if "\0" in entry:
+            raise SandboxFailure(
+                f"a secret of {member} holds a NUL byte, which no environment can carry", remedy="change it"
+            )
+    return b"".join(entry.encode() + b"\0" for entry in entries) + b"\0"
+
+
+def value_of(handover: Handover, name: str) -> str:
+    """A secret's value. Errors: `SecretMissing`."""
+    if name not in handover.secrets:
+        raise SecretMissing(name, "its value was not handed to the run")
+    return handover.secrets[name]
+
+
+def sidecar_line(plan: SandboxPlan, handover: Handover) -> bytes:
+    """The sidecar's configuration: one line of JSON. What decides in it is what the plan says, or it is not made."""
+    module = handover.module
+    if (plan.guards is None) != (module is None) or (
+        plan.guards is not None
+        and module is not None
+        and plan.guards.digest != guards_digest(module.files, handover.policy)
+    ):
+        raise SandboxFailure(
+            "the module's text is not the one that was planned", remedy="plan again: it was changed meanwhile"
+        )
+    links = {link.member for link in plan.links}
+    config = {
+        "version": 1,
+        "run": plan.run,
+        "token": handover.token,
+        "agent": {"link": f"{LINKS}/{AGENT}"},
+        "servers": [_server(server, handover, server.name in links) for server in plan.servers],
+        "lifecycle": {
+            "startupTimeoutMs": plan.lifecycle.startup_timeout_ms,
+            "idleTimeoutMs": plan.lifecycle.idle_timeout_ms,
+            "callTimeoutMs": plan.lifecycle.call_timeout_ms,
+            "maxConcurrent": plan.lifecycle.max_concurrent,
+        },
+        "egress": {rule.member: _egress(rule) for rule in plan.egress},
+        "resolver": plan.resolver,
+        "hostAddresses": list(handover.host_addresses),
+        "module": None
+        if module is None
+        else {
+            "entry": module.entry,
+            "files": dict(module.files),
+            "name": module.name,
+            "profile": plan.profile.name,
+            "policy": handover.policy,
+        },
+        "limits": {"resultBytes": plan.result_bytes, "bodyBytes": plan.body_bytes},
+    }
+    return msgspec.json.encode(config, enc_hook=dict) + b"\n"
+
+
+def _server(server: Server, handover: Handover, linked: bool) -> dict[str, object]:
+    labels = {tool: list(names) for tool, names in server.labels.items()}
+    for binding in server.bindings:
+        labels[binding.tool] = [*labels.get(binding.tool, []), *binding.labels]
+    return {
+        "name": server.name,
+        "link": f"{LINKS}/{server.name}" if linked else None,
+        "transport": server.transport,
+        "url": server.url,
+        "headers": dict(handover.headers.get(server.name, {})),
+        "tools": server.tools if server.tools == "*" else list(server.tools),
+        "as": server.alias,
+        "bind": {
+            binding.tool: {
+                "bind": dict(binding.bind),
+                "expose": None if binding.expose is None else list(binding.expose),
+                "optional": list(binding.optional),
+                "description": binding.description,
+            }
+            for binding in server.bindings
+        },
+        "labels": {tool: names for tool, names in labels.items() if names},
+    }
+
+
+def _egress(rule: Egress) -> dict[str, object]:
+    return {"allow": [*map(_host, rule.allow)], "deny": [*map(_host, rule.deny)], "public": rule.public}
+
+
+def _host(host: Host) -> dict[str, object]:
+    return {"host": host.host, "ports": list(host.ports), "source": None if host.place is None else str(host.place)}
