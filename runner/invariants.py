@@ -244,8 +244,9 @@ def secrets(plan: SandboxPlan) -> Iterator[Violation]:
 def images(plan: SandboxPlan) -> Iterator[Violation]:
     """An image is said by what is in it, not by a name that may move."""
     for container in plan.containers:
-        if not re.search(r"sha256:[0-9a-f]{64}\Z", container.image):
-            yield Violation(rule="images", member=container.member, detail=f"{container.image!r} is not a digest")
+        if not re.search(r"sha256:[0-9a-f]{64}\Z|\Amlld/[a-z-]+:[0-9a-f]{16}\Z", container.image):
+            detail = f"{container.image!r} is neither a digest nor a tag named by its content"
+            yield Violation(rule="images", member=container.member, detail=detail)
 
 
 def profile(plan: SandboxPlan) -> Iterator[Violation]:

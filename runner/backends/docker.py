@@ -27,7 +27,7 @@ from docker import APIClient
 
 from interpreter.ports import CommandResult
 from runner.backends import docker_create, docker_exec, docker_sweep
-from runner.backends.base import Execution, Listener
+from runner.backends.base import Execution, Listener, Stream
 from runner.backends.docker_errors import translated
 from runner.backends.docker_stream import Duplex, Frames, Lines
 from runner.backends.placeholders import Placeholders
@@ -76,6 +76,7 @@ class DockerSeats:
     _attached: dict[str, Duplex] = field(default_factory=dict)
     _pumps: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _said_dead: set[str] = field(default_factory=set)
+    _oom: set[str] = field(default_factory=set)
     _events: Any = None
     _stopping: threading.Event = field(default_factory=threading.Event)
     _removed: bool = False
@@ -96,7 +97,8 @@ class DockerSeats:
             for c in self.plan.containers
         }
         self.placeholders.reserve()
-        self._pool.submit(self._listen, asyncio.get_running_loop())
+        # A daemon, unlike the pool's: it waits for the engine, and no interpreter should wait for it.
+        threading.Thread(target=self._listen, args=[asyncio.get_running_loop()], daemon=True).start()
         network = self._pool.submit(self._make_network)
         volumes = [self._pool.submit(self._make_volume, link.member) for link in self.plan.links]
         jobs = [
@@ -173,14 +175,15 @@ class DockerSeats:
 
     async def _pump(self, member: str, duplex: Duplex) -> None:
         """Reads what a seat says until it ends."""
-        frames, lines = Frames(), {"stdout": Lines(), "stderr": Lines()}
+        frames = Frames()
+        lines: dict[Stream, Lines] = {"stdout": Lines(), "stderr": Lines()}
         while data := await duplex.receive():
             for stream, payload in frames.feed(data):
                 for line in lines[stream].feed(payload):
                     self.listener.line(member, stream, line)
-        for stream in ("stdout", "stderr"):
-            for line in lines[stream].rest():
-                self.listener.line(member, stream, line)  # type: ignore[arg-type]
+        for stream, unfinished in lines.items():
+            for line in unfinished.rest():
+                self.listener.line(member, stream, line)
         await asyncio.sleep(_NO_DEATH_NOTE if not self._stopping.is_set() else 0)
         self._ended(member, -1)
 
@@ -208,8 +211,6 @@ class DockerSeats:
         if member not in self._said_dead and not self._stopping.is_set():
             self._said_dead.add(member)
             self.listener.ended(member, exit_code, member in self._oom)
-
-    _oom: set[str] = field(default_factory=set)
 
     # ------------------------------------------------------------------------------------------------------ commands
 
@@ -239,7 +240,7 @@ class DockerSeats:
         self._removed = True
         self._stopping.set()
         last_lines = asyncio.create_task(self._last_lines())
-        swept = await self._thread(self._sweep_others)
+        await self._thread(self._sweep_others)
         await last_lines
         swept = await self._thread(self._sweep_all)
         for pump in self._pumps.values():

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import docker.errors
-from docker import APIClient
+from docker import APIClient as APIClient  # for those who may not import the SDK
 
 from runner.backends.docker_create import MEMBER, OWNER, RUN, WORKSPACE
 from runner.backends.docker_errors import translated
@@ -30,6 +30,9 @@ class Thing:
     member: str = ""
     workspace: str = ""
     running: bool = False
+
+
+Choice = Callable[[Thing], bool]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +69,7 @@ def find(api: APIClient, label: str) -> list[Thing]:
     return found
 
 
-def sweep(
-    api: APIClient, label: str, pool: Executor, *, within: float = 15.0, which: Callable[[Thing], bool] = lambda _: True
-) -> Swept:
+def sweep(api: APIClient, label: str, pool: Executor, *, within: float = 15.0, which: Choice = lambda _: True) -> Swept:
     """Removes everything with this label that `which` takes, looking again until nothing is left or time is up."""
     deadline = time.monotonic() + within
     removed: dict[str, None] = {}

@@ -46,10 +46,10 @@ class Placeholders:
         if not self._names or self._workspace is None:
             return
         with _state(self._cache, self.key) as state:
-            known = _read(state)
+            _, known = _read(state)
             absent = {name for name in self._names if not os.path.lexists(os.path.join(self._workspace, name))}
-            names = sorted({*known.get("names", []), *absent})
-            _write(state, {"workspace": self._workspace, "names": names})
+            names = sorted({*known, *absent})
+            state.write_text(json.dumps({"workspace": self._workspace, "names": names}))
 
     def release(self, shared: bool) -> None:
         """Removes what is empty, unless another run still uses the workspace."""
@@ -66,16 +66,16 @@ def release(cache: Path, key: str) -> None:
     if not _path(cache, key).exists():
         return
     with _state(cache, key) as state:
-        known = _read(state)
-        for name in known.get("names", []):
-            path = os.path.join(known["workspace"], name)
+        workspace, names = _read(state)
+        for name in names:
+            path = os.path.join(workspace, name)
             with contextlib.suppress(OSError):  # gone, or not empty: then it is somebody's
                 found = os.lstat(path)
                 if stat.S_ISDIR(found.st_mode):
                     os.rmdir(path)
                 elif stat.S_ISREG(found.st_mode) and found.st_size == 0:
                     os.unlink(path)
-        state.unlink()
+        state.unlink(missing_ok=True)
 
 
 def _path(cache: Path, key: str) -> Path:
@@ -91,12 +91,9 @@ def _state(cache: Path, key: str) -> Iterator[Path]:
         yield path
 
 
-def _read(path: Path) -> dict[str, object] | dict[str, list[str]]:
+def _read(path: Path) -> tuple[str, list[str]]:
     try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError):
-        return {}
-
-
-def _write(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value))
+        known = json.loads(path.read_text())
+        return str(known["workspace"]), [str(name) for name in known["names"]]
+    except (OSError, ValueError, KeyError):
+        return "/nowhere", []  # never written, or cut short by a full disk: then nothing was made
