@@ -143,9 +143,7 @@ def start_engine(machine: Machine, *, say: Say) -> None:
         _wait_for_engine(None, None)
         return
     if not os.path.ismount("/sys/fs/cgroup"):
-        raise EngineStopped(
-            detail="no cgroups are mounted here, so no engine can run in this container: run it privileged"
-        )
+        raise _by_hand(EngineStopped(detail="no cgroups are mounted here"), "start this container with --privileged")
     log = Path("/var/log/dockerd.log")
     say(f"doctor: starting dockerd (its log is {log})")
     with log.open("ab") as out:
