@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,9 @@ class Gate:
 
     def describe(self, server: str, kind: Kind, item: Message) -> Message | Hidden:
         return item | {"description": self.descriptions[server]}
+
+    def listed(self, server: str, names: Sequence[str]) -> str | None:
+        return None
 
     async def request(self, call: Call) -> Verdict:
         return await self.judge_request(call) if self.judge_request else Verdict(kind="allow")
