@@ -2,6 +2,7 @@
  *
  *   bridge [--lease] [--canary] [--env-file F] [--forward 127.0.0.1:PORT=SOCKET]...
  *          [--serve SOCKET [--max N] -- ARGV... | --run -- ARGV...]
+ *   bridge --talk SOCKET
  *
  * It has to work in any OCI image (distroless, Alpine, FROM scratch), so it is static, uses no name service and reads
  * nothing but /proc and its own arguments. One thread, one poll() loop; the poll set is rebuilt in each round from the
@@ -14,6 +15,8 @@
  *   --forward   loopback TCP to a Unix socket (forward.c).
  *   --serve     ARGV's stdin and stdout ARE the socket: no byte is copied by us (serve.c).
  *   --run       ARGV once, on our own stdout, and its exit code is ours (compose, where nobody can exec).
+ *
+ *   --talk      stdin and stdout become a connection to SOCKET (talk.c).
  *
  * stdout carries JSON lines for the runner, and nothing else; with --run they go to stderr, since stdout is ARGV's.
  *
@@ -128,7 +131,7 @@ int dial(const char *path) {
 static _Noreturn void usage(const char *problem) {
     dprintf(STDERR_FILENO,
             "bridge: %s\nusage: bridge [--lease] [--canary] [--env-file F] [--forward 127.0.0.1:PORT=SOCKET]...\n"
-            "              [--serve SOCKET [--max N] -- ARGV... | --run -- ARGV...]\n", problem);
+            "              [--serve SOCKET [--max N] -- ARGV... | --run -- ARGV...]\n       bridge --talk SOCKET\n", problem);
     exit(EXIT_USAGE);
 }
 
@@ -267,6 +270,7 @@ static bool read_signals(void) {
 
 int main(int argc, char **argv) {
     prctl(PR_SET_DUMPABLE, 0);
+    if (argc == 3 && strcmp(argv[1], "--talk") == 0) return talk(argv[2]);
     struct options options = parse(argc, argv);
     if (options.run) events_fd = STDERR_FILENO;
     if ((signals_fd = open_signals()) < 0) return EXIT_SETUP;

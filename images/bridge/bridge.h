@@ -74,4 +74,7 @@ int run_program(const struct options *options, char **environment); /* starts AR
 bool reap(int *run_code);       /* collects the dead; true if the program of --run was among them */
 void end_processes(void);       /* TERM, a moment, KILL */
 
+/* talk.c */
+int talk(const char *path); /* the exit code */
+
 #endif
