@@ -350,8 +350,12 @@ def _keychain(policy: Policy, operation: Operation) -> Denied | None:
     if operation.kind != "secret":
         return None
     for layer in policy.layers:
-        denied = next((glob for glob in layer.keychain_deny if fnmatchcase(operation.name, glob)), None)
-        allowed = layer.keychain_allow is None or any(fnmatchcase(operation.name, g) for g in layer.keychain_allow)
+
+        def fits(glob: str) -> bool:
+            return fnmatchcase(operation.name, glob.replace("{projectname}", operation.project or "{projectname}"))
+
+        denied = next(filter(fits, layer.keychain_deny), None)
+        allowed = layer.keychain_allow is None or any(map(fits, layer.keychain_allow))
         if denied or not allowed:
             said = f"deny {denied}" if denied else f"allow [{', '.join(layer.keychain_allow or ())}]"
             reason = f"keychain entry '{operation.name}' is not permitted by policy @{layer.name}"

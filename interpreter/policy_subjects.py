@@ -67,6 +67,7 @@ class Operation:
     tool: str = ""  # mcp
     paths: tuple[str, ...] = ()  # read, output, append: the spellings of one path (see `spellings`)
     host: str = ""  # network
+    project: str = ""  # secret: what `{projectname}` stands for in patterns
     inputs: tuple[Labels, ...] = ()  # of each argument, in order
     environment: Labels = NONE  # what else flows in: stdin, `using` (label it secret)
     place: Place | None = None

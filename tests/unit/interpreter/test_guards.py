@@ -268,6 +268,28 @@ def test_a_bypass_spares_privileged_guards() -> None:
     assert guards.without().all == (a, b, boss)
 
 
+# ── A21: verdicts stay with their calls ─────────────────────────────────────────────────────────────
+
+
+async def test_A21_a_thousand_mixed_calls_keep_their_verdicts() -> None:
+    async def decide(call: GuardCall) -> GuardDecision:
+        number = int(str(call.inputs[0].value))
+        for _ in range(number % 5):
+            await asyncio.sleep(0)  # lets the others overtake
+        if number % 3 == 0:
+            return Deny(reason=f"no {number}")
+        return Allow(value=f"seen {number}", replaces=True) if number % 3 == 1 else Allow()
+
+    guards = Guards(all=(Guard(decide=decide, kind="operation", filter="mcp", name="g"),))
+    inputs = [Guarded(value=n, labels=NONE) for n in range(1000)]
+    verdicts = await asyncio.gather(*(guards.before(CALL, (each,)) for each in inputs))
+    for number, verdict in enumerate(verdicts):
+        expected = ("deny", f"no {number}", number) if number % 3 == 0 else (
+            ("transform", "", f"seen {number}") if number % 3 == 1 else ("allow", "", number)
+        )  # fmt: skip
+        assert (verdict.kind, verdict.reason, verdict.inputs[0].value) == expected
+
+
 # ── Filters that can match nothing ──────────────────────────────────────────────────────────────────
 
 

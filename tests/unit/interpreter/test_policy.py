@@ -186,6 +186,17 @@ def test_danger_needs_an_entry_of_its_own(text: str, opened_by: str) -> None:
     assert not allowed(policy({**plain, "danger": ["cmd:never"]}), command(text))
 
 
+def test_the_keychain_needs_danger_and_permission() -> None:
+    entry = Operation(kind="secret", name="mlld-box-demo/github", project="demo")
+    assert denial(policy({}), entry).rule == "danger list: @keychain"
+    open_to = {"danger": ["@keychain"], "keychain": {"allow": ["mlld-box-{projectname}/*"], "deny": ["*/blocked"]}}
+    assert allowed(policy(open_to), entry)
+    for name in ("mlld-box-other/github", "mlld-box-demo/blocked", "mlld-box-{projectname}/github"):
+        refused = denial(policy(open_to), Operation(kind="secret", name=name, project="demo"))
+        assert refused.gate == "keychain"
+    assert not allowed(policy({"danger": ["@keychain"], "keychain": {"allow": []}}), entry)
+
+
 def test_danger_is_opened_only_by_all_who_speak_of_it() -> None:
     one, other, silent = policy({"danger": ["cmd:rm"]}, "a"), policy({"danger": []}, "b"), policy({}, "c")
     assert allowed(one | silent, command("rm -rf x"))
