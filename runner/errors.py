@@ -8,8 +8,7 @@
     │   ├── UnknownRun · AmbiguousRun
     │   └── BadOption
     ├── CheckFailure            3   found before anything started
-    │   ├── NotAnEnvironment · NoSpawn
-    │   ├── UnknownAgent · Unsupported
+    │   └── NoSpawn · UnknownAgent · Unsupported
     ├── Denied                  4   policy or a guard said no
     ├── SandboxFailure          5   the sandbox could not be made
     │   ├── EngineFailure           EngineMissing · EngineStopped · EngineNotPermitted · EngineTooOld · NoAddressPool
@@ -153,31 +152,6 @@ class CheckFailure(RunnerError):
     code = "check"
     exit_code = 3
     default_remedy = "mlld check FILE"
-
-
-class UnknownEnvironment(CheckFailure):
-    """A reference that resolves to nothing."""
-
-    code = "unknown-env"
-
-    def __init__(self, ref: str, *, looked: Sequence[str] = (), known: Iterable[str] = ()) -> None:
-        known = list(known)
-        like = nearest(ref, known)
-        lines = [f"did you mean {like!r}?"] if like else [f"here are: {listed(known)}"] if known else []
-        lines += ["looked in:", *(f"  {place}" for place in looked)] if looked else []
-        super().__init__(f"there is no environment {ref!r}", detail="\n".join(lines), remedy="mlld sandbox init NAME")
-
-
-class NotAnEnvironment(CheckFailure):
-    """A module that is something else than an environment."""
-
-    code = "not-an-environment"
-
-    def __init__(self, ref: str, kind: str | None) -> None:
-        super().__init__(
-            f"{ref} is not an environment module" + (f", it is of type {kind!r}" if kind else ""),
-            remedy="say `type: environment` in its module.yml if it is meant to be one",
-        )
 
 
 class NoSpawn(CheckFailure):

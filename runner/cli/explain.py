@@ -11,7 +11,8 @@ from runner import errors
 from runner.cli.lazy import Command
 from runner.errors import RunnerError, UnknownName
 
-_ERRORS_PAGE = Path(__file__).parents[2] / "docs" / "errors.md"
+# In a checkout; an installed package has what the classes say of themselves.
+_PAGE = Path(__file__).parents[2] / "docs" / "errors.md"
 
 
 def pages(text: str) -> dict[str, str]:
@@ -30,7 +31,7 @@ def classes() -> dict[str, type[RunnerError]]:
 @click.argument("code")
 def explain(code: str) -> None:
     """What the error CODE means and what to do about it."""
-    written = pages(_ERRORS_PAGE.read_text(encoding="utf-8")) if _ERRORS_PAGE.is_file() else {}
+    written = pages(_PAGE.read_text(encoding="utf-8")) if _PAGE.is_file() else {}
     known = classes()
     if code not in written and code not in known:
         raise UnknownName("error code", code, sorted({*written, *known}), remedy="docs/errors.md has them all")

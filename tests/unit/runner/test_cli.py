@@ -213,3 +213,14 @@ def test_init_makes_a_module_and_never_overwrites(tmp_path: Path, capsys: pytest
     capsys.readouterr()
     assert mlld("sandbox", "init", "review") == 2
     assert "is there already" in capsys.readouterr().err
+
+
+def test_every_error_has_a_page_and_no_page_is_of_none(capsys: pytest.CaptureFixture[str]) -> None:
+    from runner.cli.explain import classes, pages
+
+    written = pages((ROOT / "docs" / "errors.md").read_text())
+    assert set(classes()) <= set(written)
+    assert all(written.values())
+    assert all(kind.exit_code for kind in classes().values()), "no error ever exits 0"
+    assert mlld("sandbox", "explain", "engine-stopped") == 0
+    assert "with systemd or without" in capsys.readouterr().out
