@@ -6,7 +6,7 @@ file can also forge a whole new chain: the last hash, printed at the end of a ru
 
 The events, in the order in which a run has them (`member` = agent, sidecar or the name of a server):
 
-    run     name, env, agent, profile, prompt, pid     what was asked for, and by which process
+    run     name, env, agent, prompt, pid, owner       what was asked for, and by which process (lease.owner)
     plan    digest, plan                               what was decided, before anything starts
     state   member, state, ms, note                    image · starting · fenced · ready · running · ended · gone
     canary  member, name, ok, saw                      one fact of the self-test

@@ -40,6 +40,7 @@ class Summary:
     env: str = ""
     agent: str = ""
     pid: int = 0
+    owner: str = ""
     started: float = 0.0
     ended: float | None = None
     plan: SandboxPlan | None = None
@@ -70,7 +71,7 @@ class Summary:
         match event.get("event"):
             case "run":
                 self.name, self.env, self.agent = str(get("name", "")), str(get("env", "")), str(get("agent") or "")
-                self.pid = int(get("pid") or 0)
+                self.pid, self.owner = int(get("pid") or 0), str(get("owner") or "")
             case "plan":
                 self.digest = str(get("digest", ""))
                 self.plan = from_json(json.dumps(get("plan")).encode())

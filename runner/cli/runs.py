@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import click
 from runner import environ
 from runner.cli.lazy import Command
 from runner.errors import RunnerError, UnknownName
+from runner.lease import is_dead
 from runner.record import Run, find, read, runs
 from runner.record import verify as verify_record
 from runner.report import Summary, clean, clean_block, result_object, transcript
@@ -27,20 +27,9 @@ def records() -> Path:
     return environ.data_directory(environ.snapshot()) / "runs"
 
 
-def alive(pid: int) -> bool:
-    """Whether a process of that number is there."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return pid > 0
-
-
 def state(summary: Summary) -> str:
     """`running`, how it ended, or `lost`: the runner was killed before it could write how."""
-    return "lost" if summary.exit is None and not alive(summary.pid) else summary.state
+    return "lost" if summary.exit is None and is_dead(summary.owner) else summary.state
 
 
 @click.command(cls=Command, examples="\nExamples:\n  mlld sandbox ps\n  mlld sandbox ps --all --json\n")
@@ -117,16 +106,16 @@ def _known_member(run: Run, member: str) -> None:
 
 def _followed(run: Run) -> Iterator[dict[str, object]]:
     """Events as they come, until the closing one."""
-    seen, pid = 0, 0
+    seen, owner = 0, ""
     while True:
         for number, event in enumerate(read(run.path)):
             if number >= seen:
                 seen = number + 1
-                pid = int(str(event.get("pid"))) if event.get("event") == "run" and event.get("pid") else pid
+                owner = str(event.get("owner") or owner)
                 yield event
                 if event.get("event") == "closed":
                     return
-        if not alive(pid):
+        if is_dead(owner):
             return
         time.sleep(0.2)
 

@@ -24,6 +24,8 @@ PROTOCOL = "2025-11-25"
 START_SECONDS = 10.0
 CALL_SECONDS = 60.0
 MOST_PAGES = 200
+# -P: a directory `runner` of the project must not be taken for ours.
+OURSELVES = (sys.executable, "-P", "-m", "runner")
 _LINE = 32 << 20  # bytes of one message
 _KEPT_STDERR = 4000
 
@@ -42,13 +44,13 @@ def argv_for(spec: str) -> tuple[str, ...]:
         )
     if spec.startswith(("@", "./", "../", "/")) and (" " not in spec or spec.endswith((".mld", ".md"))):
         # `@scope/name` alone is a module of ours; the npm package of that name is "npx -y @scope/name".
-        return (sys.executable, "-m", "runner", "mcp", spec)
+        return (*OURSELVES, "mcp", spec)
     try:
         words = shlex.split(spec)
     except ValueError as error:
         raise ServerFailed(spec, f"it cannot be split into words: {error}") from None
     if len(words) == 1 and spec.endswith((".mld", ".md")):
-        return (sys.executable, "-m", "runner", "mcp", spec)
+        return (*OURSELVES, "mcp", spec)
     return ("npx", "-y", words[0]) if len(words) == 1 else tuple(words)
 
 

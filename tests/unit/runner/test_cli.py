@@ -13,6 +13,7 @@ import pytest
 
 from runner import __version__
 from runner.cli.app import execute
+from runner.lease import owner
 from runner.plan import ProfileReason, SandboxPlan, to_json
 from runner.record import RunRecord
 
@@ -127,7 +128,7 @@ def run(tmp_path: Path) -> RunRecord:
     at = iter(range(1_700_000_000, 1_700_000_100))
     record = RunRecord.create(tmp_path / "data" / "mlld" / "runs", now=lambda: float(next(at)))
     plan = SandboxPlan(run=record.name, environment="myenv", profile=ProfileReason(name="full", why="first permitted"))
-    record.append("run", name=record.name, env="@local/myenv", agent="scripted", pid=os.getpid())
+    record.append("run", name=record.name, env="@local/myenv", agent="scripted", pid=os.getpid(), owner=owner())
     record.append("plan", digest="sha256:abc", plan=json.loads(to_json(plan)))
     record.append("log", member="tickets", stream="stderr", line="hello \x1b[31mred")
     call = {"method": "tools/call", "server": "tickets", "arguments": {"id": "T-7"}}
@@ -179,7 +180,8 @@ def test_ps_shows_what_runs_and_all_shows_what_ran(run: RunRecord, capsys: pytes
 
 def test_a_run_whose_runner_was_killed_is_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = RunRecord.create(tmp_path / "data" / "mlld" / "runs", now=lambda: 1_700_000_000.0)
-    record.append("run", name=record.name, env="x", pid=2**22 + 1)
+    machine, boot, namespace, _, started = owner().split(":")
+    record.append("run", name=record.name, env="x", owner=f"{machine}:{boot}:{namespace}:{2**22 + 1}:{started}")
     assert mlld("sandbox", "ps", "--all") == 0
     assert "lost" in capsys.readouterr().out
 

@@ -16,7 +16,7 @@ from runner.host import tools as module
 from runner.host.files import HostFiles
 from runner.host.http import HostHttp
 from runner.host.output import StreamOutput
-from runner.host.tools import HostTools, argv_for
+from runner.host.tools import OURSELVES, HostTools, argv_for
 from runner.secrets import MASK, Masker, Secrets
 
 # ----------------------------------------------------------------------------------------------------------------- files
@@ -166,9 +166,9 @@ async def test_a_program_that_is_not_there(tools: HostTools) -> None:
     [
         ("node server.cjs --x 'a b'", ("node", "server.cjs", "--x", "a b")),
         ("mcp-server-x", ("npx", "-y", "mcp-server-x")),
-        ("./tools.mld", (sys.executable, "-m", "runner", "mcp", "./tools.mld")),
-        ("tools.mld", (sys.executable, "-m", "runner", "mcp", "tools.mld")),
-        ("@local/tickets", (sys.executable, "-m", "runner", "mcp", "@local/tickets")),
+        ("./tools.mld", (*OURSELVES, "mcp", "./tools.mld")),
+        ("tools.mld", (*OURSELVES, "mcp", "tools.mld")),
+        ("@local/tickets", (*OURSELVES, "mcp", "@local/tickets")),
         ("echo $(id); x", ("echo", "$(id);", "x")),
     ],
 )
