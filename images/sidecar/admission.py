@@ -15,6 +15,7 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from urllib.parse import unquote
 
 import orjson
 
@@ -23,7 +24,7 @@ from images.sidecar.seams import Allowed, Hidden, Kind
 from images.sidecar.shapes import reshaped
 
 _CAMEL_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-_SEPARATOR = re.compile(r"[/\\]|%2[fF]|%5[cC]")
+_SEPARATOR = re.compile(r"[/\\]")
 _OTHER = re.compile(r"[^a-z0-9]+")
 MOST_TOLD = 1000
 _LONGEST_DIFF = 4096
@@ -80,14 +81,24 @@ class Filter:
     def _named(self, name: str) -> bool:
         if name in self._exact:
             return True
-        # `a/../b` is spelt below `a/` and lies beside it.
-        return name.startswith(self._prefixes) and ".." not in _SEPARATOR.split(name)
+        return name.startswith(self._prefixes) and not _climbs(name)
 
     def missing(self, names: Sequence[str]) -> dict[str, str | None]:
         """Entries that name no tool of the server, each with the name that it may have meant."""
         has = {spelling(name): name for name in names}
         near = {form: difflib.get_close_matches(form, has, 1) for form in self._tools if form not in has}
         return {self._tools[form]: has[found[0]] if found else None for form, found in near.items()}
+
+
+def _climbs(name: str) -> bool:
+    """Whether some server could read `..` in it: `a/../b` is spelt below `a/` and lies beside it."""
+    for _ in range(4):
+        if ".." in _SEPARATOR.split(name):
+            return True
+        name, former = unquote(name), name
+        if name == former:
+            return False
+    return True
 
 
 class Admission:
