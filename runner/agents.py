@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,25 +30,13 @@ class Agent:
     key: str | None = None
     endpoint: str | None = None
 
-    def filled(self, *, url: str, token: str, home: str) -> Agent:
-        """The same with `{url}`, `{token}` and `{home}` put in."""
-
-        def fill(text: str) -> str:
-            # Not str.format: the files are JSON and full of braces.
-            return text.replace("{url}", url).replace("{token}", token).replace("{home}", home)
-
-        return Agent(
-            name=self.name,
-            about=self.about,
-            prompt=tuple(map(fill, self.prompt)),
-            shell=tuple(map(fill, self.shell)),
-            package=self.package,
-            files={path: fill(text) for path, text in self.files.items()},
-            env={name: fill(value) for name, value in self.env.items()},
-            hosts=self.hosts,
-            key=self.key,
-            endpoint=self.endpoint,
-        )
+    def command(self, *, shell: bool = False) -> str:
+        """The command line that starts it in its seat: for one prompt on standard input, or for a person."""
+        argv = list(self.shell if shell else self.prompt)
+        if not self.files and not self.env:
+            return shlex.join(argv)
+        # {url}, {token} and {home} are filled in by `adapter` inside: see images/agent/adapter.py.
+        return shlex.join(["adapter", json.dumps({"files": dict(self.files), "env": dict(self.env), "argv": argv})])
 
 
 @cache
