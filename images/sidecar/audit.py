@@ -19,6 +19,8 @@ from images.sidecar.masking import Masker
 
 HIGH_WATER = 256 * 1024
 LOW_WATER = 64 * 1024
+# Producers that cannot wait (the answer to a call is under way) may still fill this much before the sidecar gives up.
+MOST_WAITING = 64 * 1024 * 1024
 ARGUMENTS_BYTES = 4096
 RESULT_BYTES = 2048
 
@@ -55,6 +57,8 @@ class Audit:
 
     def emit(self, event: dict[str, Any]) -> None:
         """Records an event; `drain` afterwards where the producer can wait."""
+        if self.failure is not None:
+            return  # the sidecar is ending because of it
         line = orjson.dumps({"t": round(self._clock(), 6)} | event | self._excerpts(event))
         if self._masker.found_in(line):
             # Ours are the numbers at the top; everything else may be somebody's data.
@@ -66,6 +70,8 @@ class Audit:
         self._size += len(line) + 1
         if self._size > HIGH_WATER:
             self._room.clear()
+        if self._size > MOST_WAITING:
+            self._fail(OSError(0, f"nobody has read the last {MOST_WAITING >> 20} MiB of it"))
         if not self._scheduled and not self._polled:
             self._scheduled = True
             self._loop.call_soon(self._flush)
@@ -140,4 +146,6 @@ class Audit:
         if self.failure is None:
             self.failure = AuditFailure(f"the record cannot be written: {error.strerror or error}")
             self._room.set()
+            self._pending.clear()
+            self._waiting.clear()
             self._on_failure(self.failure)

@@ -228,6 +228,18 @@ async def test_a_secret_that_the_cut_divides_is_masked() -> None:
     pipe.close()
 
 
+async def test_a_record_that_nobody_reads_is_given_up_before_memory_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("images.sidecar.audit.MOST_WAITING", 1 << 20)
+    pipe = Pipe()
+    seen, failed = failures()
+    audit = Audit(pipe.write_end, on_failure=failed)
+    for _ in range(2000):
+        audit.emit({"event": "call", "text": "x" * 1000})
+    assert [str(failure) for failure in seen] == ["the record cannot be written: nobody has read the last 1 MiB of it"]
+    await audit.close(timeout=1)
+    pipe.close()
+
+
 async def test_memory_stays_bounded_by_the_producers() -> None:
     """Only `drain` holds a producer back, so a producer that drains never lets more than the high water wait."""
     pipe = Pipe()
