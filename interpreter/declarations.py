@@ -225,6 +225,8 @@ class ModuleSource:
     name: str
     entry: str  # key of `files`
     files: Mapping[str, str]
+    # Its directory on this machine: where `module: "./x"` of a server is looked for. Never told to the sidecar.
+    root: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
