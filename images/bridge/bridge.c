@@ -1,7 +1,7 @@
 /* The bridge between the programs in a container without a network and the sidecar's Unix sockets.
  *
- *   bridge [--lease] [--canary] [--env-file F] [--forward 127.0.0.1:PORT=SOCKET]...
- *          [--serve SOCKET [--max N] -- ARGV... | --run -- ARGV...]
+ *   bridge [--lease | --hold SOCKET] [--canary] [--env-file F] [--env-from NAME=FILE]...
+ *          [--forward 127.0.0.1:PORT=SOCKET]... [--serve SOCKET [--max N] -- ARGV... | --run -- ARGV...]
  *   bridge --talk SOCKET
  *
  * It has to work in any OCI image (distroless, Alpine, FROM scratch), so it is static, uses no name service and reads
@@ -11,6 +11,8 @@
  *   --lease     stdin first carries the environment block (NAME=VALUE\0 ... \0), for ARGV only, so that secrets are in no
  *               container configuration, no argv and no /proc/<pid>/environ but ARGV's own. Then it is the lease: at its
  *               end of file the owner is gone, children are ended, and we exit 0.
+ *   --hold      the same lease as a connection (compose, where nobody holds stdin): its end is the owner's end.
+ *   --env-from  NAME of the environment block is the content of FILE (compose's secrets are files).
  *   --canary    proves the fence from this very seat before anything of the user's starts (canary.c). Else exit 97.
  *   --forward   loopback TCP to a Unix socket (forward.c).
  *   --serve     ARGV's stdin and stdout ARE the socket: no byte is copied by us (serve.c).
@@ -40,6 +42,8 @@
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
+
+enum { HOLD_FOR = 15000, HOLD_EVERY = 5 }; /* ms */
 
 extern char **environ;
 
@@ -130,7 +134,8 @@ int dial(const char *path) {
 
 static _Noreturn void usage(const char *problem) {
     dprintf(STDERR_FILENO,
-            "bridge: %s\nusage: bridge [--lease] [--canary] [--env-file F] [--forward 127.0.0.1:PORT=SOCKET]...\n"
+            "bridge: %s\nusage: bridge [--lease | --hold SOCKET] [--canary] [--env-file F] [--env-from NAME=FILE]...\n"
+            "              [--forward 127.0.0.1:PORT=SOCKET]...\n"
             "              [--serve SOCKET [--max N] -- ARGV... | --run -- ARGV...]\n       bridge --talk SOCKET\n", problem);
     exit(EXIT_USAGE);
 }
@@ -143,6 +148,15 @@ static void add_forward(struct options *o, char *spec) {
     long port = strtol(spec + sizeof host - 1, &end, 10);
     if (port < 1 || port > 65535 || *end != '=' || !end[1]) usage("--forward wants 127.0.0.1:PORT=SOCKET");
     o->forwards[o->n_forwards++] = (struct forward){.port = (uint16_t)port, .path = end + 1, .listener = -1, .index = -1};
+}
+
+static void add_secret(struct options *o, const char *spec) {
+    const char *sign = strchr(spec, '=');
+    char *name;
+    if (o->n_secrets == MAX_SECRETS) usage("too many --env-from");
+    if (!sign || sign == spec || !sign[1]) usage("--env-from wants NAME=FILE");
+    if (!(name = strndup(spec, (size_t)(sign - spec) + 1))) exit(EXIT_SETUP);
+    o->secrets[o->n_secrets++] = (struct secret){.assignment = name, .path = sign + 1};
 }
 
 static struct options parse(int argc, char **argv) {
@@ -160,6 +174,8 @@ static struct options parse(int argc, char **argv) {
         if (i + 1 == argc) usage("an unknown option, or one without its value");
         char *value = argv[++i], *end;
         if (strcmp(name, "--env-file") == 0) o.env_file = value;
+        else if (strcmp(name, "--env-from") == 0) add_secret(&o, value);
+        else if (strcmp(name, "--hold") == 0) o.hold = value;
         else if (strcmp(name, "--forward") == 0) add_forward(&o, value);
         else if (strcmp(name, "--serve") == 0) o.serve = value;
         else if (strcmp(name, "--max") == 0) {
@@ -170,7 +186,8 @@ static struct options parse(int argc, char **argv) {
     }
     if (o.serve && o.run) usage("--serve and --run exclude each other");
     if ((o.serve || o.run) != (o.argv != NULL)) usage("--serve and --run want -- ARGV, and only they do");
-    if (o.lease && o.env_file) usage("--lease brings the environment block: --env-file is for the case without it");
+    if (o.lease && (o.env_file || o.n_secrets)) usage("--lease brings the environment block: --env-* are for the case without it");
+    if (o.lease && o.hold) usage("--lease and --hold exclude each other");
     return o;
 }
 
@@ -204,6 +221,28 @@ static void block_read_file(const char *path) {
     if (!block.complete) usage("--env-file does not end with an empty entry");
 }
 
+/* The block of a run without a lease: that of --env-file, and an entry for each --env-from. */
+static void block_read_files(const struct options *o) {
+    if (o->env_file) {
+        block_read_file(o->env_file);
+        block.length--; /* its empty entry is written again below */
+        block.entry = block.length;
+        block.complete = false;
+    }
+    for (int i = 0; i < o->n_secrets; i++) {
+        char value[64 * 1024];
+        int fd = open(o->secrets[i].path, O_RDONLY | O_CLOEXEC);
+        ssize_t n = fd < 0 ? -1 : read(fd, value, sizeof value);
+        if (n < 0 || n == (ssize_t)sizeof value || memchr(value, 0, (size_t)n)) usage("a file of --env-from cannot be read as a value");
+        close(fd);
+        while (n > 0 && (value[n - 1] == '\n' || value[n - 1] == '\r')) n--; /* editors end files with a newline */
+        block_take(o->secrets[i].assignment, strlen(o->secrets[i].assignment));
+        block_take(value, (size_t)n);
+        block_take("", 1);
+    }
+    block_take("", 1);
+}
+
 static bool same_name(const char *a, const char *b) {
     size_t n = strcspn(a, "=") + 1;
     return strncmp(a, b, n) == 0;
@@ -226,17 +265,17 @@ static char **merged_environment(void) {
     return merged;
 }
 
-static _Noreturn void finish(const char *reason) {
+static _Noreturn void finish(const struct options *options, const char *reason) {
     emit("{\"event\":\"lapsed\",\"reason\":\"%s\"}", reason);
     end_processes();
-    exit(0);
+    exit(options->run ? EXIT_LAPSED : 0); /* a program that was cut short has not succeeded */
 }
 
-static void read_lease(void) {
+static void read_lease(const struct options *options) {
     char chunk[4096];
     ssize_t n = read(STDIN_FILENO, chunk, sizeof chunk);
     if (n > 0) block_take(chunk, (size_t)n);
-    else if (n == 0 || (errno != EAGAIN && errno != EINTR)) finish("lease");
+    else if (n == 0 || (errno != EAGAIN && errno != EINTR)) finish(options, "lease");
 }
 
 static int open_signals(void) {
@@ -257,13 +296,23 @@ bool still_wanted(const struct options *options, int ms) {
     return !(fds[0].revents & POLLIN) && !(fds[1].revents & (POLLHUP | POLLERR));
 }
 
+/* The connection of --hold; the owner of its other end starts at the same time as we do. */
+static int hold(const struct options *options) {
+    int fd;
+    for (int64_t until = now_ms() + HOLD_FOR; (fd = dial(options->hold)) < 0;) {
+        if (now_ms() > until) usage("nobody listens at the socket of --hold");
+        if (!still_wanted(options, HOLD_EVERY)) finish(options, "signal");
+    }
+    return fd;
+}
+
 /* True once a child may have ended. */
-static bool read_signals(void) {
+static bool read_signals(const struct options *options) {
     struct signalfd_siginfo info;
     bool child = false;
     while (read(signals_fd, &info, sizeof info) == (ssize_t)sizeof info) {
         if (info.ssi_signo == SIGCHLD) child = true;
-        else finish(info.ssi_signo == SIGTERM ? "SIGTERM" : "SIGINT");
+        else finish(options, info.ssi_signo == SIGTERM ? "SIGTERM" : "SIGINT");
     }
     return child;
 }
@@ -276,8 +325,8 @@ int main(int argc, char **argv) {
     if ((signals_fd = open_signals()) < 0) return EXIT_SETUP;
     if (options.canary && !canary(&options)) return EXIT_CANARY;
     if (!forward_open(&options)) return EXIT_SETUP;
-    if (options.env_file) block_read_file(options.env_file);
-    else if (!options.lease) block.complete = true;
+    if (!options.lease) block_read_files(&options);
+    int held = options.hold ? hold(&options) : -1;
 
     static struct pollset set;
     char **environment = NULL;
@@ -290,6 +339,7 @@ int main(int argc, char **argv) {
         set.n = 0;
         set.deadline = NEVER;
         int lease_index = options.lease ? watch(&set, STDIN_FILENO, POLLIN) : -1;
+        int held_index = watch(&set, held, POLLIN);
         int signal_index = watch(&set, signals_fd, POLLIN);
         forward_watch(&options, &set);
         if (options.serve && environment) serve_watch(&options, &set);
@@ -301,11 +351,12 @@ int main(int argc, char **argv) {
             continue;
         }
         int code;
-        if (seen(&set, signal_index) && read_signals() && reap(&code)) {
+        if (seen(&set, signal_index) && read_signals(&options) && reap(&code)) {
             end_processes();
             return code;
         }
-        if (seen(&set, lease_index)) read_lease();
+        if (seen(&set, held_index) && recv(held, &(char){0}, 1, MSG_DONTWAIT) == 0) finish(&options, "hold");
+        if (seen(&set, lease_index)) read_lease(&options);
         forward_dispatch(&options, &set);
         if (options.serve && environment) serve_dispatch(&options, &set, environment);
     }

@@ -12,10 +12,12 @@
 enum {
     EXIT_USAGE = 64,  /* bad arguments, or a malformed environment block */
     EXIT_SETUP = 71,  /* a listener or a table could not be made */
+    EXIT_LAPSED = 75, /* --run: the owner left before the program was done */
     EXIT_CANARY = 97, /* the fence is not what it should be: nothing of the user's was started */
 };
 enum {
     MAX_FORWARDS = 8,
+    MAX_SECRETS = 32,
     MAX_CONNECTIONS = 256,      /* two descriptors each: stays below the plan's nofile limit of 1,024 */
     MAX_PROCESSES = 64,
     MAX_ENVIRONMENT = 1 << 20,  /* bytes of the environment block */
@@ -33,6 +35,9 @@ struct forward {
 struct options {
     bool lease, canary, run;
     const char *env_file;
+    struct secret { const char *assignment, *path; } secrets[MAX_SECRETS]; /* "NAME=", and the file with its value */
+    int n_secrets;
+    const char *hold;
     const char *serve;
     int max;
     char **argv; /* of the program to serve or to run; NULL if there is none */

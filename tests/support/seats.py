@@ -13,12 +13,13 @@ import docker
 from docker.models.containers import Container
 from docker.types import Mount
 
+from runner.backends import docker_seccomp
 from tests.support.bridges import wait_until
 
 FENCED: dict[str, Any] = {
     "network_mode": "none",
     "cap_drop": ["ALL"],
-    "security_opt": ["no-new-privileges"],
+    "security_opt": ["no-new-privileges", f"seccomp={docker_seccomp.profile()}"],
     "read_only": True,
     "user": "1000:1000",
 }

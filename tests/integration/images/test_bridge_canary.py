@@ -13,6 +13,7 @@ import pytest
 from docker.types import Mount
 
 from runner import recipes
+from runner.backends import docker_seccomp
 from runner.images import ImageStore
 from tests.support import seats
 from tests.support.bridges import Listener, wait_until
@@ -43,7 +44,8 @@ def test_green_behind_the_fence_and_then_it_serves(
         assert facts["canary-done"]["ok"]
         assert {
             "interfaces", "routes-v4", "routes-v6", "udp-metadata", "tcp-metadata", "udp-internet", "tcp-internet",
-            "udp-internet-v6", "tcp-internet-v6", "udp-dns-127.0.0.11", "tcp-dns-127.0.0.11", "capabilities",
+            "udp-internet-v6", "tcp-internet-v6", "vsock",
+            "udp-dns-127.0.0.11", "tcp-dns-127.0.0.11", "capabilities",
             "no-new-privileges", "user", "root", "link-stdio.sock", "read-only-stdio.sock",
         } <= facts.keys()  # fmt: skip
         assert facts["tcp-metadata"]["saw"] == "ENETUNREACH"
@@ -66,11 +68,12 @@ def test_green_behind_the_fence_and_then_it_serves(
         ),
         ({"cap_drop": []}, {"capabilities"}),
         ({"cap_drop": ["ALL"], "cap_add": ["NET_RAW"]}, {"capabilities"}),
-        ({"security_opt": []}, {"no-new-privileges"}),
+        ({"security_opt": [f"seccomp={docker_seccomp.profile()}"]}, {"no-new-privileges"}),
+        ({"security_opt": ["no-new-privileges", "seccomp=unconfined"]}, {"vsock"}),
         ({"read_only": False}, {"root"}),
         ({"user": "0:0"}, {"user"}),
     ],
-    ids=["network", "capabilities", "one capability", "new privileges", "writable root", "root"],
+    ids=["network", "capabilities", "one capability", "new privileges", "vsock", "writable root", "root"],
 )
 def test_red_for_each_thing_that_is_loosened(
     engine: docker.DockerClient,

@@ -246,6 +246,46 @@ def test_run_is_the_program(bridge: Path, tmp_path: Path) -> None:
     assert missing.returncode == 127
 
 
+def test_secrets_may_come_as_files(bridge: Path, tmp_path: Path) -> None:
+    """As compose brings them: one file per secret, often with a newline that does not belong to it."""
+    block, token = tmp_path / "env", tmp_path / "token"
+    block.write_bytes(b"NAME=value\0\0")
+    token.write_text("s3cr3t=\n")
+    program = ["--run", "--", SH, "-c", 'echo "$NAME/$TOKEN/"']
+    for given, said in (
+        (["--env-from", f"TOKEN={token}"], "/s3cr3t=/\n"),
+        (["--env-file", block, "--env-from", f"TOKEN={token}"], "value/s3cr3t=/\n"),
+    ):
+        done = subprocess.run([bridge, *given, *program], capture_output=True, text=True, timeout=10)
+        assert (done.returncode, done.stdout) == (0, said)
+    missing = subprocess.run([bridge, "--env-from", "A=/no/such", *program], capture_output=True, text=True, timeout=10)
+    assert missing.returncode == 64
+    assert "--env-from cannot be read" in missing.stderr
+
+
+def test_a_held_connection_is_a_lease(bridge: Path) -> None:
+    args = ("--hold", "{folder}/lease.sock", "--serve", "{folder}/stdio.sock", "--", "/bin/sleep", "1000")
+    with Bridge(bridge, *args, lease=False) as b, listening(b.folder / "stdio.sock") as server:
+        time.sleep(0.2)
+        assert b.poll_events() == [], "nothing starts before there is an owner"
+        with listening(b.folder / "lease.sock") as owner:
+            held = owner.accept()
+            b.event("ready")
+            server.accept().sendall(b"x")
+            pid = b.event("spawn")["pid"]
+            held.close()
+            assert b.process.wait(timeout=5) == 0
+            assert not is_alive(pid)
+            assert b.event("lapsed")["reason"] == "hold"
+
+
+def test_a_program_that_outlives_its_owner_has_not_succeeded(bridge: Path) -> None:
+    with Bridge(bridge, "--hold", "{folder}/lease.sock", "--run", "--", "/bin/sleep", "1000", lease=False) as b:
+        with listening(b.folder / "lease.sock") as owner:
+            owner.accept()
+        assert b.process.wait(timeout=5) == 75
+
+
 @pytest.mark.parametrize(
     ("args", "says"),
     [
@@ -261,6 +301,10 @@ def test_run_is_the_program(bridge: Path, tmp_path: Path) -> None:
         (["--forward", "127.0.0.1:80="], "127.0.0.1:PORT=SOCKET"),
         (["--serve", "/s", "--run", "--", "cat"], "exclude each other"),
         (["--lease", "--env-file", "/x"], "--env-file"),
+        (["--lease", "--env-from", "A=/x"], "--env-"),
+        (["--lease", "--hold", "/x"], "exclude each other"),
+        (["--env-from", "A"], "NAME=FILE"),
+        (["--env-from", "=/x"], "NAME=FILE"),
         (["--env-file", "/no/such/file"], "cannot be read"),
         (["--env-file", "/dev/null"], "empty entry"),
     ],
