@@ -31,6 +31,7 @@ from runner.backends.base import Execution, Listener, Stream
 from runner.backends.docker_errors import translated
 from runner.backends.docker_stream import Duplex, Frames, Lines
 from runner.backends.placeholders import Placeholders
+from runner.backends.waiting import finished
 from runner.errors import PlanViolated, SandboxFailure
 from runner.handover import Handover, environment_block, sidecar_line
 from runner.invariants import check
@@ -58,7 +59,7 @@ class DockerBackend:
         try:
             await seats.start(handover)
         except BaseException:
-            await _finished(asyncio.ensure_future(seats.remove()))
+            await finished(seats.remove())
             raise
         return seats
 
@@ -108,7 +109,7 @@ class DockerSeats:
         for job in jobs:
             job.add_done_callback(lambda done: self._stopping.set() if done.exception() else None)
         # Every thread must have ended before anything is removed, or it would be made again behind our back.
-        done = await _finished(asyncio.gather(*map(asyncio.wrap_future, jobs), return_exceptions=True))
+        done = await finished(asyncio.gather(*map(asyncio.wrap_future, jobs), return_exceptions=True))
         for failure in sorted((d for d in done if isinstance(d, BaseException)), key=lambda e: isinstance(e, _Stopped)):
             raise failure
         for container in self.plan.containers:
@@ -282,16 +283,3 @@ class DockerSeats:
 
 class _Stopped(SandboxFailure):
     """A part that was not made because another one failed: never the reason of anything."""
-
-
-async def _finished(future: asyncio.Future[T]) -> T:
-    """Waits to the end, also when this task is cancelled meanwhile; then the cancellation goes on."""
-    cancelled: asyncio.CancelledError | None = None
-    while not future.done():
-        try:
-            await asyncio.shield(future)
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None and not future.cancelled() and future.exception() is None:
-        raise cancelled
-    return future.result()

@@ -23,7 +23,7 @@ RUNNER = [
     {"errors", "spelling", "environ", "agents", "settings", "plan"},
     {"planner", "survey", "invariants", "render", "handover", "record", "secrets", "recipes"},
     {"images", "backends"},
-    {"sandbox", "lease", "selftest"},
+    {"sandbox", "lease", "selftest", "endpoint", "commands"},
     {"host", "report", "doctor"},
     {"cli", "__main__"},
 ]

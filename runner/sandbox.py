@@ -1,0 +1,259 @@
+"""The life of one run: start → fence self-test → ready → exec → drain → gone.
+
+    async with Sandbox(plan=…, handover=…, backend=…, sink=…, lease=…) as sandbox:
+        await sandbox.commands.run(…)
+
+*Ready* is a `tools/list` from the agent's seat, after every seat has proved its fence. Leaving the block removes
+everything, whatever the way out: an exception, a cancellation, a second one while removing. Every event of every seat
+goes to the sink; a sink that cannot keep it stops the run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Protocol, TypeVar
+
+from interpreter.ports import Command, CommandResult, FilePort, Witnessed
+from runner.backends.base import Backend, Execution, Pipe, Seats
+from runner.backends.waiting import finished
+from runner.commands import execution
+from runner.endpoint import Endpoint
+from runner.errors import RunnerError, SandboxFailure
+from runner.handover import Handover
+from runner.plan import AGENT, BRIDGE, LINK, SandboxPlan
+from runner.planner import MCP_PORT, proxy_environment
+from runner.sandbox_events import Hearing, Sink
+from runner.selftest import SelfTest
+
+T = TypeVar("T")
+_SELF_TEST_SECONDS = 30.0  # a bridge gives its link 15; an engine under load may take as long again
+
+
+class Holder(Protocol):
+    """Something that notices when this process is gone."""
+
+    def hold(self) -> None: ...
+
+    def release(self) -> None: ...
+
+
+@dataclass(kw_only=True, eq=False)
+class Sandbox:
+    """One run. Implements `ports.SandboxSession`."""
+
+    plan: SandboxPlan
+    handover: Handover = field(repr=False)
+    backend: Backend
+    sink: Sink
+    lease: Holder
+    _seats: Seats | None = None
+    _endpoint: Endpoint | None = None
+    _hearing: Hearing = field(init=False)
+    _failure: asyncio.Future[None] | None = None
+    _closed: bool = False
+
+    def __post_init__(self) -> None:
+        self._hearing = Hearing(plan=self.plan, sink=self.sink, fail=self._fail)
+
+    # --------------------------------------------------------------------------------------------------------- life
+
+    async def __aenter__(self) -> Sandbox:
+        try:
+            await self._start()
+        except BaseException as error:
+            await finished(self.close(error))
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await finished(self.close(error))
+
+    async def _start(self) -> None:
+        began = time.monotonic()
+        self._failure = asyncio.get_running_loop().create_future()
+        self.lease.hold()
+        for container in self.plan.containers:
+            self.sink.append("state", member=container.member, state="starting")
+        self._seats = await self.backend.apply(self.plan, self.handover, self._hearing)
+        applied = time.monotonic()
+        self._endpoint = Endpoint(opener=self._way_to_endpoint, token=self.handover.token)
+        # The way is laid while the seats still prove themselves; nothing of the user's goes over it yet.
+        warm = asyncio.ensure_future(self._endpoint.warm())
+        try:
+            await self._unless_failed(self._self_test())
+            tested = time.monotonic()
+            await warm
+            await self._unless_failed(self._open_endpoint())
+        finally:
+            warm.cancel()
+            with contextlib.suppress(asyncio.CancelledError, RunnerError):
+                await warm
+        self.sink.append(
+            "ready",
+            ms=round((time.monotonic() - began) * 1000),
+            applied=round((applied - began) * 1000),
+            tested=round((tested - began) * 1000),
+            tools=len(self._endpoint.tools),
+        )
+
+    async def _self_test(self) -> None:
+        try:
+            async with asyncio.timeout(_SELF_TEST_SECONDS):
+                await self._hearing.tested()
+        except TimeoutError:
+            self.facts.judge()
+            raise SandboxFailure(f"the seats of the run did not start within {_SELF_TEST_SECONDS:g} s") from None
+        self.facts.judge()
+
+    async def _open_endpoint(self) -> None:
+        assert self._endpoint is not None
+        limit = self.plan.lifecycle.startup_timeout_ms / 1000
+        try:
+            # Every server gets that long by itself, at the same time; the list comes after.
+            async with asyncio.timeout(2 * limit + 5):
+                await self._endpoint.open()
+        except TimeoutError:
+            raise self._hearing.startup_trouble() or SandboxFailure(
+                f"no tools were listed within {2 * limit + 5:g} s"
+            ) from None
+        self._hearing.own_sessions.add(self._endpoint.session)
+        await self._hearing.session(self._endpoint.session)
+        if trouble := self._hearing.startup_trouble():
+            raise trouble
+
+    async def close(self, error: BaseException | None = None) -> None:
+        """Drains and removes everything; safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._failure is not None and not self._failure.done():
+            self._failure.cancel()
+        left: dict[str, list[str]] = {"containers": [], "networks": [], "volumes": []}
+        try:
+            if self._endpoint is not None:
+                await self._endpoint.close()
+            if self._seats is not None:
+                await self._seats.remove()
+        except SandboxFailure as failure:
+            left["failed"] = [failure.message, failure.remedy]
+            raise
+        finally:
+            self.lease.release()
+            with contextlib.suppress(RunnerError):
+                self.sink.append("left", **left)
+
+    # ------------------------------------------------------------------------------------------------------- session
+
+    @property
+    def run_id(self) -> str:
+        return self.plan.run
+
+    @property
+    def commands(self) -> Sandbox:
+        """Commands run in the agent's seat."""
+        return self
+
+    @property
+    def files(self) -> FilePort | None:
+        return None
+
+    @property
+    def tools(self) -> Endpoint | None:
+        """The tools as the agent sees them."""
+        return self._endpoint if self.plan.servers else None
+
+    @property
+    def facts(self) -> SelfTest:
+        """What the self-test saw."""
+        return self._hearing.selftest
+
+    async def run(self, command: Command) -> CommandResult:
+        """Runs a command of the language (`ports.CommandPort`)."""
+        timeout = self.plan.timeout_seconds
+        return await self.execute(execution(command, env=self.agent_environment(), timeout_seconds=timeout))
+
+    async def execute(self, wanted: Execution, *, member: str = AGENT) -> CommandResult:
+        """Runs a program in a seat. Errors: `OSError` if it cannot be started, else what stopped the run."""
+        assert self._seats is not None
+        return await self._unless_failed(self._seats.execute(member, wanted))
+
+    async def write(self, path: str, data: bytes) -> None:
+        """Puts a file into the agent's seat, where it may write. Errors: `SandboxFailure`."""
+        result = await self.execute(Execution(argv=(BRIDGE, "--write", path), stdin=data))
+        if result.exit_code:
+            raise SandboxFailure(
+                f"{path} cannot be written in the agent's seat", detail=result.stderr.decode(errors="replace")
+            )
+
+    def agent_environment(self) -> dict[str, str]:
+        """What tells the agent's programs where tools and network are."""
+        env = {"MLLD_PROFILE": self.plan.profile.name or ""}
+        if self.plan.servers:
+            env |= {
+                "MCP_SERVER_URL": f"http://127.0.0.1:{MCP_PORT}/mcp",
+                "MLLD_MCP_TOKEN": self.handover.token,
+                "MLLD_MCP_SERVERS": json.dumps(
+                    [{"name": s.name, "source": s.source, "tools": s.tools} for s in self.plan.servers]
+                ),
+            }
+        return env | (proxy_environment() if self.plan.egress_of(AGENT) else {})
+
+    def mark(self) -> int:
+        """A position in the stream of what the agent saw."""
+        return len(self._hearing.witnessed)
+
+    async def witnessed(self, mark: int) -> Witnessed:
+        """What the agent saw since `mark`, with nothing still on its way."""
+        await self._synchronized()
+        since = self._hearing.witnessed[mark:]
+        return Witnessed(
+            calls=tuple(
+                (str(e["server"]), str(e["name"]), tuple(e.get("labels") or ())) for e in since if e["event"] == "call"
+            ),
+            egress=any(e["event"] == "egress" for e in since),
+        )
+
+    # -------------------------------------------------------------------------------------------------------- helpers
+
+    async def _way_to_endpoint(self) -> Pipe:
+        assert self._seats is not None
+        return await self._seats.pipe(AGENT, (BRIDGE, "--talk", f"{LINK}/mcp.sock"))
+
+    async def _synchronized(self) -> None:
+        """Returns once everything that the sidecar has done until now has been heard: events come in order, and a new
+        session is one."""
+        assert self._endpoint is not None
+        session = await self._endpoint.greet()
+        await self._hearing.session(session)
+        await self._endpoint.leave(session)
+
+    async def _unless_failed(self, work: Awaitable[T]) -> T:
+        """The value of `work`, unless the run falls over first."""
+        assert self._failure is not None
+        task = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait({task, self._failure}, return_when=asyncio.FIRST_COMPLETED)
+        except BaseException:
+            task.cancel()
+            raise
+        if task.done():
+            return task.result()
+        task.cancel()
+        with contextlib.suppress(BaseException):
+            await task
+        await self._failure
+        raise AssertionError("a failure always has its reason")
+
+    def _fail(self, failure: Exception) -> None:
+        """Something without which the run cannot go on has ended: whoever waits for the run hears why."""
+        if self._failure is not None and not self._failure.done():
+            self._failure.set_exception(failure)
+            self._failure.exception()  # retrieved, also if nobody waits just now
