@@ -56,10 +56,12 @@ def simple(line: str) -> tuple[str, ...] | None:
     return tuple(words)
 
 
+# Words that only a shell understands.
 _RESERVED = frozenset(
-    "if then else elif fi for while until do done case esac in function time { } ! [[ . : cd export set unset exec eval "
-    "source alias trap umask ulimit read shift exit return break continue wait".split()
-)
+    ("if", "then", "else", "elif", "fi", "for", "while", "until", "do", "done", "case", "esac", "in", "function", "time",
+     "[[", ".", ":", "cd", "export", "set", "unset", "exec", "eval", "source", "alias", "trap", "umask", "ulimit", "read",
+     "shift", "exit", "return", "break", "continue", "wait")
+)  # fmt: skip
 
 
 def _expands(line: str) -> bool:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from interpreter.ports import Command, CommandResult, FilePort, Witnessed
 from runner.backends.base import Backend, Execution, Pipe, Seats
@@ -94,7 +94,7 @@ class Sandbox:
             await self._unless_failed(self._open_endpoint())
         finally:
             warm.cancel()
-            with contextlib.suppress(asyncio.CancelledError, RunnerError):
+            with contextlib.suppress(asyncio.CancelledError, RunnerError, OSError):
                 await warm
         self.sink.append(
             "ready",
@@ -187,7 +187,7 @@ class Sandbox:
 
     async def write(self, path: str, data: bytes) -> None:
         """Puts a file into the agent's seat, where it may write. Errors: `SandboxFailure`."""
-        result = await self.execute(Execution(argv=(BRIDGE, "--write", path), stdin=data))
+        result = await self.execute(Execution(argv=(BRIDGE, "--put", path), stdin=data))
         if result.exit_code:
             raise SandboxFailure(
                 f"{path} cannot be written in the agent's seat", detail=result.stderr.decode(errors="replace")
@@ -201,7 +201,10 @@ class Sandbox:
                 "MCP_SERVER_URL": f"http://127.0.0.1:{MCP_PORT}/mcp",
                 "MLLD_MCP_TOKEN": self.handover.token,
                 "MLLD_MCP_SERVERS": json.dumps(
-                    [{"name": s.name, "source": s.source, "tools": s.tools} for s in self.plan.servers]
+                    [
+                        {"name": s.name, "source": " ".join(s.source.split(" ")[:2]), "tools": s.tools}
+                        for s in self.plan.servers
+                    ]
                 ),
             }
         return env | (proxy_environment() if self.plan.egress_of(AGENT) else {})
@@ -239,8 +242,9 @@ class Sandbox:
         """The value of `work`, unless the run falls over first."""
         assert self._failure is not None
         task = asyncio.ensure_future(work)
+        waited: list[asyncio.Future[Any]] = [task, self._failure]
         try:
-            await asyncio.wait({task, self._failure}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([*waited], return_when=asyncio.FIRST_COMPLETED)
         except BaseException:
             task.cancel()
             raise

@@ -2,7 +2,7 @@
  *
  *   bridge [--lease | --hold SOCKET] [--canary] [--env-file F] [--env-from NAME=FILE]...
  *          [--forward 127.0.0.1:PORT=SOCKET]... [--serve SOCKET [--max N] -- ARGV... | --run -- ARGV...]
- *   bridge --talk SOCKET
+ *   bridge --talk SOCKET | --put PATH
  *
  * It has to work in any OCI image (distroless, Alpine, FROM scratch), so it is static, uses no name service and reads
  * nothing but /proc and its own arguments. One thread, one poll() loop; the poll set is rebuilt in each round from the
@@ -19,6 +19,7 @@
  *   --run       ARGV once, on our own stdout, and its exit code is ours (compose, where nobody can exec).
  *
  *   --talk      stdin and stdout become a connection to SOCKET (talk.c).
+ *   --put       stdin becomes the file PATH (put.c).
  *
  * stdout carries JSON lines for the runner, and nothing else; with --run they go to stderr, since stdout is ARGV's.
  *
@@ -136,7 +137,7 @@ static _Noreturn void usage(const char *problem) {
     dprintf(STDERR_FILENO,
             "bridge: %s\nusage: bridge [--lease | --hold SOCKET] [--canary] [--env-file F] [--env-from NAME=FILE]...\n"
             "              [--forward 127.0.0.1:PORT=SOCKET]...\n"
-            "              [--serve SOCKET [--max N] -- ARGV... | --run -- ARGV...]\n       bridge --talk SOCKET\n", problem);
+            "              [--serve SOCKET [--max N] -- ARGV... | --run -- ARGV...]\n       bridge --talk SOCKET | --put PATH\n", problem);
     exit(EXIT_USAGE);
 }
 
@@ -320,6 +321,7 @@ static bool read_signals(const struct options *options) {
 int main(int argc, char **argv) {
     prctl(PR_SET_DUMPABLE, 0);
     if (argc == 3 && strcmp(argv[1], "--talk") == 0) return talk(argv[2]);
+    if (argc == 3 && strcmp(argv[1], "--put") == 0) return put(argv[2]);
     struct options options = parse(argc, argv);
     if (options.run) events_fd = STDERR_FILENO;
     if ((signals_fd = open_signals()) < 0) return EXIT_SETUP;
