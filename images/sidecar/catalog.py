@@ -36,7 +36,7 @@ class Entry:
     mark: bytes
     """The labels as a member of a result's `_meta`."""
     schema: bytes = b""
-    """A tool's input schema."""
+    """A tool's input schema, if it wants arguments mirrored in headers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +199,8 @@ class Catalog:
                 return None
             if described is not asked:
                 item = jsonrpc.encode(described)
-        return entry_of(member, kind, name, verdict, bytes(fields.inputSchema)), jsonrpc.one_line(item)
+        schema = bytes(_item.decode(item).inputSchema) if b"x-mcp-header" in item else b""
+        return entry_of(member, kind, name, verdict, schema), jsonrpc.one_line(item)
 
     # --- routing
 

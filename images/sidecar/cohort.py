@@ -23,6 +23,7 @@ _CHANGED: dict[str, tuple[Kind, ...]] = {
     "notifications/prompts/list_changed": ("prompt",),
     "notifications/resources/list_changed": ("resource", "template"),
 }
+_INSTRUCTIONS = 16 << 10
 OFFERS = frozenset(("sampling", "elicitation", "roots"))
 """Client capabilities that let a server ask the client for something."""
 
@@ -56,8 +57,6 @@ class Cohort:
         self.members = {u.name: Member(u, lifecycle, capabilities, modern=modern) for u in upstreams}
         self.catalog = Catalog(list(self.members.values()), admission, self, self._replaced)
         self.audiences: set[Audience] = set()
-        self.left = asyncio.get_running_loop().time()
-        """When the last session left."""
 
     async def open(self) -> None:
         """Starts every server, at the same time; those that fail carry their trouble."""
@@ -75,33 +74,49 @@ class Cohort:
             task = asyncio.ensure_future(member.items("tool", self))
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
+    def offers(self, capability: str) -> bool:
+        """Whether any server can do it, or could for all we know."""
+        known = (member.capabilities for member in self.members.values())
+        return capability == "tools" or any(c is None or capability in c for c in known)
+
     def capabilities(self) -> dict[str, Any]:
         """The union of what the servers can do; of a server that never started, everything is assumed."""
         known = [member.capabilities for member in self.members.values()]
         union: dict[str, Any] = {"tools": {"listChanged": True}}
-        if any(c is None or "prompts" in c for c in known):
+        if self.offers("prompts"):
             union["prompts"] = {"listChanged": True}
-        if any(c is None or "resources" in c for c in known):
+        if self.offers("resources"):
             subscribe = any(c is None or _flag(c, "resources", "subscribe") for c in known)
             union["resources"] = {"listChanged": True, **({"subscribe": True} if subscribe else {})}
         for name in ("logging", "completions"):
-            if any(c is None or name in c for c in known):
+            if self.offers(name):
                 union[name] = {}
         tasks = [c["tasks"] for c in known if c and isinstance(c.get("tasks"), dict)]
         if tasks:
             union["tasks"] = {key: value for offered in tasks for key, value in offered.items()}
         return union
 
+    def instructions(self) -> str:
+        """What the servers tell agents about themselves."""
+        told = {name: member.instructions for name, member in self.members.items() if member.instructions}
+        sections = [f"# {name}\n{text}" for name, text in told.items()] if len(told) > 1 else list(told.values())
+        return "\n\n".join(sections)[:_INSTRUCTIONS]
+
+    def watch(self, uris: set[str]) -> None:
+        """Has the stateless servers tell of these resources."""
+        for member in self.members.values():
+            member.watch(uris)
+
     def idle(self, now: float) -> None:
         """Stops the processes that nobody has used for a while."""
         for member in self.members.values():
             if member.idle(now):
-                member.stop()
+                member.stop(self)
                 self._audit.emit({"event": "server", "server": member.name, "state": "stopped", "reason": "idle"})
 
     def close(self) -> None:
         for member in self.members.values():
-            member.stop()
+            member.stop(self)
 
     # --- what servers say
 

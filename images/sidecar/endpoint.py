@@ -12,21 +12,19 @@ from images.sidecar import jsonrpc
 from images.sidecar.cohort import Cohort
 from images.sidecar.connection import Connection, Listener
 from images.sidecar.exchange import Exchange
+from images.sidecar.handshake import CLIENT, LEGACY, MODERN
 from images.sidecar.http import Head
 from images.sidecar.jsonrpc import Incoming, Malformed
-from images.sidecar.member import CLIENT, LEGACY
 from images.sidecar.relay import Judges
 from images.sidecar.router import Router
 from images.sidecar.seams import Admission, Audit, EndpointSpec, Guarding
 from images.sidecar.sessions import MAX_SESSIONS, VERSIONS, Session, Sessions, offers
+from images.sidecar.stateless import Stateless
 from images.sidecar.stream import split_event_id
 from images.sidecar.upstream import Upstream
 
-_INSTRUCTIONS = 16 << 10
 _SWEEP_SECONDS = 5.0
 _SESSION_IDLE_SECONDS = 1800.0
-_LINGER_SECONDS = 30.0
-"""How long the processes of a cohort outlive its last session, beyond the shared ones which only go idle."""
 
 
 class Endpoint:
@@ -39,6 +37,7 @@ class Endpoint:
         judges = Judges(guarding=guarding, audit=audit, result_limit=spec.limits.result_bytes)
         self._router = Router(admission, judges)
         self._sessions = Sessions()
+        self._stateless = Stateless(self._router, lambda key: self._make_cohort(key, modern=True))
         self._shared: dict[bytes, Cohort] = {}
         self._own: dict[Session, Cohort] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -67,7 +66,7 @@ class Endpoint:
         self._timer.cancel()
         for session in self._sessions.all():
             self._end(session)
-        for cohort in self._shared.values():
+        for cohort in self.cohorts():
             cohort.close()
         for task in self._tasks:
             task.cancel()
@@ -76,7 +75,7 @@ class Endpoint:
 
     def cohorts(self) -> list[Cohort]:
         """Every cohort there is."""
-        return [*self._shared.values(), *self._own.values()]
+        return [*self._shared.values(), *self._own.values(), *(c.cohort for c in self._stateless.callers.values())]
 
     # --- requests
 
@@ -88,6 +87,8 @@ class Endpoint:
             connection.answer(status, (jsonrpc.failure(b"", jsonrpc.INVALID_REQUEST, reason),), extra=extra)
         elif head.method == b"POST":
             self._post(connection, head, body)
+        elif head.get(b"mcp-protocol-version") == MODERN.encode():
+            connection.answer(405, (), b"", b"Allow: POST\r\n")
         elif head.method == b"GET":
             self._get(connection, head)
         elif head.method == b"DELETE":
@@ -115,6 +116,12 @@ class Endpoint:
             message = jsonrpc.split_request(body)
         except Malformed as e:
             self._reject(connection, 400, str(e), e.code)
+            return
+        if message.method is not None and self._stateless.meant(head, message):
+            if bytes(message.id):
+                self._stateless.dispatch(connection, head, message)
+            else:
+                connection.answer(202, (), b"")  # this era has no notifications that mean anything here
             return
         if message.method == "initialize" and bytes(message.id):
             self._initialize(connection, head, message)
@@ -237,29 +244,27 @@ class Endpoint:
         cohort = session.cohort
         await cohort.open()
         result = {"protocolVersion": session.version, "capabilities": cohort.capabilities(), "serverInfo": CLIENT}
-        told = {name: member.instructions for name, member in cohort.members.items() if member.instructions}
-        if told:
-            sections = [f"# {name}\n{text}" for name, text in told.items()] if len(told) > 1 else list(told.values())
-            result["instructions"] = "\n\n".join(sections)[:_INSTRUCTIONS]
+        if instructions := cohort.instructions():
+            result["instructions"] = instructions
         exchange.result((jsonrpc.encode(result),))
 
     def _cohort(self, capabilities: dict[str, object]) -> tuple[Cohort, bool]:
         """The cohort for a client with these capabilities, and whether it is its alone."""
         key = jsonrpc.encode(capabilities)
         if offers(capabilities):
-            return self._make_cohort(key), True
+            return self._make_cohort(key, modern=False), True
         cohort = self._shared.get(key)
         if cohort is None:
             if len(self._shared) >= 4:
                 # Capabilities that ask for nothing make no difference to a server: beyond a few, all share one.
                 key = b"{}"
-            cohort = self._shared.get(key) or self._make_cohort(key)
+            cohort = self._shared.get(key) or self._make_cohort(key, modern=False)
             self._shared[key] = cohort
         return cohort, False
 
-    def _make_cohort(self, capabilities: bytes) -> Cohort:
+    def _make_cohort(self, capabilities: bytes, *, modern: bool) -> Cohort:
         lifecycle = self._spec.lifecycle
-        return Cohort(self.upstreams, self._admission, self._audit, lifecycle, capabilities, modern=False)
+        return Cohort(self.upstreams, self._admission, self._audit, lifecycle, capabilities, modern=modern)
 
     def _end(self, session: Session) -> None:
         self._sessions.remove(session)
@@ -270,9 +275,10 @@ class Endpoint:
         self._audit.emit({"event": "session", "session": session.id, "state": "closed"})
 
     def _sweep(self) -> None:
-        now = self._loop.time()
-        for cohort in self._shared.values():
-            cohort.idle(now)
+        now, owned = self._loop.time(), set(self._own.values())
+        for cohort in self.cohorts():
+            if cohort not in owned:
+                cohort.idle(now)
         for session in self._sessions.all():
             if not session.active and now - session.used > _SESSION_IDLE_SECONDS:
                 self._end(session)

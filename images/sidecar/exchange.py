@@ -6,8 +6,11 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from msgspec import Raw
+
 from images.sidecar import jsonrpc
 from images.sidecar.connection import Buffers, Connection
+from images.sidecar.jsonrpc import RawMap
 from images.sidecar.stream import EventStream
 
 OpenStream = Callable[[], EventStream]
@@ -34,6 +37,10 @@ class Exchange:
         self.task: asyncio.Task[None] | None = None
         """The slow path that works on the request, kept from the garbage collector."""
         self.answered = False
+        self.unknown_resource = jsonrpc.RESOURCE_NOT_FOUND
+
+    def verify(self, schema: bytes, fields: RawMap) -> None:
+        """Holds what else the request carried against the tool's schema; raises Malformed."""
 
     @property
     def can_stream(self) -> bool:
@@ -54,6 +61,11 @@ class Exchange:
     def error(self, code: int, message: str, data: Any = None) -> None:
         """The answer: an error."""
         self.reply(jsonrpc.failure(self.id, code, message, data), self._statuses.get(code, 200))
+
+    def failed(self, error: Raw) -> None:
+        """The answer: a server's error as it is."""
+        status = self._statuses.get(jsonrpc.error_of(error).code, 200) if self._statuses else 200
+        self.reply(b'{"jsonrpc":"2.0","id":%s,"error":%s}' % (self.id, bytes(error) or b"{}"), status)
 
     def reply(self, message: bytes, status: int = 200) -> None:
         """The answer as a complete message."""

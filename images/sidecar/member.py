@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Any
 
 import msgspec
 from msgspec import Raw
 
 from images.sidecar import jsonrpc
-from images.sidecar.process import Events, Process, ServerError
+from images.sidecar.handshake import envelope, greet
+from images.sidecar.process import Events, Ignored, Process, ServerError
 from images.sidecar.seams import Kind, Lifecycle
 from images.sidecar.upstream import Upstream
-
-LEGACY = "2025-11-25"
-MODERN = "2026-07-28"
-CLIENT = {"name": "mlld-sandbox", "version": "1"}
-META = "io.modelcontextprotocol/"
 
 LISTS: dict[Kind, tuple[str, str, str]] = {
     "tool": ("tools/list", "tools", "tools"),
@@ -27,9 +22,9 @@ LISTS: dict[Kind, tuple[str, str, str]] = {
 }
 """Kind → method, key of the result, capability that says a server has it."""
 
-_DISCOVER_SECONDS = 3.0
-"""An older server may not even answer what it does not know."""
 _MAX_PAGES, _MAX_ITEMS, _MAX_BYTES = 64, 2_000, 16 << 20
+
+_LISTENED = {"tools": "toolsListChanged", "prompts": "promptsListChanged", "resources": "resourcesListChanged"}
 
 _items = msgspec.json.Decoder(list[Raw])
 
@@ -41,9 +36,9 @@ class Member:
         self.upstream = upstream
         self._lifecycle, self._capabilities, self._modern = lifecycle, capabilities, modern
         self._loop = asyncio.get_running_loop()
-        self._events: Events | None = None
         self._starting: asyncio.Task[Process] | None = None
         self._started = 0.0
+        self.start_seconds = 0.0
         self._lists: dict[Kind, asyncio.Task[list[bytes]]] = {}
         self.process: Process | None = None
         self.capabilities: dict[str, Any] | None = None
@@ -83,94 +78,94 @@ class Member:
     async def _start(self, events: Events) -> Process:
         began = self._loop.time()
         try:
-            process = await self.upstream.start(events)
+            process = await (self._start_modern(events) if self._modern else self._start_own(events))
         except ServerError as e:
             self.trouble = str(e)
             raise
+        self._started = self._loop.time()
+        self.start_seconds = self._started - began
+        self.trouble = ""
+        self.process = process
+        self.capabilities, self.instructions = process.capabilities, process.instructions
+        return process
+
+    async def _start_own(self, events: Events) -> Process:
+        """A process for this cohort alone."""
+        process = await self.upstream.start(events)
+        await self._greet(process, modern=False)
+        self._restore(process)
+        return process
+
+    async def _start_modern(self, events: Events) -> Process:
+        """The stateless process that all cohorts share; a process of its own if the server is of the older era."""
+        async with self.upstream.lock:
+            hub = self.upstream.hub
+            process = self.upstream.stateless
+            if process is None or process.closed:
+                process = await self.upstream.start(hub)
+                await self._greet(process, modern=True)
+            if not process.modern:
+                process.events = events
+            else:
+                self.upstream.stateless = process
+                hub.members.add(events)
+            self._restore(process)
+            return process
+
+    async def _greet(self, process: Process, *, modern: bool) -> None:
         try:
-            if not (self._modern and await self._discover(process)):
-                if process.closed:
-                    process = await self.upstream.start(events)
-                await self._initialize(process)
+            await greet(process, self._capabilities, self._lifecycle.startup_timeout, modern=modern)
         except ServerError as e:
             process.close()
             self.upstream.failed(0.0)
-            self.trouble = f"server {self.name} did not start: {e}"
-            raise ServerError(jsonrpc.SERVER_LOST, self.trouble) from e
-        self._started = self._loop.time()
-        self.trouble = ""
-        self.process, self._events = process, events
-        self.capabilities, self.instructions = process.capabilities, process.instructions
-        self._restore(process)
-        self.start_seconds = self._started - began
-        return process
-
-    async def _discover(self, process: Process) -> bool:
-        """Opens the connection in the stateless era; False if the server does not know it."""
-        wait = min(_DISCOVER_SECONDS, self._lifecycle.startup_timeout)
-        try:
-            result = await process.ask("server/discover", b'{"_meta":%s}' % self.meta(), wait)
-        except ServerError:
-            return False
-        versions = json.loads(result.get("supportedVersions", b"[]"))
-        if MODERN not in versions:
-            return False
-        process.modern = True
-        self._learn(process, result)
-        return True
-
-    async def _initialize(self, process: Process) -> None:
-        params = b'{"protocolVersion":"%s","capabilities":%s,"clientInfo":%s}' % (
-            LEGACY.encode(),
-            self._capabilities,
-            jsonrpc.encode(CLIENT),
-        )
-        result = await process.ask("initialize", params, self._lifecycle.startup_timeout)
-        self._learn(process, result)
-        process.notify("notifications/initialized")
-
-    def _learn(self, process: Process, result: dict[str, bytes]) -> None:
-        try:
-            capabilities = json.loads(result.get("capabilities", b"{}"))
-            instructions = json.loads(result.get("instructions", b'""'))
-        except (ValueError, RecursionError):
-            capabilities = None
-            instructions = ""
-        if not isinstance(capabilities, dict):
-            raise ServerError(jsonrpc.INTERNAL_ERROR, "its capabilities are not an object")
-        process.capabilities = capabilities
-        process.instructions = instructions if isinstance(instructions, str) else ""
+            raise ServerError(jsonrpc.SERVER_LOST, f"server {self.name} did not start: {e}") from e
 
     def _restore(self, process: Process) -> None:
         """Tells a woken process what its predecessor knew."""
         if self.level and process.takes_levels:
             self._tell(process, "logging/setLevel", {"level": self.level})
-        for uri in () if process.modern else self.watched:
+        if process.modern:
+            self._listen(process, self.watched)
+            return
+        for uri in self.watched:
             self._tell(process, "resources/subscribe", {"uri": uri})
 
     def _tell(self, process: Process, method: str, params: dict[str, Any]) -> None:
-        task = self._loop.create_task(process.ask(method, jsonrpc.encode(params)))
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        process.request(process.reserve(), method, jsonrpc.encode(params), Ignored())
 
-    def meta(self) -> bytes:
-        """The `_meta` of a request that the sidecar itself makes in the stateless era."""
-        return b'{"%sprotocolVersion":"%s","%sclientCapabilities":%s,"%sclientInfo":%s}' % (
-            META.encode(), MODERN.encode(), META.encode(), self._capabilities, META.encode(), jsonrpc.encode(CLIENT),
-        )  # fmt: skip
+    def watch(self, uris: set[str]) -> None:
+        """Has a stateless server tell of these resources as well."""
+        fresh = uris - self.watched
+        self.watched |= fresh
+        process = self.ready()
+        if fresh and process is not None and process.modern:
+            self._listen(process, fresh)
+
+    def _listen(self, process: Process, uris: set[str]) -> None:
+        """A stateless server says what changes only on a request that asks for it and stays open."""
+        wanted: dict[str, Any] = {flag: True for group, flag in _LISTENED.items() if group in process.capabilities}
+        if uris and "resources" in process.capabilities:
+            wanted["resourceSubscriptions"] = sorted(uris)
+        if wanted:
+            params = b'{"notifications":%s,"_meta":%s}' % (jsonrpc.encode(wanted), envelope(self._capabilities))
+            process.stand("subscriptions/listen", params, Ignored())
 
     def exited(self, process: Process) -> None:
         """A process is gone: if it was ours and nobody stopped it, the next start waits a little."""
         if process is self.process:
             self.process = None
-            self.upstream.failed(self._loop.time() - self._started)
+            if process is not self.upstream.stateless:
+                self.upstream.failed(self._loop.time() - self._started)
             self.trouble = f"server {self.name} ended by itself; it is started again at the next call"
 
-    def stop(self) -> None:
-        """Ends the process on purpose."""
+    def stop(self, events: Events) -> None:
+        """Ends the process on purpose; one that is shared ends with its last cohort."""
         process, self.process = self.process, None
         if self._starting is not None:
             self._starting.cancel()
-        if process is not None:
+        hub = self.upstream.hub
+        hub.members.discard(events)
+        if process is not None and (process is not self.upstream.stateless or not hub.members):
             process.close()
 
     def idle(self, now: float) -> bool:
@@ -211,7 +206,7 @@ class Member:
         for _ in range(_MAX_PAGES):
             fields = [b'"cursor":' + cursor] if cursor else []
             if process.modern:
-                fields.append(b'"_meta":' + self.meta())
+                fields.append(b'"_meta":' + envelope(self._capabilities))
             result = await process.ask(method, b"{%s}" % b",".join(fields), self._lifecycle.startup_timeout)
             try:
                 page = [bytes(item) for item in _items.decode(result.get(key, b"[]"))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections import deque
 from typing import Any, Protocol
@@ -97,13 +98,34 @@ class Reply:
             self.future.set_exception(error)
 
 
+class Ignored:
+    """A pending request whose outcome nobody needs."""
+
+    def on_result(self, result: RawMap, size: int) -> None: ...
+
+    def on_error(self, error: Raw) -> None: ...
+
+    def on_cut(self, head: bytes, size: int) -> None: ...
+
+    def on_failed(self, code: int, message: str) -> None: ...
+
+    def on_progress(self, fields: RawMap) -> None: ...
+
+    def on_late(self) -> None: ...
+
+
 class _Slot:
-    """A request that was sent or waits to be."""
+    """A request that was sent or waits to be. `message` is what is not sent yet."""
 
     __slots__ = ("deadline", "last", "message", "pending")
 
     def __init__(self, pending: Pending, message: bytes, deadline: float, last: float) -> None:
         self.pending, self.message, self.deadline, self.last = pending, message, deadline, last
+
+    @property
+    def stands(self) -> bool:
+        """Whether it is meant to stay open, so that it takes no place and no time."""
+        return self.deadline == math.inf
 
 
 class Process:
@@ -112,7 +134,7 @@ class Process:
     def __init__(self, server: str, events: Events, lifecycle: Lifecycle) -> None:
         self.server = server
         self._loop = asyncio.get_running_loop()
-        self._events, self._lifecycle = events, lifecycle
+        self.events, self._lifecycle = events, lifecycle
         self._transport: Transport | None = None
         self._slots: dict[int, _Slot] = {}
         self._waiting: deque[int] = deque()
@@ -143,8 +165,8 @@ class Process:
 
     @property
     def busy(self) -> int:
-        """Requests that are not answered yet."""
-        return len(self._slots)
+        """Requests that are not answered yet, without those that are meant to stay open."""
+        return sum(not slot.stands for slot in self._slots.values())
 
     @property
     def in_flight(self) -> list[Pending]:
@@ -177,6 +199,13 @@ class Process:
             self._waiting.append(number)
         if self._timer is None:
             self._timer = self._loop.call_later(_TICK, self._tick)
+
+    def stand(self, method: str, params: bytes, pending: Pending) -> None:
+        """Sends a request that stays open as long as the process lives (a subscription)."""
+        if not self.closed:
+            number = self.reserve()
+            self._slots[number] = _Slot(pending, b"", math.inf, math.inf)
+            self.post(jsonrpc.request(number, method, params))
 
     async def ask(self, method: str, params: bytes = b"", timeout: float | None = None) -> dict[str, bytes]:
         """A request of the sidecar itself; raises ServerError."""
@@ -211,6 +240,10 @@ class Process:
 
     def _finished(self) -> None:
         self._in_flight -= 1
+        self._next()
+
+    def _next(self) -> None:
+        """Sends what waited for a place."""
         while self._waiting and self._in_flight < self._lifecycle.max_concurrent and not self.closed:
             slot = self._slots.get(self._waiting.popleft())
             if slot is not None:
@@ -222,7 +255,8 @@ class Process:
             return  # never sent
         params = jsonrpc.encode({"requestId": number, "reason": reason})
         self.notify("notifications/cancelled", params)
-        self._finished()
+        if not slot.stands:
+            self._finished()
 
     # --- time
 
@@ -230,6 +264,8 @@ class Process:
         self._timer = None
         now = self._loop.time()
         for number, slot in list(self._slots.items()):
+            if slot.stands:
+                continue
             if self.held:
                 slot.deadline += _TICK
                 slot.last += _TICK
@@ -240,7 +276,7 @@ class Process:
             what = "could not take the request" if slot.message else "did not answer"
             self._abandon(number, "timed out")
             slot.pending.on_failed(jsonrpc.TIMED_OUT, f"server {self.server} {what} within {span:g} s")
-        if self._slots:
+        if self.busy:
             self._timer = self._loop.call_later(_TICK, self._tick)
 
     # --- in
@@ -259,10 +295,10 @@ class Process:
             self.faults += 1  # an answer to nothing, a second answer, or one that came after its time
             return
         del self._slots[message.id]  # type: ignore[arg-type]
-        self._in_flight -= 1
-        if self._waiting:
-            self._in_flight += 1
-            self._finished()
+        if not slot.stands:
+            self._in_flight -= 1
+            if self._waiting:
+                self._next()
         if message.result is not None:
             slot.pending.on_result(message.result, len(line))
         else:
@@ -271,9 +307,7 @@ class Process:
     def on_cut(self, head: bytes, tail: bytes, size: int) -> None:
         number = self._number(head, tail)
         if number is not None:
-            slot = self._slots.pop(number)
-            self._finished()
-            slot.pending.on_cut(head, size)
+            self._take(number).on_cut(head, size)
         else:
             self.faults += 1
 
@@ -287,7 +321,7 @@ class Process:
         for slot in slots.values():
             outcome = "" if slot.message else ": whether the call took effect is unknown"
             slot.pending.on_failed(jsonrpc.SERVER_LOST, f"server {self.server} ended before it answered{outcome}")
-        self._events.on_exit(self)
+        self.events.on_exit(self)
 
     def _said(self, message: FromServer) -> None:
         """A notification or a request of the server."""
@@ -296,11 +330,11 @@ class Process:
             if method == "ping":
                 self.post(jsonrpc.success(jsonrpc.encode(message.id), b"{}"))
             else:
-                self._events.on_request(self, jsonrpc.encode(message.id), method, bytes(message.params))
+                self.events.on_request(self, jsonrpc.encode(message.id), method, bytes(message.params))
         elif method == "notifications/progress":
             self._progress(message.params)
         else:
-            self._events.on_notification(self, method, bytes(message.params))
+            self.events.on_notification(self, method, bytes(message.params))
 
     def _progress(self, params: Raw) -> None:
         try:
@@ -318,9 +352,14 @@ class Process:
         self.faults += 1
         number = self._number(head, tail)
         if number is not None:
-            slot = self._slots.pop(number)
+            reason = f"server {self.server} sent a malformed message: {why}"
+            self._take(number).on_failed(jsonrpc.INTERNAL_ERROR, reason)
+
+    def _take(self, number: int) -> Pending:
+        slot = self._slots.pop(number)
+        if not slot.stands:
             self._finished()
-            slot.pending.on_failed(jsonrpc.INTERNAL_ERROR, f"server {self.server} sent a malformed message: {why}")
+        return slot.pending
 
     def _number(self, head: bytes, tail: bytes) -> int | None:
         """Which request a line that cannot be parsed would have answered. A server can only guess its own wrong."""

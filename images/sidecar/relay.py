@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from msgspec import Raw
@@ -20,12 +19,14 @@ from msgspec import Raw
 from images.sidecar import jsonrpc
 from images.sidecar.catalog import Entry
 from images.sidecar.exchange import Exchange
+from images.sidecar.handshake import META
 from images.sidecar.jsonrpc import OURS, RawMap
 from images.sidecar.process import Process
 from images.sidecar.seams import Audit, Call, Guarding, Verdict
 
 _AUDITED_ARGUMENTS, _AUDITED_RESULT = 4096, 2048
 _TEXT_OF_RESULT = re.compile(rb'"text"\s*:\s*"((?:[^"\\]|\\.)*)', re.DOTALL)
+_ENVELOPE = frozenset(META + key for key in ("protocolVersion", "clientCapabilities", "clientInfo", "logLevel"))
 _calls = count(1)
 _keys: dict[str, bytes] = {}
 _MARKED = frozenset(("tools/call", "resources/read", "prompts/get"))
@@ -41,27 +42,48 @@ class Judges:
     result_limit: int
 
 
+class Caller(Protocol):
+    """Whose request a relay carries."""
+
+    id: str
+    modern: bool
+    """Speaks 2026-07-28."""
+    seen: frozenset[str]
+    """Labels of what was served to it so far."""
+
+    def envelope(self) -> RawMap:
+        """What a stateless server wants in the `_meta` of each request of this caller."""
+        ...
+
+    def began(self, relay: Relay) -> None: ...
+
+    def ended(self, relay: Relay) -> None: ...
+
+    def takes(self, relay: Relay, result: RawMap) -> bool:
+        """Translates a result between eras, in place; True if it is no answer yet and the caller goes on with it."""
+        ...
+
+
 class Relay:
     """Implements `process.Pending` for a request that came from an agent."""
 
-    def __init__(
-        self, judges: Judges, exchange: Exchange, entry: Entry, method: str, session: str, seen: frozenset[str]
-    ) -> None:
-        self._judges = judges
+    def __init__(self, judges: Judges, exchange: Exchange, entry: Entry, method: str, caller: Caller) -> None:
+        self._judges, self._caller = judges, caller
         self.exchange = exchange
-        self.entry, self.method, self.session = entry, method, session
+        self.entry, self.method = entry, method
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
-        self._seen = seen
         self._arguments: bytes | None = None
         self._bytes_in = 0
         self._token: Raw | None = None
         self._verdict: Verdict | None = None
         self.id = next(_calls)
         self.process: Process | None = None
-        self.on_done: Callable[[Relay], None] | None = None
-        self.on_content: Callable[[RawMap], None] | None = None
-        """Looks at a result before it goes out (tasks)."""
+        self.round = 0
+        """How often the server wanted to know something first."""
+        self.fields: RawMap = {}
+        """The params as they were sent, without what was added on the way."""
+        caller.began(self)
 
     # --- out
 
@@ -81,20 +103,28 @@ class Relay:
     def send(self, process: Process, fields: RawMap) -> None:
         """Puts the request on its way."""
         number = process.reserve()
-        if "_meta" in fields:
-            self._map_meta(fields, number)
+        self.process, self.fields = process, fields
+        if "_meta" in fields or process.modern:
+            fields = fields | {"_meta": Raw(self._meta(fields, number, process))}
         params = jsonrpc.encode(fields)
         self._bytes_in = len(params)
         self._arguments = _sample(fields)
-        self.process = process
         process.request(number, self.method, params, self)
 
-    def _map_meta(self, fields: RawMap, number: int) -> None:
-        meta = {key: value for key, value in jsonrpc.members(fields["_meta"]).items() if not key.startswith(OURS)}
+    def _meta(self, fields: RawMap, number: int, process: Process) -> bytes:
+        """The request's `_meta` for this server: our own names dropped, the progress token mapped, in its era."""
+        given = jsonrpc.members(fields["_meta"]) if "_meta" in fields else {}
+        foreign = self._caller.modern and not process.modern
+        meta = {
+            key: value for key, value in given.items()
+            if not key.startswith(OURS) and not (foreign and key in _ENVELOPE)
+        }  # fmt: skip
         self._token = meta.get("progressToken")
         if self._token is not None:
             meta["progressToken"] = Raw(b"%d" % number)
-        fields["_meta"] = Raw(jsonrpc.encode(meta))
+        if process.modern and not self._caller.modern:
+            meta |= self._caller.envelope()
+        return jsonrpc.encode(meta)
 
     def cancel(self, reason: str) -> None:
         """The agent gave up."""
@@ -107,8 +137,8 @@ class Relay:
     # --- back: process.Pending
 
     def on_result(self, result: RawMap, size: int) -> None:
-        if self.on_content is not None:
-            self.on_content(result)
+        if self._caller.takes(self, result):
+            return
         if self._judges.guarding.active:
             copied = {key: Raw(bytes(value)) for key, value in result.items()}
             self.exchange.task = self._loop.create_task(self._judge_result(copied, size))
@@ -116,7 +146,7 @@ class Relay:
             self._pass(result, size)
 
     def on_error(self, error: Raw) -> None:
-        self.exchange.reply(b'{"jsonrpc":"2.0","id":%s,"error":%s}' % (self.exchange.id, bytes(error) or b"{}"))
+        self.exchange.failed(error)
         self._audit(len(bytes(error)), is_error=True, result=bytes(error))
 
     def on_cut(self, head: bytes, size: int) -> None:
@@ -190,17 +220,16 @@ class Relay:
 
     def _call(self, params: dict[str, Any]) -> Call:
         return Call(
-            id=self.id, session=self.session, server=self.entry.member.name, method=self.method,
-            name=self.entry.name, params=params, labels=self._seen | frozenset(self.entry.labels),
+            id=self.id, session=self._caller.id, server=self.entry.member.name, method=self.method,
+            name=self.entry.name, params=params, labels=self._caller.seen | frozenset(self.entry.labels),
         )  # fmt: skip
 
     def _audit(self, size: int, *, is_error: bool = False, result: bytes = b"") -> None:
-        if self.on_done is not None:
-            self.on_done(self)
+        self._caller.ended(self)
         verdict = self._verdict
         extra = verdict.labels if verdict is not None else frozenset()
         self._judges.audit.emit({
-            "event": "call", "id": self.id, "session": self.session, "server": self.entry.member.name,
+            "event": "call", "id": self.id, "session": self._caller.id, "server": self.entry.member.name,
             "method": self.method, "name": self.entry.name,
             "decision": verdict.kind if verdict is not None else "allow",
             "rule": verdict.rule if verdict is not None else None,

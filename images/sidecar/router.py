@@ -5,22 +5,34 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from msgspec import Raw
 
 from images.sidecar import jsonrpc
 from images.sidecar.catalog import Entry
+from images.sidecar.cohort import Cohort
 from images.sidecar.exchange import Exchange
 from images.sidecar.jsonrpc import OURS, Malformed, RawMap
 from images.sidecar.member import LISTS
 from images.sidecar.process import Process, ServerError
-from images.sidecar.relay import Judges, Relay
+from images.sidecar.relay import Caller, Judges, Relay
 from images.sidecar.seams import Admission, Hidden, Kind
 from images.sidecar.sessions import LEVELS, Session
 
 _KIND_OF_LIST: dict[str, Kind] = {method: kind for kind, (method, _, _) in LISTS.items()}
-_IN_FLIGHT = 256
+_USES: dict[str, tuple[Kind, str]] = {
+    "tools/call": ("tool", "name"),
+    "prompts/get": ("prompt", "name"),
+    "resources/read": ("resource", "uri"),
+}
+_OFFERED_AS = {method: capability for method, _, capability in LISTS.values()} | {
+    "tools/call": "tools",
+    "prompts/get": "prompts",
+    "resources/read": "resources",
+    "completion/complete": "completions",
+}
+"""Method → the capability without which it does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +49,22 @@ class Use:
         return cls(method, kind, jsonrpc.text(fields, key), key)
 
 
+class Asker(Caller, Protocol):
+    """A caller with a cohort: whoever sends requests."""
+
+    cohort: Cohort
+
+
 class Router:
     """Answers the requests of sessions."""
 
     def __init__(self, admission: Admission, judges: Judges) -> None:
         self._admission, self._judges = admission, judges
         self._loop = asyncio.get_running_loop()
-        self._handlers: dict[str, Callable[[Session, Exchange, RawMap], None]] = {
+        self._of_sessions: dict[str, Callable[[Session, Exchange, RawMap], None]] = {
             "ping": lambda _, exchange, __: exchange.result((b"{}",)),
-            "tools/call": lambda s, x, f: self._use(s, x, Use.of("tools/call", "tool", "name", f), f),
-            "prompts/get": lambda s, x, f: self._use(s, x, Use.of("prompts/get", "prompt", "name", f), f),
-            "resources/read": lambda s, x, f: self._use(s, x, Use.of("resources/read", "resource", "uri", f), f),
             "resources/subscribe": self._watch,
             "resources/unsubscribe": self._unwatch,
-            "completion/complete": self._complete,
             "logging/setLevel": self._set_level,
         }
 
@@ -58,18 +72,25 @@ class Router:
         """Answers one request, now or later."""
         try:
             fields = jsonrpc.members(params)
-            if exchange.id in session.relays:
-                raise Malformed(jsonrpc.INVALID_REQUEST, "A request with this id is in flight already")
-            if len(session.relays) >= _IN_FLIGHT:
-                raise Malformed(jsonrpc.INVALID_REQUEST, f"{_IN_FLIGHT} requests of this session are in flight already")
-            if method in _KIND_OF_LIST:
-                self._list(session, exchange, _KIND_OF_LIST[method], fields)
-            elif method in self._handlers:
-                self._handlers[method](session, exchange, fields)
+            session.check(exchange)
+            if method in self._of_sessions:
+                self._of_sessions[method](session, exchange, fields)
             else:
-                raise Malformed(jsonrpc.METHOD_NOT_FOUND, f"Method not found: {method}")
+                self.answer(session, exchange, method, fields)
         except Malformed as e:
             exchange.error(e.code, str(e))
+
+    def answer(self, caller: Asker, exchange: Exchange, method: str, fields: RawMap) -> None:
+        """Answers a request that both eras know. Raises Malformed."""
+        offered = _OFFERED_AS.get(method)
+        if offered is None or not caller.cohort.offers(offered):
+            raise Malformed(jsonrpc.METHOD_NOT_FOUND, f"Method not found: {method}")
+        if method in _KIND_OF_LIST:
+            self._list(caller, exchange, _KIND_OF_LIST[method], fields)
+        elif method == "completion/complete":
+            self._complete(caller, exchange, fields)
+        else:
+            self._use(caller, exchange, Use.of(method, *_USES[method], fields), fields)
 
     def _later(self, exchange: Exchange, work: Coroutine[Any, Any, None]) -> None:
         """Works on a request beside everything else; whatever goes wrong is the answer to this request alone."""
@@ -87,14 +108,14 @@ class Router:
 
     # --- lists
 
-    def _list(self, session: Session, exchange: Exchange, kind: Kind, fields: RawMap) -> None:
+    def _list(self, caller: Asker, exchange: Exchange, kind: Kind, fields: RawMap) -> None:
         cursor = jsonrpc.text(fields, "cursor") if "cursor" in fields and bytes(fields["cursor"]) != b"null" else "0"
         if not cursor.isdecimal() or len(cursor) > 6:
             raise Malformed(jsonrpc.INVALID_PARAMS, "Invalid cursor")
-        self._later(exchange, self._answer_list(session, exchange, kind, int(cursor)))
+        self._later(exchange, self._answer_list(caller, exchange, kind, int(cursor)))
 
-    async def _answer_list(self, session: Session, exchange: Exchange, kind: Kind, page: int) -> None:
-        listing = await session.cohort.catalog.listing(kind)
+    async def _answer_list(self, caller: Asker, exchange: Exchange, kind: Kind, page: int) -> None:
+        listing = await caller.cohort.catalog.listing(kind)
         if page >= len(listing.pages):
             raise Malformed(jsonrpc.INVALID_PARAMS, "Invalid cursor")
         parts = [b"{", listing.pages[page]]
@@ -106,27 +127,31 @@ class Router:
 
     # --- uses
 
-    def _use(self, session: Session, exchange: Exchange, use: Use, fields: RawMap) -> None:
+    def _use(self, caller: Asker, exchange: Exchange, use: Use, fields: RawMap) -> None:
         """At once if the list is known, the server runs and no guard wants to think; else beside everything else."""
-        listing = session.cohort.catalog.known(use.kind)
+        listing = caller.cohort.catalog.known(use.kind)
         entry = listing.index.get(use.name) if listing is not None else None
         process = entry.member.ready() if entry is not None else None
         if entry is None or process is None or self._judges.guarding.active:
-            self._later(exchange, self._use_later(session, exchange, use, fields))
+            self._later(exchange, self._use_later(caller, exchange, use, fields))
         elif self._admitted(entry, use):
-            self._relay(session, exchange, use, entry).send(process, self._spelt(entry, use, fields))
+            if entry.schema:
+                exchange.verify(entry.schema, fields)
+            self._relay(caller, exchange, use, entry).send(process, self._spelt(entry, use, fields))
         else:
-            self._later(exchange, self._unknown(session, use))
+            self._later(exchange, self._unknown(caller, exchange, use))
 
-    async def _use_later(self, session: Session, exchange: Exchange, use: Use, fields: RawMap) -> None:
-        catalog = session.cohort.catalog
+    async def _use_later(self, caller: Asker, exchange: Exchange, use: Use, fields: RawMap) -> None:
+        catalog = caller.cohort.catalog
         entry = await (catalog.find_resource(use.name) if use.kind == "resource" else catalog.find(use.kind, use.name))
         if entry is None or not self._admitted(entry, use):
-            await self._unknown(session, use)
+            await self._unknown(caller, exchange, use)
             return
-        relay = self._relay(session, exchange, use, entry)
+        if entry.schema:
+            exchange.verify(entry.schema, fields)
+        relay = self._relay(caller, exchange, use, entry)
         try:
-            process = await entry.member.wake(session.cohort)
+            process = await entry.member.wake(caller.cohort)
         except ServerError as e:
             relay.on_failed(e.code, str(e))
             return
@@ -137,10 +162,8 @@ class Router:
         if judged is not None:
             relay.send(process, judged)
 
-    def _relay(self, session: Session, exchange: Exchange, use: Use, entry: Entry) -> Relay:
-        relay = Relay(self._judges, exchange, entry, use.method, session.id, session.seen)
-        session.began(relay)
-        return relay
+    def _relay(self, caller: Asker, exchange: Exchange, use: Use, entry: Entry) -> Relay:
+        return Relay(self._judges, exchange, entry, use.method, caller)
 
     def _admitted(self, entry: Entry, use: Use) -> bool:
         return not isinstance(self._admission.admit(entry.member.name, use.kind, entry.name), Hidden)
@@ -151,12 +174,18 @@ class Router:
             fields[use.key] = Raw(jsonrpc.encode(entry.name))
         return fields
 
-    async def _unknown(self, session: Session, use: Use) -> None:
-        """A hidden name and one that never was get the same answer."""
-        listing = await session.cohort.catalog.listing(use.kind)
+    async def _unknown(self, caller: Asker, exchange: Exchange, use: Use) -> None:
+        """A hidden name and one that never was get the same answer. For a tool it is a tool's error, which a model sees
+        and can act on; a protocol's error ends in many clients before that."""
+        self._judges.audit.emit({"event": "denied", "session": caller.id, "method": use.method, "name": use.name[:256]})
+        listing = await caller.cohort.catalog.listing(use.kind)
         notes = f" ({'; '.join(listing.notes.values())})" if listing.notes else ""
+        if use.kind == "tool":
+            content = [{"type": "text", "text": f"Unknown tool: {use.name}{notes}"}]
+            exchange.result((jsonrpc.encode({"content": content, "isError": True}),))
+            return
         if use.kind == "resource":
-            raise ServerError(jsonrpc.RESOURCE_NOT_FOUND, f"Resource not found: {use.name}{notes}", {"uri": use.name})
+            raise ServerError(exchange.unknown_resource, f"Resource not found: {use.name}{notes}", {"uri": use.name})
         raise ServerError(jsonrpc.INVALID_PARAMS, f"Unknown {use.kind}: {use.name}{notes}")
 
     # --- subscriptions, completion, levels
@@ -176,7 +205,7 @@ class Router:
         use = Use(f"resources/{'subscribe' if watch else 'unsubscribe'}", "resource", uri, "uri")
         entry = await session.cohort.catalog.find_resource(uri)
         if entry is None or not self._admitted(entry, use):
-            await self._unknown(session, use)
+            await self._unknown(session, exchange, use)
             return
         (session.watched.add if watch else session.watched.discard)(uri)
         others = any(isinstance(a, Session) and uri in a.watched for a in session.cohort.audiences if a is not session)
@@ -188,25 +217,25 @@ class Router:
         else:
             self._relay(session, exchange, use, entry).send(process, fields)
 
-    def _complete(self, session: Session, exchange: Exchange, fields: RawMap) -> None:
+    def _complete(self, caller: Asker, exchange: Exchange, fields: RawMap) -> None:
         ref = jsonrpc.members(fields.get("ref", b""))
-        self._later(exchange, self._complete_later(session, exchange, fields, ref))
+        self._later(exchange, self._complete_later(caller, exchange, fields, ref))
 
-    async def _complete_later(self, session: Session, exchange: Exchange, fields: RawMap, ref: RawMap) -> None:
-        catalog = session.cohort.catalog
+    async def _complete_later(self, caller: Asker, exchange: Exchange, fields: RawMap, ref: RawMap) -> None:
+        catalog = caller.cohort.catalog
         if jsonrpc.text(ref, "type") == "ref/prompt":
             use = Use("completion/complete", "prompt", jsonrpc.text(ref, "name"), "ref")
             entry = await catalog.find("prompt", use.name)
         else:
             use = Use("completion/complete", "template", jsonrpc.text(ref, "uri"), "ref")
             entry = await catalog.find("template", use.name) or await catalog.find_resource(use.name)
-        if entry is None:
-            await self._unknown(session, use)
+        if entry is None or not self._admitted(entry, use):
+            await self._unknown(caller, exchange, use)
             return
         if use.kind == "prompt":
             fields["ref"] = Raw(jsonrpc.encode(ref | {"name": Raw(jsonrpc.encode(entry.name))}))
-        process = await entry.member.wake(session.cohort)
-        await self._judged(self._relay(session, exchange, use, entry), process, fields)
+        process = await entry.member.wake(caller.cohort)
+        await self._judged(self._relay(caller, exchange, use, entry), process, fields)
 
     def _set_level(self, session: Session, exchange: Exchange, fields: RawMap) -> None:
         level = jsonrpc.text(fields, "level")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
@@ -11,9 +12,10 @@ from msgspec import Raw
 
 from images.sidecar import jsonrpc
 from images.sidecar.cohort import OFFERS, Cohort
-from images.sidecar.jsonrpc import Incoming, RawMap
-from images.sidecar.member import LEGACY
-from images.sidecar.process import Process
+from images.sidecar.exchange import Exchange
+from images.sidecar.handshake import CLIENT, LEGACY, META, MODERN
+from images.sidecar.jsonrpc import Incoming, Malformed, RawMap
+from images.sidecar.process import Process, ServerError
 from images.sidecar.relay import Relay
 from images.sidecar.seams import Kind
 from images.sidecar.stream import EventStream
@@ -22,15 +24,17 @@ VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", LEGACY)
 MAX_SESSIONS = 64
 _PRIMED_SINCE = "2025-11-25"
 _STREAMS_KEPT = 8
+_IN_FLIGHT = 256
 _ASKS = 32
 _ASK_SECONDS = 600.0
+_ROUNDS = 16
 LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 _CHANGED: dict[Kind, str] = {
     "tool": "notifications/tools/list_changed",
     "prompt": "notifications/prompts/list_changed",
     "resource": "notifications/resources/list_changed",
 }
-_ASKED_FOR = {
+ASKED_FOR = {
     "sampling/createMessage": "sampling",
     "elicitation/create": "elicitation",
     "roots/list": "roots",
@@ -38,19 +42,26 @@ _ASKED_FOR = {
 """Requests of servers, and the client capability that each needs."""
 
 
+Answer = Callable[[bytes, bytes], None]
+"""Takes `result` or `error`, and its JSON."""
+
+
 @dataclass(slots=True)
 class Ask:
-    """A request of a server that waits for the client's answer."""
+    """A request to the client that waits for its answer."""
 
     process: Process
-    spelt_id: bytes
-    method: str
-    token: Raw | None
+    answer: Answer
     timer: asyncio.TimerHandle
+    spelt_id: bytes = b""
+    """The server's id, if it was a request of its own."""
+    token: Raw | None = None
 
 
 class Session:
-    """One client's session. Implements `cohort.Audience`."""
+    """One client's session. Implements `cohort.Audience` and `router.Asker`."""
+
+    modern = False
 
     def __init__(self, version: str, capabilities: dict[str, object], cohort: Cohort) -> None:
         self.id = secrets.token_hex(16)
@@ -102,15 +113,44 @@ class Session:
 
     # --- requests in flight
 
+    def check(self, exchange: Exchange) -> None:
+        """Whether one more request may begin; raises Malformed."""
+        if exchange.id in self.relays:
+            raise Malformed(jsonrpc.INVALID_REQUEST, "A request with this id is in flight already")
+        if len(self.relays) >= _IN_FLIGHT:
+            raise Malformed(jsonrpc.INVALID_REQUEST, f"{_IN_FLIGHT} requests of this session are in flight already")
+
     def began(self, relay: Relay) -> None:
         self.relays[relay.exchange.id] = relay
-        relay.on_done = self._done
 
-    def _done(self, relay: Relay) -> None:
+    def ended(self, relay: Relay) -> None:
         self.relays.pop(relay.exchange.id, None)
         self.used = self._loop.time()
         if not self.seen.issuperset(relay.entry.labels):
             self.seen |= frozenset(relay.entry.labels)
+
+    def envelope(self) -> RawMap:
+        """What a stateless server wants to know of this client with each request."""
+        level = {META + "logLevel": Raw(jsonrpc.encode(self.level))} if self.level else {}
+        return {
+            META + "protocolVersion": Raw(jsonrpc.encode(MODERN)),
+            META + "clientCapabilities": Raw(jsonrpc.encode(self.capabilities)),
+            META + "clientInfo": Raw(jsonrpc.encode(CLIENT)),
+            **level,
+        }
+
+    def takes(self, relay: Relay, result: RawMap) -> bool:
+        """A stateless server may want something before it answers: this client is asked, then the request repeated."""
+        if relay.process is None or not relay.process.modern:
+            return False
+        kind = result.pop("resultType", None)
+        if kind is None or bytes(kind) != b'"input_required"':
+            for key in ("ttlMs", "cacheScope"):
+                result.pop(key, None)
+            return False
+        rounds = Rounds(self, relay, {key: Raw(bytes(value)) for key, value in result.items()})
+        relay.exchange.task = self._loop.create_task(rounds.run())
+        return True
 
     def cancel(self, params: Raw) -> None:
         """The client gave a request up."""
@@ -171,7 +211,7 @@ class Session:
     # --- what servers ask
 
     def on_asked(self, process: Process, spelt_id: bytes, method: str, params: bytes) -> bool:
-        needed = _ASKED_FOR.get(method)
+        needed = ASKED_FOR.get(method)
         if needed is None or needed not in self.capabilities or len(self._asks) >= _ASKS:
             return False
         try:
@@ -179,20 +219,48 @@ class Session:
             meta = jsonrpc.members(fields.get("_meta", b""))
         except jsonrpc.Malformed:
             return False
-        self._ask_count += 1
-        number = self._ask_count
+        number = self._ask_count + 1
         token = meta.get("progressToken")
         if token is not None:
             meta["progressToken"] = Raw(b"%d" % number)
             fields["_meta"] = Raw(jsonrpc.encode(meta))
+
+        def answer(kind: bytes, value: bytes) -> None:
+            process.post(b'{"jsonrpc":"2.0","id":%s,"%s":%s}' % (spelt_id, kind, value))
+
+        ask = self._ask(process, method, jsonrpc.encode(fields) if params else b"", answer)
+        ask.spelt_id, ask.token = spelt_id, token
+        return True
+
+    def _ask(self, process: Process, method: str, params: bytes, answer: Answer) -> Ask:
+        """Asks the client, on the answer of a call that this server works on if there is one."""
+        self._ask_count += 1
+        number = self._ask_count
         timer = self._loop.call_later(_ASK_SECONDS, self._expired, number)
-        self._asks[number] = Ask(process, spelt_id, method, token, timer)
+        ask = self._asks[number] = Ask(process, answer, timer)
         process.held += 1
-        message = jsonrpc.request(number, method, jsonrpc.encode(fields) if params else b"")
+        message = jsonrpc.request(number, method, params)
         relay = self._asking(process)
         if relay is None or not relay.exchange.send(message):
             self.main.send(message)
-        return True
+        return ask
+
+    async def ask(self, process: Process, method: str, params: bytes) -> bytes:
+        """The client's answer to a question that a stateless server put into its result. Raises ServerError."""
+        if ASKED_FOR.get(method, "-") not in self.capabilities or len(self._asks) >= _ASKS:
+            raise ServerError(jsonrpc.METHOD_NOT_FOUND, f"The client does not offer {method}")
+        future: asyncio.Future[tuple[bytes, bytes]] = self._loop.create_future()
+
+        def answer(kind: bytes, value: bytes) -> None:
+            if not future.done():
+                future.set_result((kind, value))
+
+        self._ask(process, method, params, answer)
+        kind, value = await future
+        if kind == b"error":
+            error = jsonrpc.error_of(Raw(value))
+            raise ServerError(error.code, error.message, error.data)
+        return value
 
     def answered(self, message: Incoming) -> None:
         """The client's answer to a request of a server."""
@@ -201,7 +269,7 @@ class Session:
         if ask is None:
             return
         kind, value = (b"result", message.result) if bytes(message.result) else (b"error", message.error)
-        ask.process.post(b'{"jsonrpc":"2.0","id":%s,"%s":%s}' % (ask.spelt_id, kind, bytes(value)))
+        ask.answer(kind, bytes(value))
 
     def progressed(self, params: Raw) -> None:
         """The client's progress with a request of a server."""
@@ -220,7 +288,7 @@ class Session:
             return
         spelt = bytes(fields.get("requestId", Raw(b"")))
         for number, ask in list(self._asks.items()):
-            if ask.process is process and ask.spelt_id == spelt:
+            if ask.process is process and spelt and ask.spelt_id == spelt:
                 self._take(number)
                 fields["requestId"] = Raw(b"%d" % number)
                 self._near(process, jsonrpc.notification("notifications/cancelled", jsonrpc.encode(fields)))
@@ -231,7 +299,7 @@ class Session:
     def _refuse(self, number: int, reason: str) -> None:
         ask = self._take(number)
         if ask is not None:
-            ask.process.post(jsonrpc.failure(ask.spelt_id, jsonrpc.TIMED_OUT, reason))
+            ask.answer(b"error", jsonrpc.encode({"code": jsonrpc.TIMED_OUT, "message": reason}))
 
     def _take(self, number: int) -> Ask | None:
         ask = self._asks.pop(number, None)
@@ -245,13 +313,42 @@ class Session:
     def close(self) -> None:
         """The client is gone for good: what it asked is cancelled, what it was asked is refused."""
         self.cohort.audiences.discard(self)
-        self.cohort.left = self._loop.time()
         for relay in list(self.relays.values()):
             relay.cancel("the session ended")
         for number in list(self._asks):
             self._refuse(number, "the session ended")
         for stream in self._streams.values():
             stream.finish()
+
+
+class Rounds:
+    """A request of a session to a stateless server, whose result says what it wants to know first."""
+
+    def __init__(self, session: Session, relay: Relay, result: RawMap) -> None:
+        self._session, self._relay, self._result = session, relay, result
+
+    async def run(self) -> None:
+        """One round: asks the client everything, then sends the request again with the answers."""
+        relay, process = self._relay, self._relay.process
+        assert process is not None
+        try:
+            relay.round += 1
+            if relay.round > _ROUNDS:
+                raise ServerError(jsonrpc.INTERNAL_ERROR, f"the server asked for input more than {_ROUNDS} times")
+            wanted = jsonrpc.members(self._result.get("inputRequests", b"{}"))
+            if len(wanted) > _ASKS:
+                raise ServerError(jsonrpc.INTERNAL_ERROR, f"the server asked for {len(wanted)} inputs at once")
+            asked = [jsonrpc.members(request) for request in wanted.values()]
+            answers = await asyncio.gather(
+                *(self._session.ask(process, jsonrpc.text(a, "method"), bytes(a.get("params", b""))) for a in asked)
+            )
+        except (ServerError, Malformed) as e:
+            relay.on_failed(e.code, str(e))
+            return
+        answered = dict(zip(wanted, map(Raw, answers), strict=True))
+        state = {"requestState": self._result["requestState"]} if "requestState" in self._result else {}
+        fields = {k: v for k, v in relay.fields.items() if k not in ("inputResponses", "requestState")}
+        relay.send(process, fields | {"inputResponses": Raw(jsonrpc.encode(answered))} | state)
 
 
 def offers(capabilities: dict[str, object]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from images.sidecar.connection import Connection
 from images.sidecar.jsonrpc import one_line
@@ -26,6 +27,8 @@ class EventStream:
         self._count = 0
         self._carried = 0
         self.finished = False
+        self.on_gone: Callable[[], None] | None = None
+        """Told when the client leaves before the end."""
 
     @property
     def attached(self) -> bool:
@@ -84,6 +87,8 @@ class EventStream:
 
     def _gone(self) -> None:
         self._connection = None
+        if self.on_gone is not None:
+            self.on_gone()
 
     def _keep(self, event: bytes) -> None:
         self._kept.append((self._count, event))

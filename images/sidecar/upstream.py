@@ -15,7 +15,7 @@ import subprocess
 from collections import deque
 from collections.abc import Callable
 
-from images.sidecar.jsonrpc import SERVER_LOST
+from images.sidecar.jsonrpc import METHOD_NOT_FOUND, SERVER_LOST, failure
 from images.sidecar.process import Events, Process, ServerError
 from images.sidecar.seams import Lifecycle, Limits, ServerSpec
 from images.sidecar.wire import Wire
@@ -25,6 +25,25 @@ _BACK_OFF, _BACK_OFF_MAX = 0.2, 30.0
 _STABLE_SECONDS = 30.0
 _PIPE = 1 << 20
 _GRACE = 2.0
+
+
+class Hub:
+    """Hears the one process that all stateless cohorts share, and tells each of them. Implements `process.Events`."""
+
+    def __init__(self) -> None:
+        self.members: set[Events] = set()
+
+    def on_notification(self, process: Process, method: str, params: bytes) -> None:
+        for events in list(self.members):
+            events.on_notification(process, method, params)
+
+    def on_request(self, process: Process, spelt_id: bytes, method: str, params: bytes) -> None:
+        refusal = f"A stateless server asks in its results, not by {method}"
+        process.post(failure(spelt_id, METHOD_NOT_FOUND, refusal))
+
+    def on_exit(self, process: Process) -> None:
+        for events in list(self.members):
+            events.on_exit(process)
 
 
 class Upstream:
@@ -41,6 +60,11 @@ class Upstream:
         self._failures = 0
         self._not_before = 0.0
         self._children: set[asyncio.Task[None]] = set()
+        self._ending: set[socket.socket] = set()
+        self.stateless: Process | None = None
+        """The process that speaks 2026-07-28: it keeps nothing about its clients, so one serves all."""
+        self.hub = Hub()
+        self.lock = asyncio.Lock()
 
     @property
     def name(self) -> str:
@@ -78,7 +102,7 @@ class Upstream:
             self._spawn(process)
         else:
             sock = await self._spare()
-            self._wire(process, sock.fileno(), sock.fileno(), sock.close)
+            self._wire(process, sock.fileno(), sock.fileno(), lambda: self._hang_up(sock))
         return process
 
     def failed(self, alive: float) -> None:
@@ -91,7 +115,7 @@ class Upstream:
         if self._listening is not None:
             self._loop.remove_reader(self._listening)
             self._listening.close()
-        for sock in self._spares:
+        for sock in (*self._spares, *self._ending):
             sock.close()
         self._spares.clear()
         for waiter in self._waiters:
@@ -141,6 +165,17 @@ class Upstream:
                 "its container has not started, or all its processes are in use",
             ) from None
 
+    def _hang_up(self, sock: socket.socket) -> None:
+        """The server reads the end of its input, and may still finish what it writes."""
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_WR)
+        self._ending.add(sock)
+        self._loop.call_later(_GRACE, self._let_go, sock)
+
+    def _let_go(self, sock: socket.socket) -> None:
+        self._ending.discard(sock)
+        sock.close()
+
     # --- children
 
     def _spawn(self, process: Process) -> None:
@@ -160,9 +195,8 @@ class Upstream:
             os.close(up_write)
 
         def close() -> None:
-            os.close(up_read)
             os.close(down_write)
-            task = self._loop.create_task(_reap(child))
+            task = self._loop.create_task(_reap(child, up_read))
             self._children.add(task)
             task.add_done_callback(self._children.discard)
 
@@ -172,14 +206,17 @@ class Upstream:
         process.connect(Wire(process, rfd, wfd, line_limit=self._limits.result_bytes, close=close))
 
 
-async def _reap(child: subprocess.Popen[bytes]) -> None:
+async def _reap(child: subprocess.Popen[bytes], output: int) -> None:
     """Waits for a child whose stdin was closed, and ends it when it does not end by itself."""
-    for attempt in range(int(_GRACE / 0.02)):
-        if child.poll() is not None:
-            return
-        if attempt == 25:
-            child.terminate()
-        await asyncio.sleep(0.02)
-    child.kill()
-    while child.poll() is None:
-        await asyncio.sleep(0.01)
+    try:
+        for attempt in range(int(_GRACE / 0.02)):
+            if child.poll() is not None:
+                return
+            if attempt == 25:
+                child.terminate()
+            await asyncio.sleep(0.02)
+        child.kill()
+        while child.poll() is None:
+            await asyncio.sleep(0.01)
+    finally:
+        os.close(output)

@@ -38,7 +38,7 @@ class Gate:
         return server in self.descriptions
 
     def describe(self, server: str, kind: Kind, item: Message) -> Message | Hidden:
-        return item | {"description": self.descriptions[server]}
+        return {**item, "description": self.descriptions[server]}
 
     def listed(self, server: str, names: Sequence[str]) -> str | None:
         return None

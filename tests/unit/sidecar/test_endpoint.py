@@ -65,10 +65,11 @@ async def test_a_hidden_tool_is_an_unknown_tool(tmp_path: Path) -> None:
         await agent.open()
         assert await agent.tools() == ["shown"]
         for name in ("hidden", "Hidden", "a__hidden", "never-was"):
-            error = (await agent.call(name)).error
-            assert (error["code"], error["message"]) == (-32602, f"Unknown tool: {name}")
+            reply = await agent.call(name)
+            assert (reply.result["isError"], reply.text) == (True, f"Unknown tool: {name}")
         w.gate.hidden.add(("a", "shown"))
-        assert (await agent.call("shown")).error["message"] == "Unknown tool: shown"
+        assert (await agent.call("shown")).text == "Unknown tool: shown"
+        assert [event["name"] for event in w.gate.of("denied")][-1] == "shown"
         assert server.calls("tools/call") == []
 
 
@@ -134,7 +135,7 @@ async def test_a_server_that_is_not_there_degrades_only_itself(tmp_path: Path) -
         assert [tool["name"] for tool in listed["tools"]] == ["one"]
         assert "gone did not connect" in listed["_meta"]["dev.mlld/servers"]["gone"]
         assert json.loads((await agent.call("one")).text)["server"] == "a"
-        assert "gone did not connect" in (await agent.call("two")).error["message"]
+        assert "gone did not connect" in (await agent.call("two")).text
 
 
 async def test_a_server_that_comes_late_is_announced(tmp_path: Path) -> None:

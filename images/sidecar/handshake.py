@@ -1,0 +1,66 @@
+"""How a connection to a server is opened in either era, and what the server says of itself then."""
+
+from __future__ import annotations
+
+import json
+
+from images.sidecar import jsonrpc
+from images.sidecar.process import Process, ServerError
+
+LEGACY = "2025-11-25"
+MODERN = "2026-07-28"
+CLIENT = {"name": "mlld-sandbox", "version": "1"}
+META = "io.modelcontextprotocol/"
+_DISCOVER_SECONDS = 3.0
+"""An older server may not even answer what it does not know."""
+
+
+def envelope(capabilities: bytes) -> bytes:
+    """The `_meta` of a request that the sidecar itself makes in the stateless era."""
+    return b'{"%sprotocolVersion":"%s","%sclientCapabilities":%s,"%sclientInfo":%s}' % (
+        META.encode(), MODERN.encode(), META.encode(), capabilities, META.encode(), jsonrpc.encode(CLIENT),
+    )  # fmt: skip
+
+
+async def greet(process: Process, capabilities: bytes, seconds: float, *, modern: bool) -> None:
+    """Opens the connection, in the stateless era first if `modern`, else in the era of handshakes. Raises ServerError."""
+    if modern:
+        if not await _discover(process, capabilities, min(_DISCOVER_SECONDS, seconds)):
+            await _initialize(process, capabilities, seconds)
+        return
+    try:
+        await _initialize(process, capabilities, seconds)
+    except ServerError as e:
+        if e.code == jsonrpc.TIMED_OUT or process.closed or not await _discover(process, capabilities, seconds):
+            raise
+
+
+async def _discover(process: Process, capabilities: bytes, seconds: float) -> bool:
+    """False if the server does not know the stateless era."""
+    try:
+        result = await process.ask("server/discover", b'{"_meta":%s}' % envelope(capabilities), seconds)
+        process.modern = MODERN in json.loads(result.get("supportedVersions", b"[]"))
+    except (ServerError, ValueError, TypeError, RecursionError):
+        return False
+    if process.modern:
+        _learn(process, result)
+    return process.modern
+
+
+async def _initialize(process: Process, capabilities: bytes, seconds: float) -> None:
+    head = b'{"protocolVersion":"%s","capabilities":%s' % (LEGACY.encode(), capabilities)
+    result = await process.ask("initialize", b'%s,"clientInfo":%s}' % (head, jsonrpc.encode(CLIENT)), seconds)
+    _learn(process, result)
+    process.notify("notifications/initialized")
+
+
+def _learn(process: Process, result: dict[str, bytes]) -> None:
+    try:
+        capabilities = json.loads(result.get("capabilities", b"{}"))
+        instructions = json.loads(result.get("instructions", b'""'))
+    except (ValueError, RecursionError):
+        capabilities, instructions = None, ""
+    if not isinstance(capabilities, dict):
+        raise ServerError(jsonrpc.INTERNAL_ERROR, "its capabilities are not an object")
+    process.capabilities = capabilities
+    process.instructions = instructions if isinstance(instructions, str) else ""

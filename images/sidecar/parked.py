@@ -1,0 +1,191 @@
+"""A call of a stateless agent to a server of the older era, which asks something before it answers.
+
+The server's question becomes an input-required result; the call stays open at the server meanwhile. The agent comes
+back with the answers and with the state that we gave it: an unforgeable ticket for the call, nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from msgspec import Raw
+
+from images.sidecar import jsonrpc
+from images.sidecar.connection import Buffers
+from images.sidecar.exchange import Exchange
+from images.sidecar.jsonrpc import Malformed, RawMap
+from images.sidecar.process import Process
+from images.sidecar.relay import Relay
+
+PREFIX = "mlld."
+_SECONDS = 600.0
+_MAX_PARKED, _MAX_QUESTIONS = 64, 16
+
+
+@dataclass(slots=True)
+class Question:
+    """What a server wants to know."""
+
+    process: Process
+    spelt_id: bytes
+    method: str
+    params: bytes
+    handed_out: bool = False
+
+    def answer(self, result: bytes) -> None:
+        self.process.held -= 1
+        self.process.post(jsonrpc.success(self.spelt_id, result))
+
+    def refuse(self, reason: str) -> None:
+        self.process.held -= 1
+        self.process.post(jsonrpc.failure(self.spelt_id, jsonrpc.TIMED_OUT, reason))
+
+
+class Waiting(Exchange):
+    """Stands where the exchange of a parked call was, and keeps the outcome until the agent comes back for it."""
+
+    def __init__(self) -> None:
+        self.id, self.stream, self.task, self.answered = b"null", None, None, False
+        self.outcome: Callable[[Exchange], None] | None = None
+
+    @property
+    def can_stream(self) -> bool:
+        return False
+
+    def result(self, parts: Buffers) -> None:
+        kept = tuple(bytes(part) for part in parts)
+        self.outcome = lambda exchange: exchange.result(kept)
+
+    def error(self, code: int, message: str, data: Any = None) -> None:
+        self.outcome = lambda exchange: exchange.error(code, message, data)
+
+    def failed(self, error: Raw) -> None:
+        kept = Raw(bytes(error))
+        self.outcome = lambda exchange: exchange.failed(kept)
+
+    def send(self, message: bytes, *, droppable: bool = False) -> bool:
+        return False
+
+    def commit(self) -> None:
+        return None
+
+
+class Parking:
+    """The parked calls of all stateless agents."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._key = secrets.token_bytes(32)
+        self._calls: dict[int, _Parked] = {}
+
+    def ask(self, relay: Relay, question: Question) -> bool:
+        """Takes a question for a call; False if there are too many."""
+        parked = self._calls.get(relay.id)
+        if parked is None:
+            if len(self._calls) >= _MAX_PARKED:
+                return False
+            timer = self._loop.call_later(_SECONDS, self._expired, relay.id)
+            parked = self._calls[relay.id] = _Parked(relay, {}, timer)
+        if len(parked.questions) >= _MAX_QUESTIONS:
+            return False
+        parked.count += 1
+        parked.questions[f"q{parked.count}"] = question
+        question.process.held += 1
+        if not isinstance(relay.exchange, Waiting):
+            # What a server asks in one breath is one round.
+            self._loop.call_soon(self._hand_out, relay.id)
+        return True
+
+    def ended(self, relay: Relay) -> None:
+        """The server answered (or failed) a call that may be parked."""
+        parked = self._calls.get(relay.id)
+        if parked is not None and not isinstance(relay.exchange, Waiting):
+            self._forget(relay.id, "the call has ended")
+
+    def withdraw(self, process: Process, spelt_id: bytes) -> None:
+        """A server gives up a question."""
+        for parked in self._calls.values():
+            for key, question in list(parked.questions.items()):
+                if question.process is process and question.spelt_id == spelt_id:
+                    del parked.questions[key]
+                    process.held -= 1
+
+    def resume(self, exchange: Exchange, method: str, fields: RawMap) -> bool:
+        """Goes on with a parked call if the request carries one of our tickets. Raises Malformed if it is not genuine."""
+        state = jsonrpc.text(fields, "requestState") if "requestState" in fields else ""
+        if not state.startswith(PREFIX):
+            return False
+        number = self._opened(state)
+        parked = self._calls.get(number) if number is not None else None
+        same = parked is not None and parked.relay.method == method and _same_request(parked.relay.fields, fields)
+        if parked is None or not same:
+            raise Malformed(jsonrpc.INVALID_PARAMS, "Invalid requestState")
+        answers = jsonrpc.members(fields.get("inputResponses", b""))
+        for key, question in list(parked.questions.items()):
+            if question.handed_out and key in answers:
+                del parked.questions[key]
+                question.answer(bytes(answers[key]))
+        waiting, parked.relay.exchange = parked.relay.exchange, exchange
+        if isinstance(waiting, Waiting) and waiting.outcome is not None:
+            self._forget(parked.relay.id, "the call has ended")
+            waiting.outcome(exchange)
+        elif parked.questions:
+            self._hand_out(parked.relay.id)
+        return True
+
+    def _hand_out(self, number: int) -> None:
+        """Answers the agent with the questions of a call."""
+        parked = self._calls.get(number)
+        if parked is None or not parked.questions or isinstance(parked.relay.exchange, Waiting):
+            return
+        requests = {}
+        for key, question in parked.questions.items():
+            question.handed_out = True
+            params = {"params": Raw(question.params)} if question.params else {}
+            requests[key] = {"method": question.method, **params}
+        exchange, parked.relay.exchange = parked.relay.exchange, Waiting()
+        body = {"resultType": "input_required", "inputRequests": requests, "requestState": self._ticket(number)}
+        exchange.result((jsonrpc.encode(body),))
+
+    def _ticket(self, number: int) -> str:
+        nonce = secrets.token_hex(8)
+        return f"{PREFIX}{number}.{nonce}.{self._seal(f'{number}.{nonce}')}"
+
+    def _opened(self, state: str) -> int | None:
+        payload, _, seal = state.removeprefix(PREFIX).rpartition(".")
+        genuine = hmac.compare_digest(seal.encode(), self._seal(payload).encode())
+        return int(payload.partition(".")[0]) if genuine else None
+
+    def _seal(self, payload: str) -> str:
+        return hmac.new(self._key, payload.encode(), hashlib.sha256).hexdigest()
+
+    def _expired(self, number: int) -> None:
+        parked = self._calls.get(number)
+        if parked is not None:
+            self._forget(number, "the agent did not come back with an answer")
+            parked.relay.cancel("the agent did not come back")
+
+    def _forget(self, number: int, reason: str) -> None:
+        parked = self._calls.pop(number)
+        parked.timer.cancel()
+        for question in parked.questions.values():
+            question.refuse(reason)
+
+
+@dataclass(slots=True)
+class _Parked:
+    relay: Relay
+    questions: dict[str, Question]
+    timer: asyncio.TimerHandle
+    count: int = 0
+
+
+def _same_request(former: RawMap, now: RawMap) -> bool:
+    """Whether a retry is of the same call: a ticket for one tool must not fetch the result of another."""
+    return all(bytes(former.get(key, b"")) == bytes(now.get(key, b"")) for key in ("name", "uri"))

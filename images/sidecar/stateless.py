@@ -1,0 +1,303 @@
+"""The stateless era (2026-07-28) towards the agent: each request says itself who asks, in which version, from what."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+
+import msgspec
+from msgspec import Raw
+
+from images.sidecar import jsonrpc, mirror
+from images.sidecar.cohort import Cohort
+from images.sidecar.connection import Buffers, Connection
+from images.sidecar.exchange import Exchange
+from images.sidecar.handshake import CLIENT, META, MODERN
+from images.sidecar.http import Head
+from images.sidecar.jsonrpc import Incoming, Malformed, RawMap
+from images.sidecar.parked import Parking, Question
+from images.sidecar.process import Process
+from images.sidecar.relay import Relay
+from images.sidecar.router import Router
+from images.sidecar.seams import Kind
+from images.sidecar.sessions import ASKED_FOR, LEVELS, VERSIONS
+from images.sidecar.stream import EventStream
+
+UNSUPPORTED_VERSION = -32022
+_STATUSES = {
+    jsonrpc.PARSE_ERROR: 400, jsonrpc.INVALID_REQUEST: 400, jsonrpc.INVALID_PARAMS: 400, mirror.HEADER_MISMATCH: 400,
+    -32021: 400, UNSUPPORTED_VERSION: 400, jsonrpc.METHOD_NOT_FOUND: 404,
+}  # fmt: skip
+_TTL_MS = 5_000
+_CACHEABLE = frozenset(
+    ("tools/list", "prompts/list", "resources/list", "resources/templates/list", "resources/read", "server/discover")
+)
+_MAX_LISTENERS = 64
+_SUBSCRIPTION = META + "subscriptionId"
+_FLAGS: dict[Kind, tuple[str, str]] = {
+    "tool": ("toolsListChanged", "notifications/tools/list_changed"),
+    "prompt": ("promptsListChanged", "notifications/prompts/list_changed"),
+    "resource": ("resourcesListChanged", "notifications/resources/list_changed"),
+}
+
+
+class StatelessExchange(Exchange):
+    """An exchange whose answer says that it is complete and how long it holds; a client that leaves has cancelled."""
+
+    def __init__(self, connection: Connection, spelt_id: bytes, head: Head, method: str) -> None:
+        streams = b"text/event-stream" in head.get(b"accept") or b"*/*" in head.get(b"accept")
+        super().__init__(connection, spelt_id, self._stream if streams else None, statuses=_STATUSES)
+        self._head, self._method = head, method
+        self.unknown_resource = jsonrpc.INVALID_PARAMS
+        self._gone: Callable[[], None] | None = None
+
+    def _stream(self) -> EventStream:
+        stream = EventStream("", resumable=False)
+        stream.on_gone = self._left
+        return stream
+
+    def when_gone(self, told: Callable[[], None]) -> None:
+        """Tells when the client leaves before the answer."""
+        self._gone = told
+        if self.stream is None:
+            self._connection.on_gone = self._left
+
+    def _left(self) -> None:
+        if self._gone is not None and not self.answered:
+            self._gone()
+
+    def verify(self, schema: bytes, fields: RawMap) -> None:
+        mirror.check_params(self._head.headers, schema, bytes(fields.get("arguments", b"")))
+
+    def result(self, parts: Buffers) -> None:
+        first = bytes(parts[0])
+        if first.startswith(b'{"resultType":'):
+            super().result(parts)
+            return
+        cache = b'"ttlMs":%d,"cacheScope":"private",' % _TTL_MS if self._method in _CACHEABLE else b""
+        rest = (first[1:], *parts[1:])
+        if rest[0] == b"}":
+            cache = cache.removesuffix(b",")
+            super().result((b'{"resultType":"complete"%s%s' % (b"," if cache else b"", cache), *rest))
+        else:
+            super().result((b'{"resultType":"complete",' + cache, *rest))
+
+
+class Caller:
+    """All stateless agents with the same capabilities. Implements `cohort.Audience` and `router.Asker`."""
+
+    modern = True
+
+    def __init__(self, cohort: Cohort, capabilities: Mapping[str, object], parking: Parking) -> None:
+        self.id = "stateless"
+        self.cohort, self.capabilities, self._parking = cohort, capabilities, parking
+        self.seen: frozenset[str] = frozenset()
+        self.relays: dict[int, Relay] = {}
+        self.used = asyncio.get_running_loop().time()
+        cohort.audiences.add(self)
+
+    def envelope(self) -> RawMap:
+        return {}
+
+    def began(self, relay: Relay) -> None:
+        self.relays[relay.id] = relay
+        if isinstance(relay.exchange, StatelessExchange):
+            relay.exchange.when_gone(lambda: self._left(relay))
+
+    def _left(self, relay: Relay) -> None:
+        if relay.id in self.relays:
+            relay.cancel("the agent closed the connection")
+
+    def ended(self, relay: Relay) -> None:
+        self.relays.pop(relay.id, None)
+        self.used = asyncio.get_running_loop().time()
+        self._parking.ended(relay)
+        if not self.seen.issuperset(relay.entry.labels):
+            self.seen |= frozenset(relay.entry.labels)
+
+    def takes(self, relay: Relay, result: RawMap) -> bool:
+        """A stateless server's result is spelt with its type first; one of the older era gets its type with the answer."""
+        kind = result.pop("resultType", None)
+        if kind is not None and relay.process is not None and relay.process.modern:
+            rest = dict(result)
+            result.clear()
+            result["resultType"] = kind
+            result.update(rest)
+        return False
+
+    # --- what servers say
+
+    def on_changed(self, kind: Kind) -> None:
+        """Nobody listens here: listeners are an audience of their own."""
+
+    def on_said(self, process: Process, method: str, params: bytes) -> None:
+        if method == "notifications/cancelled":
+            try:
+                self._parking.withdraw(process, bytes(jsonrpc.members(params).get("requestId", b"")))
+            except Malformed:
+                return
+        elif method == "notifications/message":
+            for relay in self.relays.values():
+                if relay.process is process and relay.exchange.can_stream and _wants(relay, params):
+                    relay.exchange.send(jsonrpc.notification(method, params), droppable=True)
+                    return
+
+    def on_asked(self, process: Process, spelt_id: bytes, method: str, params: bytes) -> bool:
+        needed = ASKED_FOR.get(method)
+        if needed is None or needed not in self.capabilities or process.modern:
+            return False
+        relay = next((relay for relay in self.relays.values() if relay.process is process), None)
+        return relay is not None and self._parking.ask(relay, Question(process, spelt_id, method, params))
+
+
+def _wants(relay: Relay, params: bytes) -> bool:
+    """Whether the request asked to be told of log messages of this level."""
+    try:
+        level = jsonrpc.text(jsonrpc.members(relay.fields.get("_meta", b"")), META + "logLevel")
+        return LEVELS.index(jsonrpc.text(jsonrpc.members(params), "level")) >= LEVELS.index(level)
+    except (Malformed, ValueError):
+        return False
+
+
+class Listener:
+    """One `subscriptions/listen`: the stream that tells a stateless agent what changed. Implements `cohort.Audience`."""
+
+    def __init__(self, exchange: StatelessExchange, cohort: Cohort, wanted: dict[str, object]) -> None:
+        self._exchange, self._cohort = exchange, cohort
+        self._kinds = {kind for kind, (flag, _) in _FLAGS.items() if wanted.get(flag) is True}
+        uris = wanted.get("resourceSubscriptions")
+        self.uris = {uri for uri in uris if isinstance(uri, str)} if isinstance(uris, list) else set()
+        self._meta = {_SUBSCRIPTION: Raw(exchange.id)}
+
+    def begin(self) -> None:
+        """Acknowledges what will be told, then tells it until the client leaves."""
+        honoured: dict[str, object] = {_FLAGS[kind][0]: True for kind in _FLAGS if kind in self._kinds}
+        if self.uris:
+            honoured["resourceSubscriptions"] = sorted(self.uris)
+        self._tell("notifications/subscriptions/acknowledged", {"notifications": Raw(jsonrpc.encode(honoured))})
+        self._cohort.audiences.add(self)
+        self._exchange.when_gone(self.close)
+
+    def close(self) -> None:
+        self._cohort.audiences.discard(self)
+
+    def on_changed(self, kind: Kind) -> None:
+        if kind in self._kinds:
+            self._tell(_FLAGS[kind][1], {})
+
+    def on_said(self, process: Process, method: str, params: bytes) -> None:
+        if method == "notifications/resources/updated":
+            try:
+                fields = jsonrpc.members(params)
+                if jsonrpc.text(fields, "uri") in self.uris:
+                    self._tell(method, {"uri": fields["uri"]})
+            except Malformed:
+                return
+
+    def on_asked(self, process: Process, spelt_id: bytes, method: str, params: bytes) -> bool:
+        return False
+
+    def _tell(self, method: str, params: dict[str, Raw]) -> None:
+        body = jsonrpc.encode({**params, "_meta": self._meta})
+        self._exchange.send(jsonrpc.notification(method, body), droppable=True)
+
+
+class Stateless:
+    """Answers the requests of stateless agents."""
+
+    def __init__(self, router: Router, make_cohort: Callable[[bytes], Cohort]) -> None:
+        self._router, self._make_cohort = router, make_cohort
+        self._loop = asyncio.get_running_loop()
+        self._parking = Parking()
+        self.callers: dict[bytes, Caller] = {}
+
+    def meant(self, head: Head, message: Incoming) -> bool:
+        """Whether a request is of this era: it names a version that has no sessions, or carries one itself."""
+        if b"mcp-session-id" in head.headers:
+            return False
+        version = head.get(b"mcp-protocol-version").decode("latin-1")
+        if version and version not in VERSIONS:
+            return True
+        if message.method in ("server/discover", "subscriptions/listen"):
+            return True
+        return META.encode() + b"protocolVersion" in bytes(message.params)
+
+    def dispatch(self, connection: Connection, head: Head, message: Incoming) -> None:
+        """Answers one request, now or later."""
+        method = message.method or ""
+        exchange = StatelessExchange(connection, bytes(message.id), head, method)
+        try:
+            fields = jsonrpc.members(message.params)
+            caller = self._caller(head, method, fields)
+            if self._parking.resume(exchange, method, fields):
+                return
+            if method == "server/discover":
+                exchange.task = self._loop.create_task(self._discover(exchange, caller))
+            elif method == "subscriptions/listen":
+                self._listen(exchange, caller, fields)
+            else:
+                self._router.answer(caller, exchange, method, fields)
+        except _Unsupported as e:
+            exchange.error(e.code, str(e), {"supported": [MODERN], "requested": e.requested})
+        except Malformed as e:
+            exchange.error(e.code, str(e))
+
+    def _caller(self, head: Head, method: str, fields: RawMap) -> Caller:
+        """Who asks, by the envelope in the request's `_meta`."""
+        meta = jsonrpc.members(fields.get("_meta", b""))
+        missing = [key for key in ("protocolVersion", "clientCapabilities") if META + key not in meta]
+        if missing:
+            raise Malformed(jsonrpc.INVALID_PARAMS, f"params._meta lacks {', '.join(META + key for key in missing)}")
+        version = jsonrpc.text(meta, META + "protocolVersion")
+        mirror.check_head(head.headers, method, version, fields)
+        if version != MODERN:
+            raise _Unsupported(version)
+        try:
+            capabilities = msgspec.json.decode(meta[META + "clientCapabilities"], type=dict[str, object])
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise Malformed(jsonrpc.INVALID_PARAMS, f"{META}clientCapabilities must be an object") from None
+        key = jsonrpc.encode(capabilities)
+        caller = self.callers.get(key)
+        if caller is None:
+            caller = self.callers[key] = Caller(self._make_cohort(key), capabilities, self._parking)
+            self._bound()
+        caller.used = self._loop.time()
+        return caller
+
+    def _bound(self) -> None:
+        """Ends the cohort that was idle longest when there are many."""
+        idle = [(c.used, key) for key, c in self.callers.items() if not c.relays and len(c.cohort.audiences) == 1]
+        if len(self.callers) > _MAX_CALLERS and len(idle) > 1:
+            self.callers.pop(min(idle)[1]).cohort.close()
+
+    async def _discover(self, exchange: Exchange, caller: Caller) -> None:
+        await caller.cohort.open()
+        instructions = caller.cohort.instructions()
+        body = {
+            "supportedVersions": [MODERN],
+            "capabilities": caller.cohort.capabilities(),
+            **({"instructions": instructions} if instructions else {}),
+            "_meta": {META + "serverInfo": CLIENT},
+        }
+        exchange.result((jsonrpc.encode(body),))
+
+    def _listen(self, exchange: StatelessExchange, caller: Caller, fields: RawMap) -> None:
+        if not exchange.can_stream:
+            raise Malformed(jsonrpc.INVALID_REQUEST, "Accept must include text/event-stream")
+        listeners = sum(isinstance(audience, Listener) for audience in caller.cohort.audiences)
+        if listeners >= _MAX_LISTENERS:
+            raise Malformed(jsonrpc.INVALID_REQUEST, f"{_MAX_LISTENERS} listeners are there already")
+        wanted = json.loads(bytes(fields.get("notifications", b"{}")))
+        listener = Listener(exchange, caller.cohort, wanted if isinstance(wanted, dict) else {})
+        listener.begin()
+        caller.cohort.watch(listener.uris)
+
+
+_MAX_CALLERS = 8
+
+
+class _Unsupported(Malformed):
+    def __init__(self, requested: str) -> None:
+        super().__init__(UNSUPPORTED_VERSION, f"Unsupported protocol version: {requested}")
+        self.requested = requested
