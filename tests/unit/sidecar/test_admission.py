@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -202,14 +203,14 @@ async def test_cannot_reach_a_hidden_tool_by_any_name(tmp_path: Path, entry: str
         agent = await s.agent.hello()
         assert [t["name"] for t in await agent.tools()] == ["list_tickets"]
         assert "result" in await agent.call("list_tickets")
-        never_there = (await agent.call("no_such_tool"))["error"]
+        never_there = (await agent.call("no_such_tool"))["result"]
+        assert never_there["isError"] is True
         for name in (
             "close_ticket", "closeTicket", "CLOSE_TICKET", "Close_Ticket", "close_ticket ", " close_ticket",
             "tickets__close_ticket", "tickets/close_ticket", "tickets:close_ticket", "close_ticket\0", "сlose_ticket",
         ):  # fmt: skip
-            error = (await agent.call(name, id=1))["error"]
-            assert error["code"] == never_there["code"]
-            assert error["message"].replace(name, "no_such_tool") == never_there["message"]
+            answer = (await agent.call(name, id=1))["result"]
+            assert json.loads(json.dumps(answer).replace(json.dumps(name)[1:-1], "no_such_tool")) == never_there
         assert fake.calls == [("list_tickets", {})]
 
 
