@@ -7,7 +7,6 @@ checked public address to a loopback listener, and says of every other address t
 from __future__ import annotations
 
 import asyncio
-import datetime
 import ipaddress
 import socket
 import ssl
@@ -18,15 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-
 from images.sidecar.flow import GateLimits
 from images.sidecar.gate import SOCKET, Gate
 from images.sidecar.resolver import Resolver
 from images.sidecar.rules import Address, EgressRules, HostRule
+from tests.support.certificates import certificate
 
 PUBLIC = "93.184.215.14"
 OTHER_PUBLIC = "93.184.215.15"
@@ -127,32 +122,12 @@ class Web:
             writer.close()
 
 
-def certificate(directory: Path, *names: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """A server's and a client's side that trust each other for these names, made for this one test."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = directory / "server.pem"
-    pem.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + made.public_bytes(serialization.Encoding.PEM)
-    )
+def contexts(directory: Path, *names: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """A server's and a client's side that trust each other for these names."""
+    authority = certificate(directory, *names)
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(pem)
-    client = ssl.create_default_context(cadata=made.public_bytes(serialization.Encoding.PEM).decode())
-    return server, client
+    server.load_cert_chain(directory / "server.pem")
+    return server, ssl.create_default_context(cadata=authority)
 
 
 class Record:
@@ -282,7 +257,7 @@ async def world(directory: Path, *, limits: GateLimits | None = None, **rules: E
     tcp = await asyncio.start_server(names.over_tcp, "127.0.0.1", 0)
     dns_port = tcp.sockets[0].getsockname()[1]
     udp, _ = await loop.create_datagram_endpoint(lambda: names, local_addr=("127.0.0.1", dns_port))
-    server_tls, client_tls = certificate(directory, "example.com", "www.example.com", "xn--bcher-kva.example")
+    server_tls, client_tls = contexts(directory, "example.com", "www.example.com", "xn--bcher-kva.example")
     web, tls_web = Web(), Web()
     plain = await asyncio.start_server(web.serve, "127.0.0.1", 0)
     secure = await asyncio.start_server(tls_web.serve, "127.0.0.1", 0, ssl=server_tls)
