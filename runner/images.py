@@ -84,15 +84,16 @@ class ImageStore:
 
     def ensure(self, recipe: Recipe) -> ImageRef:
         """The image of this recipe, made if need be. Errors: `SandboxFailure`."""
-        if (found := self.engine.find(recipe.tag)) is not None:
-            return _ref(recipe, found)
-        with self._locked(recipe.tag):
-            if (found := self.engine.find(recipe.tag)) is None:
-                self._make(recipe)
-                found = self.engine.find(recipe.tag)
+        if (found := self.engine.find(recipe.tag)) is None:
+            with self._locked(recipe.tag):
+                if self.engine.find(recipe.tag) is None:
+                    self._make(recipe)
+            found = self.engine.find(recipe.tag)
         if found is None:
             raise ImageMissing(recipe.tag, "it was built, and then somebody removed it")
-        return _ref(recipe, found)
+        if recipe.latest not in found.tags:
+            self.engine.name(found.id, recipe.latest)
+        return ImageRef(name=recipe.tag, id=found.id, size=found.size)
 
     def ensure_all(self, wanted: Sequence[Recipe]) -> list[ImageRef]:
         """These images, made side by side where they do not depend on each other."""
@@ -140,7 +141,8 @@ class ImageStore:
         """Tags of the images that we made and that no recipe of `keep` needs."""
         kept = {step.tag for recipe in keep for step in recipe.lineage()}
         kept |= {recipes.unpacked_tag(recipe.lineage()[0]) for recipe in keep}
-        return [tag for image in self.ours() for tag in image.tags if tag not in kept]
+        names = {step.latest for recipe in keep for step in recipe.lineage()}
+        return [tag for image in self.ours() for tag in image.tags if tag not in kept | names]
 
     def prune(self, keep: Sequence[Recipe]) -> list[str]:
         """Removes what is not needed and not in use; returns the tags."""
@@ -309,7 +311,3 @@ def _read_stamp(path: Path) -> dict[str, str] | None:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError):
         return None
-
-
-def _ref(recipe: Recipe, found: ImageInfo) -> ImageRef:
-    return ImageRef(name=recipe.tag, id=found.id, size=found.size)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import tarfile
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -86,6 +87,11 @@ class Recipe:
     @property
     def tag(self) -> str:
         return f"mlld/{self.name}:{self.digest[:16]}"
+
+    @property
+    def latest(self) -> str:
+        """The name of whatever was made last: for people and for the committed compose file, never for a run."""
+        return f"mlld/{self.name}:latest"
 
     def lineage(self) -> list[Recipe]:
         """From the root to this recipe."""
@@ -217,7 +223,8 @@ def with_packages(recipe: Recipe, *, npm: Sequence[str] = (), pypi: Sequence[str
     if entry == "pypi":
         steps.append(_run("python3", f"{HOME}/entry_pypi.py", pypi[0], SERVE))
     asked = (*(f"npm:{p}" for p in npm), *(f"pypi:{p}" for p in pypi))
-    return Recipe(name=recipe.name, parent=recipe, steps=(*steps, _run("rm", "-rf", "/tmp/npm")), packages=asked)
+    name = f"{recipe.name}-{_slug((npm or pypi)[0])}" if entry else recipe.name
+    return Recipe(name=name, parent=recipe, steps=(*steps, _run("rm", "-rf", "/tmp/npm")), packages=asked)
 
 
 def unpacked_tag(recipe: Recipe) -> str:
@@ -260,6 +267,12 @@ def archive(files: Iterable[BuildFile]) -> bytes:
 def debian_package(command: str) -> str:
     """The Debian package that brings a command."""
     return str(pins()["commands"].get(command, command))
+
+
+def _slug(package: str) -> str:
+    """A package's name as a part of an image's: `@scope/name@1.2` → `scope-name`."""
+    name = re.split(r"(?<=.)@|[\s\[<>=!~;]", package, maxsplit=1)[0]
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def _run(*argv: str) -> str:

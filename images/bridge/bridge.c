@@ -1,7 +1,7 @@
 /* The bridge between the programs in a container without a network and the sidecar's Unix sockets.
  *
  *   bridge [--lease | --hold SOCKET] [--canary] [--env-file F] [--env-from NAME=FILE]...
- *          [--forward 127.0.0.1:PORT=SOCKET]... [--serve SOCKET [--max N] -- ARGV... | --run -- ARGV...]
+ *          [--forward 127.0.0.1:PORT=SOCKET]... [--serve SOCKET [--max N] -- ARGV... | --run [--input TEXT] -- ARGV...]
  *   bridge --talk SOCKET | --put PATH
  *
  * It has to work in any OCI image (distroless, Alpine, FROM scratch), so it is static, uses no name service and reads
@@ -16,7 +16,7 @@
  *   --canary    proves the fence from this very seat before anything of the user's starts (canary.c). Else exit 97.
  *   --forward   loopback TCP to a Unix socket (forward.c).
  *   --serve     ARGV's stdin and stdout ARE the socket: no byte is copied by us (serve.c).
- *   --run       ARGV once, on our own stdout, and its exit code is ours (compose, where nobody can exec).
+ *   --run       ARGV once, on our own stdout, and its exit code is ours (compose, where nobody can exec). TEXT is its stdin.
  *
  *   --talk      stdin and stdout become a connection to SOCKET (talk.c).
  *   --put       stdin becomes the file PATH (put.c).
@@ -137,7 +137,7 @@ static _Noreturn void usage(const char *problem) {
     dprintf(STDERR_FILENO,
             "bridge: %s\nusage: bridge [--lease | --hold SOCKET] [--canary] [--env-file F] [--env-from NAME=FILE]...\n"
             "              [--forward 127.0.0.1:PORT=SOCKET]...\n"
-            "              [--serve SOCKET [--max N] -- ARGV... | --run -- ARGV...]\n       bridge --talk SOCKET | --put PATH\n", problem);
+            "              [--serve SOCKET [--max N] -- ARGV... | --run [--input TEXT] -- ARGV...]\n       bridge --talk SOCKET | --put PATH\n", problem);
     exit(EXIT_USAGE);
 }
 
@@ -177,6 +177,7 @@ static struct options parse(int argc, char **argv) {
         if (strcmp(name, "--env-file") == 0) o.env_file = value;
         else if (strcmp(name, "--env-from") == 0) add_secret(&o, value);
         else if (strcmp(name, "--hold") == 0) o.hold = value;
+        else if (strcmp(name, "--input") == 0) o.input = value;
         else if (strcmp(name, "--forward") == 0) add_forward(&o, value);
         else if (strcmp(name, "--serve") == 0) o.serve = value;
         else if (strcmp(name, "--max") == 0) {
@@ -185,6 +186,7 @@ static struct options parse(int argc, char **argv) {
             o.max = (int)max;
         } else usage("unknown option");
     }
+    if (o.input && !o.run) usage("--input is for --run");
     if (o.serve && o.run) usage("--serve and --run exclude each other");
     if ((o.serve || o.run) != (o.argv != NULL)) usage("--serve and --run want -- ARGV, and only they do");
     if (o.lease && (o.env_file || o.n_secrets)) usage("--lease brings the environment block: --env-* are for the case without it");

@@ -37,7 +37,7 @@ struct options {
     const char *env_file;
     struct secret { const char *assignment, *path; } secrets[MAX_SECRETS]; /* "NAME=", and the file with its value */
     int n_secrets;
-    const char *hold;
+    const char *hold, *input;
     const char *serve;
     int max;
     char **argv; /* of the program to serve or to run; NULL if there is none */

@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -42,6 +43,14 @@ static int n_processes;
 static int spare = -1, spare_index = -1;
 static int64_t dial_at, dial_delay = DIAL_FIRST;
 
+/* The stdin of --run: a file in memory, so that there is nothing to pump; without --input, nothing. */
+static int input_of(const struct options *options) {
+    int fd = options->input ? memfd_create("input", MFD_CLOEXEC) : open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || !options->input) return fd;
+    size_t length = strlen(options->input);
+    return write(fd, options->input, length) == (ssize_t)length && lseek(fd, 0, SEEK_SET) == 0 ? fd : -1;
+}
+
 static _Noreturn void become(const struct options *options, char **environment, int socket, int status, pid_t parent) {
     sigset_t none;
     sigemptyset(&none);
@@ -50,8 +59,8 @@ static _Noreturn void become(const struct options *options, char **environment, 
     setpgid(0, 0);
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* outside of a container, too, the program must not outlive us */
     if (getppid() != parent) _exit(0); /* we died before that took hold */
-    int in = socket >= 0 ? socket : open("/dev/null", O_RDONLY);
-    if (in >= 0) dup2(in, STDIN_FILENO);
+    int in = socket >= 0 ? socket : input_of(options);
+    if (in < 0 || dup2(in, STDIN_FILENO) < 0) _exit(126);
     if (socket >= 0) dup2(socket, STDOUT_FILENO);
     environ = environment; /* execvp looks for ARGV[0] in this PATH */
     execvp(options->argv[0], options->argv);

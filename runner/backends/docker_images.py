@@ -62,6 +62,12 @@ class DockerImages:
         with translated():
             return [_info(found) for found in self._api.images(filters={"label": label})]
 
+    def name(self, image: str, tag: str) -> None:
+        """Gives an image another name, taking it from whoever had it."""
+        repository, _, version = tag.rpartition(":")
+        with translated():
+            self._api.tag(image, repository, version, force=True)
+
     def remove(self, reference: str) -> bool:
         """False if something still uses it."""
         with translated():

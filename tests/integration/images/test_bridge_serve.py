@@ -240,6 +240,11 @@ def test_run_is_the_program(bridge: Path, tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stdout) == (7, "value\n")
     assert '"event":"ready"' in done.stderr
+    text = "a prompt with\nlines, 'quotes' and $(no shell)\n" * 1000
+    echo = subprocess.run(
+        [bridge, "--run", "--input", text, "--", "/bin/cat"], capture_output=True, text=True, timeout=10
+    )
+    assert echo.stdout == text
     killed = subprocess.run([bridge, "--run", "--", SH, "-c", "kill -9 $$"], capture_output=True, text=True, timeout=10)
     assert killed.returncode == 137
     missing = subprocess.run([bridge, "--run", "--", "/no/such"], capture_output=True, text=True, timeout=10)
@@ -300,6 +305,7 @@ def test_a_program_that_outlives_its_owner_has_not_succeeded(bridge: Path) -> No
         (["--forward", "127.0.0.1:99999=/s"], "127.0.0.1:PORT=SOCKET"),
         (["--forward", "127.0.0.1:80="], "127.0.0.1:PORT=SOCKET"),
         (["--serve", "/s", "--run", "--", "cat"], "exclude each other"),
+        (["--serve", "/s", "--input", "x", "--", "cat"], "--input is for --run"),
         (["--lease", "--env-file", "/x"], "--env-file"),
         (["--lease", "--env-from", "A=/x"], "--env-"),
         (["--lease", "--hold", "/x"], "exclude each other"),
