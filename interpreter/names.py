@@ -9,7 +9,8 @@ import re
 
 def same_name(one: str, other: str) -> bool:
     """Whether two spellings name one function or tool: `createIssue`, `create_issue`, `create-issue`."""
-    return one == other or snake(one) == snake(other)
+    # Through both forms, since `@tool9` is what scripts call `tool_9`.
+    return one == other or camel(snake(one)) == camel(snake(other))
 
 
 def snake(name: str) -> str:

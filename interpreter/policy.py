@@ -122,12 +122,6 @@ class Layer:
     written: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     places: Mapping[str, Place] = field(default_factory=lambda: MappingProxyType({}), repr=False)
 
-    @property
-    def restricts_commands(self) -> bool:
-        return (
-            self.allow is not None or self.default == "deny" or any(e.pattern.kind in ("cmd", "*") for e in self.deny)
-        )
-
     def permits(self, subject: Subject, what: str) -> Denied | None:
         """Why this layer's capability lists refuse the operation; None when they do not."""
         deny = _heaviest(e for e in self.deny if e.pattern.matches(subject))
@@ -298,12 +292,11 @@ def _capabilities(policy: Policy, operation: Operation) -> Denied | None:
         subjects = tuple(operation.subjects())
         networked = tuple(operation.using_network())
     except ValueError as error:
+        if operation.kind == "cmd":
+            reason = f"the command cannot be read ({error}), so policy cannot judge it"
+            return Denied(rule=f"policy @{policy.layers[0].name}", reason=reason, gate="capability")
         # A shell body may be more than this reader understands: the `sh` capability is what judges it.
         subjects, networked = tuple(Operation(kind="sh").subjects()), ()
-        strict = next((layer for layer in policy.layers if layer.restricts_commands), None)
-        if operation.kind == "cmd" and strict:
-            reason = f"the command cannot be read ({error}), and policy @{strict.name} restricts commands"
-            return Denied(rule=f"policy @{strict.name}", reason=reason, gate="capability", place=strict.place)
     for layer in policy.layers:
         for subject, what in subjects:
             if refusal := layer.permits(subject, what):
@@ -335,7 +328,7 @@ def _dangers(policy: Policy, operation: Operation) -> Denied | None:
     try:
         found = tuple(dangers(operation))
     except ValueError:
-        return None  # an unreadable command: the capability gate has judged it
+        return None  # of a shell body; a command that cannot be read has been refused by now
     stating = [layer for layer in policy.layers if layer.danger is not None]
     for peril in found:
         closed = next((la for la in stating if not any(opens(e.pattern, peril) for e in la.danger or ())), None)

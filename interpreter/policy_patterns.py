@@ -137,7 +137,7 @@ def _file_patterns(rest: str, side: Side, text: str) -> Iterator[Pattern]:
 
 def command_word(word: str) -> str:
     """The program that a word names, however it is spelt: `/usr/bin/Git` is git."""
-    return word.replace("\\", "/").rsplit("/", 1)[-1].lower()
+    return (word.rstrip("/").rsplit("/", 1)[-1] or word).lower()
 
 
 PUBLIC = "public"  # every public host: the one word for what `*` would mean
@@ -255,29 +255,51 @@ def clean_path(path: str) -> str:
 
 def path_matches(glob: str, path: str) -> bool:
     """Whether the path is the glob's or lies below it. `*` stays within one directory, `**` does not."""
+    if not re.search(r"[*?]", glob):
+        return path == glob or path.startswith(glob.rstrip("/") + "/")
     if glob == "**":
         return True
-    return _path_regex(glob).fullmatch(path) is not None
+    if len(path) > 4096:  # no system opens such a path
+        return False
+    # All ways to read the path are followed at once, in time glob × path: a regular expression would try them one by one,
+    # and `*a*a*a*a*a*a` of a hostile module would keep it busy for years.
+    steps = _steps(glob)
+    end = len(steps)
+    states = _reach({0}, steps)
+    for char in path:
+        following: set[int] = set()
+        for state in states:
+            if state >= end:
+                if state > end or char == "/":  # below what the glob names
+                    following.add(end + 1)
+            elif (step := steps[state]) in ("**", "**/"):
+                following.add(state)
+                if step == "**/" and char == "/":
+                    following.add(state + 1)
+            elif step == "*":
+                if char != "/":
+                    following.add(state)
+            elif step == char or (step == "?" and char != "/"):
+                following.add(state + 1)
+        states = _reach(following, steps)
+        if not states:
+            return False
+    return max(states) >= end
+
+
+def _reach(states: set[int], steps: tuple[str, ...]) -> set[int]:
+    """The states with those that are reached without reading anything: a star may stand for nothing."""
+    found = set(states)
+    waiting = list(states)
+    while waiting:
+        state = waiting.pop()
+        if state < len(steps) and steps[state] in ("*", "**") and state + 1 not in found:
+            found.add(state + 1)
+            waiting.append(state + 1)
+    return found
 
 
 @lru_cache(maxsize=512)
-def _path_regex(glob: str) -> re.Pattern[str]:
-    out, at = [], 0
-    while at < len(glob):
-        if glob.startswith("**/", at):
-            out.append("(?:.*/)?")
-            at += 3
-        elif glob.startswith("**", at):
-            out.append(".*")
-            at += 2
-        elif glob[at] == "*":
-            out.append("[^/]*")
-            at += 1
-        elif glob[at] == "?":
-            out.append("[^/]")
-            at += 1
-        else:
-            out.append(re.escape(glob[at]))
-            at += 1
-    # A name without a wildcard at its end is a directory too: all below it is meant.
-    return re.compile("".join(out) + "(?:/.*)?", re.DOTALL)
+def _steps(glob: str) -> tuple[str, ...]:
+    """The glob cut into characters, `?`, `*`, `**`, and `**/`."""
+    return tuple(re.sub(r"\*\*+", "**", part) for part in re.findall(r"(?s)\*\*+/|\*\*+|.", glob))

@@ -45,6 +45,7 @@ _WRAPPERS: dict[str, tuple[int, tuple[str, ...]]] = {
     "builtin": (0, ()), "busybox": (0, ()), "watch": (0, ("-n",)), "sudo": (0, ("-u", "-g")), "doas": (0, ("-u",)),
     "chroot": (1, ()), "flock": (1, ("-w",)), "unshare": (0, ()),
 }  # fmt: skip
+LONGEST = 128 << 10  # of a command: Linux passes no longer argument to a shell
 # Words of the shell before which a command may stand.
 _KEYWORDS = frozenset({"{", "}", "!", "if", "then", "elif", "else", "fi", "while", "until", "do", "done", "time"})
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
@@ -148,6 +149,8 @@ def programs(text: str, depth: int = 0) -> Iterator[tuple[str, ...]]:
     """The words of each program that a command line starts, the first one as `command_word` gives it."""
     if depth > 4:
         raise ValueError("commands are nested too deeply to be judged")
+    if len(text) > LONGEST:
+        raise ValueError(f"it is longer than {LONGEST >> 10} KiB")
     for inner in substitutions(text):
         yield from programs(inner, depth + 1)
     lexer = shlex.shlex(text.replace("\\\n", "").replace("\n", " ; "), posix=True, punctuation_chars="|&;()<>")

@@ -107,10 +107,12 @@ def test_a_quoted_name_is_not_a_command() -> None:
     assert allowed(policy({"deny": ["cmd:curl"]}), command("echo 'curl x' \"; curl\" '$(curl x)'"))
 
 
-@pytest.mark.parametrize("text", ["echo 'open", "echo $(open", "echo `open"])
-def test_what_cannot_be_read_is_refused_where_commands_are_restricted(text: str) -> None:
-    assert "cannot be read" in denial(policy({"deny": ["cmd:curl"]}), command(text)).reason
-    assert allowed(policy({"labels": {"pii": {"deny": ["net:w"]}}}), command(text))
+@pytest.mark.parametrize("text", ["echo 'open", "echo $(open", "echo `open", "rm -rf x # " + "a" * (128 << 10)])
+def test_what_cannot_be_read_is_refused_by_any_policy(text: str) -> None:
+    for rules in ({"deny": ["cmd:curl"]}, {"labels": {"pii": {"deny": ["net:w"]}}}, {}):
+        assert "cannot be read" in denial(policy(rules), command(text)).reason
+    assert allowed(Policy(), command(text))
+    assert allowed(policy({}), Operation(kind="sh", command=text))
 
 
 def test_other_languages_need_their_own_permission() -> None:
