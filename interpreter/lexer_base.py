@@ -22,13 +22,15 @@ class LexFault(Exception):
 class Frame:
     """An open bracket: its kind, where its token is, and what its content has shown so far."""
 
-    __slots__ = ("ambiguous", "comma", "ends", "kind", "offset", "token")
+    __slots__ = ("ambiguous", "arrows", "cases", "comma", "ends", "kind", "offset", "token")
 
     def __init__(self, kind: str, token: int, offset: int, ambiguous: bool = False) -> None:
         self.kind = kind
         self.token = token
         self.offset = offset
         self.ambiguous = ambiguous
+        self.cases = False
+        self.arrows = False
         self.comma = False
         self.ends: list[int] = []
 

@@ -9,19 +9,13 @@ from .lexer_names import STARTS, TOUCHABLE, NameLexer
 from .lexer_words import (
     ACTION_WORDS,
     COMMENT,
-    IMPORT_KINDS,
-    IMPORT_ORIGINS,
     KEY,
-    LABEL,
     LABEL_CHANGE,
     LANGUAGES,
-    LINK_WORDS,
-    MODULE,
     NAME,
     OPEN_ENDS,
     OPERATORS,
     SPACE,
-    SPECIFICATION,
     STATEMENT_WORDS,
     STEP,
     VALUE_ENDS,
@@ -39,7 +33,7 @@ _GOES_ON_IN_DOCUMENT = re.compile(
 )
 # A `[` that begins so is a block, whatever follows.
 _BLOCK_START = re.compile(
-    rf"(?:(?:let|var|show|log|output|append|file|files|bail|done|continue|skip|loop|while)\b(?![ \t]*[,:\]])|if\b[ \t]|=>|@{NAME}[ \t]*\+?=(?![=>]))"
+    rf"(?:(?:let|var|show|log|output|append|file|files|bail|done|continue|skip|retry|loop|while)\b(?![ \t]*[,:])|if\b[ \t]|=>|@{NAME}[ \t]*\+?=(?![=>]))"
 )
 # No such line stands inside a bracket: the bracket before it was never closed.
 _DECLARES = re.compile(
@@ -49,6 +43,12 @@ _REGEX = re.compile(r"/((?:\\.|\[(?:\\.|[^\]\\\n])*\]|[^/\n\\\[ ])(?:\\.|\[(?:\\
 _CLOSERS = {"]": ("block", "list", "index"), "}": ("brace",), ")": ("paren", "call", "params")}
 _OPENER_OF = {"block": "[", "list": "[", "index": "[", "brace": "{", "paren": "(", "call": "(", "params": "("}
 _CLOSER_OF = {"[": "]", "{": "}", "(": ")"}
+_OPENING = frozenset(["BLOCK", "CASES", "LBRACK", "INDEX", "LBRACE", "LPAR", "CALL", "PARAMS", "ARGS", "T_OPEN", "C_OPEN", "L_OPEN"])
+_CLOSING = frozenset(["RBRACK", "RBRACE", "RPAR", "T_CLOSE", "C_CLOSE", "L_CLOSE"])
+_MAY_GO_ON = re.compile(r"=>|\[|when\b")
+_ANY_CASE = re.compile(r"\*[ \t]*=>")
+_COLON_BLOCK = re.compile(r":[ \t]*\[")
+_SLASH_WORD = re.compile(rf"/(?:{'|'.join(STATEMENT_WORDS)})\b")
 _CLOSE_TOKEN = {"]": "RBRACK", "}": "RBRACE", ")": "RPAR"}
 _STATEMENT_STARTS = frozenset(
     {"RUN", "WHEN", "IF", "FOR", "STREAM", "SHOW", "LET", "ARROW", "BOX", "CMD", "LANG", "FOREACH"}
@@ -162,6 +162,10 @@ class DirectiveLexer(NameLexer):
                 and (frame.kind != "block" or "var" not in declared.group()[:4])
             ):
                 raise self._unclosed_bracket(frame.offset, at + 1)
+            if frame.kind == "brace" and self.header in ("NEEDS", "PROFILES") and self.prev in VALUE_ENDS:
+                gap = _GAP.match(self.text, at + 1)
+                if gap and KEY.match(self.text, gap.end()):
+                    self.emit("COMMA", ",", at, at)
             if frame.kind != "block" and not frame.ambiguous:
                 return False
         if (
@@ -174,10 +178,19 @@ class DirectiveLexer(NameLexer):
         gap = _GAP.match(self.text, at + 1)
         after = gap.end() if gap else at + 1
         goes_on = _GOES_ON_IN_DOCUMENT if self.document and not self.frames else _GOES_ON
-        if goes_on.match(self.text, after) and not (self.prev == "END"):
+        if goes_on.match(self.text, after):
+            return False
+        if _MAY_GO_ON.match(self.text, after) and self._heading_goes_on(after):
             return False
         self.end(at)
         return not self.frames
+
+    def _heading_goes_on(self, after: int) -> bool:
+        """A heading (`for @x in @xs`, a condition) whose arrow, filter or block is on the next line."""
+        heading, mark = self.heading(), self.text[after]
+        if mark == "=":
+            return bool(heading)
+        return heading == "FOR" if mark == "w" else heading in ("FOR", "WHEN", "IF", "LOOP")
 
     def _arrow_goes_on(self, at: int) -> bool:
         """`=>` at the end of a line: the value comes on the next, unless the block ends or a statement follows a bare return."""
@@ -223,7 +236,9 @@ class DirectiveLexer(NameLexer):
     def _operator(self, at: int, found: re.Match[str]) -> int:
         mark, end = found.group(), found.end()
         value = self.prev in VALUE_ENDS
-        if mark == "<" and not value:
+        if mark in "<>" and self.prev == "ANDAND":
+            value = True  # `>= 0.3 && < 0.7`
+        if mark == "<" and (not value or self.in_header()):
             return self.load(at, in_text=False)
         if mark == "," and self.in_header():
             return end
@@ -233,8 +248,11 @@ class DirectiveLexer(NameLexer):
             return self._question(at, end)
         if mark == "/" and not value:
             return self._slash(at)
-        if mark == "*" and not value:
+        if mark == "*" and (not value or _ANY_CASE.match(self.text, at)):
+            self.separate(at)
             self.emit("ANY", mark, at, end)
+            return end
+        if mark == ":" and _COLON_BLOCK.match(self.text, at) and self.heading() == "WHEN":
             return end
         if mark == "," and self.frames:
             self.frames[-1].comma = True
@@ -251,6 +269,8 @@ class DirectiveLexer(NameLexer):
         if text.startswith("|", after):
             self.emit("BATCH", "=>", at, end)
             return after if text.startswith("||", after) else after + 1
+        if self.prev not in STARTS and self.frames and self.frames[-1].cases and self.heading() == "CASE":
+            self.frames[-1].arrows = True
         self.emit("ARROW", "=>", at, end)
         change = LABEL_CHANGE.match(text, end)
         if change and (first := change.group(1).split(",")[0].strip()) not in ACTION_WORDS and first not in LANGUAGES:
@@ -277,13 +297,36 @@ class DirectiveLexer(NameLexer):
 
     def _slash(self, at: int) -> int:
         """Where a value may begin: a regular expression, or the slash of a directive inside a block."""
-        if self.prev in STARTS:
+        if self.prev in STARTS or (self.prev == "ARROW" and _SLASH_WORD.match(self.text, at)):
             return at + 1
         found = _REGEX.match(self.text, at)
         if not found:
             raise self.strange(at)
         self.emit("REGEX", (found.group(1), found.group(2)), at, found.end())
         return found.end()
+
+    def heading(self) -> str:
+        """The word before, on this level, that still waits for its `=>` or block; CASE at the start of a case; or empty."""
+        depth = 0
+        cases = "CASE" if self.frames and self.frames[-1].cases else ""
+        for token in reversed(self.out):
+            kind = token[0] if token else ""
+            if kind in _CLOSING:
+                depth += 1
+            elif kind in _OPENING:
+                if depth == 0:
+                    return cases
+                depth -= 1
+                if depth == 0 and kind in ("BLOCK", "CASES"):
+                    return ""
+            elif depth == 0:
+                if kind == "END":
+                    return cases
+                if kind in ("ARROW", "BATCH", "TERN"):
+                    return ""
+                if kind in ("FOR", "WHEN", "WHERE", "IF", "LOOP"):
+                    return kind
+        return ""
 
     # ── Brackets ─────────────────────────────────────────────────────────────────────────────────
 
@@ -311,8 +354,10 @@ class DirectiveLexer(NameLexer):
         after = gap.end() if gap else at + 1
         if touches:
             self.push("index", "INDEX", at)
-        elif self.prev in VALUE_ENDS or self.prev in ("WHEN", "ELSE", "BOX", "LOOP"):
+        elif self.prev in VALUE_ENDS or self.prev in ("WHEN", "WHERE", "ELSE", "BOX", "LOOP", "HEAD"):
+            cases = self.heading() in ("WHEN", "WHERE")
             self.push("block", "BLOCK", at)
+            self.frames[-1].cases = cases
         elif self.prev in ("ASSIGN", "ARROW", "START", "END", "BLOCK", "TERN", "COLON") and _BLOCK_START.match(
             self.text, after
         ):
@@ -345,12 +390,19 @@ class DirectiveLexer(NameLexer):
             )
         if frame.kind == "block":
             self.end(at)
+            if frame.cases and (frame.arrows or frame.token + 2 == len(self.out) or frame.token + 1 == len(self.out)):
+                opener = self.out[frame.token]
+                assert opener
+                self.out[frame.token] = ("CASES", *opener[1:])
         elif frame.ambiguous:
             self._settle(frame, at)
         self.frames.pop()
         if len(self.frames) < self.header_depth or frame.kind == "params":
             self.header = ""
         self.emit(_CLOSE_TOKEN[mark], None, at, at + 1)
+        before = self.out[frame.token - 1] if frame.token else None
+        if frame.kind == "paren" and before and before[0] in ("PARALLEL", "LOOP", "WHILE", "KIND"):
+            self.prev = "HEAD"
         return at + 1
 
     def _settle(self, frame: Frame, at: int) -> None:

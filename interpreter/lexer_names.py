@@ -30,6 +30,11 @@ _DIRECTORY = re.compile(r"[^\s{@]+")
 _HEADERS = frozenset({"VAR", "LET", "EXE", "GUARD", "HOOK", "IMPORT", "EXPORT", "SIGN", "VERIFY", "NEEDS", "PROFILES"})
 _SHADOW = re.compile(r"[ \t]+(js|javascript|node|nodejs|py|python|sh|bash)[ \t]*(?==)")
 _TARGET = re.compile(rf"(stdout|stderr)\b|env(?::({NAME}))?\b")
+_OBJECT_NEXT = re.compile(r"[ \t]*\{")
+_BARE_PATH = re.compile(r"[\w./:@-]+")
+_URL = re.compile(r"https?://[^\s]+")
+_ONLY_PATH = re.compile(r"""[ \t]*(?:"[^"\n]*"|'[^'\n]*'|`[^`\n]*`)(?![ \t]*to\b)""")
+_BEFORE_STAGE = frozenset({"PIPE", "OROR", "BATCH", "LBRACK", "COMMA"})
 _TIMINGS = frozenset({"before", "after", "always"})
 
 
@@ -135,6 +140,9 @@ class NameLexer(CommandLexer):
             if word in ("from", "as"):
                 self.emit(word.upper(), word, at, end)
                 return end
+            if self.prev == "FROM" and (url := _URL.match(text, at)):
+                self.emit("STRING", ("'", url.group()), at, url.end())
+                return url.end()
             if word in IMPORT_KINDS and self.prev == "IMPORT":
                 self.emit("KIND", word, at, end)
                 return end
@@ -165,9 +173,14 @@ class NameLexer(CommandLexer):
             return self._code_word(at, word, end)
         if word == "prose" and self.text.startswith(":@", end):
             return self._prose_word(at, end)
-        if self.prev == "TO" and (target := _TARGET.match(self.text, at)):
-            self.emit("STREAMNAME", target.group(), at, target.end())
-            return target.end()
+        if self.prev == "TO":
+            return self._target(at)
+        if word == "with" and _OBJECT_NEXT.match(self.text, end):
+            self.emit("WITH", word, at, end)
+            return end
+        if word == "keychain" and self.text.startswith(".", end):
+            self.emit("AT", word, at, end)
+            return end
         if self.prev == "USING" and (label := LABEL.match(self.text, at)):
             self.emit("LABEL", label.group(), at, label.end())
             return label.end()
@@ -175,8 +188,23 @@ class NameLexer(CommandLexer):
         if token in ("LET", "VAR"):
             return self._begin(token, word, at, end)
         self.git = self.git or token == "GIT"
+        sends = token in ("APPEND", "OUTPUT") and self.prev in _BEFORE_STAGE and _ONLY_PATH.match(self.text, end)
         self.emit(token or "WORD", word, at, end)
+        if sends:
+            self.emit(
+                "TO", "to", end, end
+            )  # `| append "file"` leaves out `to`, because there is nothing else to append
         return end
+
+    def _target(self, at: int) -> int:
+        """Where output goes, written as a word: a stream, the environment, or a path without quotes."""
+        if target := _TARGET.match(self.text, at):
+            self.emit("STREAMNAME", target.group(), at, target.end())
+            return target.end()
+        path = _BARE_PATH.match(self.text, at)
+        assert path
+        self.emit("STRING", ("'", path.group()), at, path.end())
+        return path.end()
 
     def _code_word(self, at: int, word: str, end: int) -> int:
         """`cmd {…}`, `sh (@a) {…}`, `js:@dir {…}`: from the language to after the body."""

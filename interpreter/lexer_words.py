@@ -232,7 +232,7 @@ COMMENT = re.compile(r"(?:>>|<<)[^\n]*")
 STEP = re.compile(
     rf"""
       (?P<at>@(?:{NAME}))
-    | (?P<dot>\.(?:{NAME}|\d+(?![\d.]*[A-Za-z])))
+    | (?P<dot>\.(?:{NAME}|\d+))
     | (?P<number>\d+(?:\.\d+)?(?:(?P<unit>ms|[smhdw])(?![A-Za-z0-9_]))?)
     | (?P<newline>\n)
     | (?P<quote>:::|::|["'`])
@@ -247,7 +247,7 @@ STEP = re.compile(
 LABEL = re.compile(r"[A-Za-z_][\w-]*(?:[:.][\w*/-]+)*!?")
 LABEL_CHANGE = re.compile(
     r"[ \t]*((?:clear!|trusted!|!(?=[A-Za-z])[\w:-]+|[A-Za-z_][\w-]*(?::[\w-]+)*)"
-    r"(?:[ \t]*,[ \t]*(?:clear!|trusted!|![\w:-]+|[A-Za-z_][\w-]*(?::[\w-]+)*))*)[ \t]+(?=@)"
+    r"(?:[ \t]*,[ \t]*(?:clear!|trusted!|![\w:-]+|[A-Za-z_][\w-]*(?::[\w-]+)*))*)[ \t]+(?=[@\"'`])"
 )
 MODULE = re.compile(r"@[A-Za-z_][\w-]*(?:/[\w.\-]+)+(?:@[\w.^~<>=!*+-]+)?")
 SPECIFICATION = re.compile(r"[^\s,\[\]{}:\"'()]+")

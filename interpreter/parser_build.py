@@ -56,7 +56,7 @@ class ValueBuilder:
 
     # ── Simple values ────────────────────────────────────────────────────────────────────────────
 
-    def literal(self, c: Children, span: Span) -> n.Node:
+    def literal(self, c: Children, span: Span) -> Any:
         kind, text = c[0][0], c[0][1]
         if kind == "NUMBER":
             return n.Literal(value=float(text) if "." in text else int(text), span=span)
@@ -68,35 +68,35 @@ class ValueBuilder:
             return ENDLESS
         return n.Literal(value={"TRUE": True, "FALSE": False, "NULL": None}.get(kind, text), span=span)
 
-    def bareword(self, c: Children, span: Span) -> n.Node:
+    def bareword(self, c: Children, span: Span) -> Any:
         made = n.Literal(value=c[0][1], span=span)
         self.bare[id(made)] = c[0]
         return made
 
-    def string(self, c: Children, span: Span) -> n.Node:
+    def string(self, c: Children, span: Span) -> Any:
         return n.Literal(value=c[0][1][1], span=span)
 
-    def regex(self, c: Children, span: Span) -> n.Node:
+    def regex(self, c: Children, span: Span) -> Any:
         return n.Regex(pattern=c[0][1][0], flags=c[0][1][1], span=span)
 
-    def template(self, c: Children, span: Span) -> n.Node:
+    def template(self, c: Children, span: Span) -> Any:
         return n.Template(quote=c[0][1], parts=tuple(c[1:-1]), span=span)
 
-    def plain(self, c: Children, span: Span) -> n.Node:
+    def plain(self, c: Children, span: Span) -> Any:
         return n.Text(text=c[0][1], span=span)
 
-    def template_for(self, c: Children, span: Span) -> n.Node:
+    def template_for(self, c: Children, span: Span) -> Any:
         first, second, iterable, *parts = c
         key, variable = (first, second) if second else (None, first)
         return n.TemplateFor(key=key and key[1], variable=variable[1], iterable=iterable, parts=tuple(parts), span=span)
 
-    def array(self, c: Children, span: Span) -> n.Node:
+    def array(self, c: Children, span: Span) -> Any:
         return n.Array(items=_present(c), span=span)
 
-    def object(self, c: Children, span: Span) -> n.Node:
+    def object(self, c: Children, span: Span) -> Any:
         return n.Object(entries=tuple(self._entry(e) for e in c if e is not None), span=span)
 
-    def _entry(self, made: n.Node) -> n.Node:
+    def _entry(self, made: Any) -> Any:
         if isinstance(made, n.Entry | n.Spread | n.Conditional):
             return made
         if isinstance(made, n.Literal) and isinstance(made.value, str):
@@ -107,21 +107,21 @@ class ValueBuilder:
         self.fault("syntax", made.span, "an object holds key: value pairs", expected=("key: value", "...@spread"))
         return n.Entry(key="", value=made, span=made.span)
 
-    def entry(self, c: Children, span: Span) -> n.Node:
+    def entry(self, c: Children, span: Span) -> Any:
         return n.Entry(key=c[0][1], value=c[1], span=span)
 
-    def entry_optional(self, c: Children, span: Span) -> n.Node:
+    def entry_optional(self, c: Children, span: Span) -> Any:
         return n.Entry(key=c[0][1], value=c[1], optional=True, span=span)
 
     # ── References ───────────────────────────────────────────────────────────────────────────────
 
-    def optional(self, c: Children, span: Span) -> n.Node:
+    def optional(self, c: Children, span: Span) -> Any:
         made = c[0]
         if isinstance(made, n.Field):
             return n.Field(target=made.target, name=made.name, optional=True, span=span)
         return made  # `@x?.y`: a variable that is null gives null for `y` all the same
 
-    def index(self, c: Children, span: Span) -> n.Node:
+    def index(self, c: Children, span: Span) -> Any:
         target, key = c
         if isinstance(key, tuple):
             return n.Slice(target=target, start=key[0], stop=key[1], span=span)
@@ -144,27 +144,27 @@ class ValueBuilder:
     def arguments(self, c: Children, span: Span) -> tuple[Any, ...]:
         return _present(c)
 
-    def conditional(self, c: Children, span: Span) -> n.Node:
+    def conditional(self, c: Children, span: Span) -> Any:
         return n.Conditional(value=c[0], then=c[2] if len(c) > 2 else None, span=span)
 
-    def new(self, c: Children, span: Span) -> n.Node:
+    def new(self, c: Children, span: Span) -> Any:
         made = c[0]
         if isinstance(made, n.Call):
             return n.New(function=made.function, arguments=made.arguments, span=span)
         return n.New(function=made, span=span)
 
-    def union(self, c: Children, span: Span) -> n.Node:
+    def union(self, c: Children, span: Span) -> Any:
         return n.Call(function=n.Variable(name="union", span=span), arguments=c[0], span=span)
 
     # ── Operators ────────────────────────────────────────────────────────────────────────────────
 
-    def unary(self, c: Children, span: Span) -> n.Node:
+    def unary(self, c: Children, span: Span) -> Any:
         operator, operand = c[0][1], c[1]
         if operator == "-" and isinstance(operand, n.Literal) and type(operand.value) in (int, float):
             return n.Literal(value=-operand.value, span=span)
         return n.Unary(operator=operator, operand=operand, span=span)
 
-    def binary(self, c: Children, span: Span) -> n.Node:
+    def binary(self, c: Children, span: Span) -> Any:
         """A flat list of operands and operators, by precedence; equal ones from the left."""
         operands: list[Any] = [c[0]]
         waiting: list[str] = []
@@ -183,17 +183,17 @@ class ValueBuilder:
         made: n.Node = operands[0]
         return made
 
-    def tight_default(self, c: Children, span: Span) -> n.Node:
+    def tight_default(self, c: Children, span: Span) -> Any:
         return n.Binary(operator="??", left=c[0], right=c[1], span=span)
 
     # ── Pipelines and options ────────────────────────────────────────────────────────────────────
 
-    def stages(self, c: Children, span: Span) -> n.Node:
+    def stages(self, c: Children, span: Span) -> Any:
         made = tuple(stage for stage in c if isinstance(stage, n.Node))
         together = len(made) > 1 or isinstance(c[0], tuple)
         return n.ParallelStage(stages=made, span=span) if together else made[0]
 
-    def piped(self, c: Children, span: Span) -> n.Node:
+    def piped(self, c: Children, span: Span) -> Any:
         source, *stages = c
         if isinstance(source, n.Pipeline) and source.source is None:
             return n.Pipeline(
@@ -201,7 +201,7 @@ class ValueBuilder:
             )
         return n.Pipeline(source=source, stages=tuple(stages), span=span)
 
-    def leading(self, c: Children, span: Span) -> n.Node:
+    def leading(self, c: Children, span: Span) -> Any:
         _, group, caps = c
         if not isinstance(group, n.ParallelStage):
             group = n.ParallelStage(stages=(group,), span=group.span)
@@ -214,21 +214,21 @@ class ValueBuilder:
     def limits(self, c: Children, span: Span) -> tuple[Any, Any]:
         return (None if c[0] is ENDLESS else c[0]), c[1]
 
-    def while_(self, c: Children, span: Span) -> n.Node:
+    def while_(self, c: Children, span: Span) -> Any:
         return n.While(limit=c[0][0], rate=c[0][1], function=c[1], span=span)
 
-    def while_stage(self, c: Children, span: Span) -> n.Node:
+    def while_stage(self, c: Children, span: Span) -> Any:
         made = c[0]
         return n.WhileStage(limit=made.limit, rate=made.rate, function=made.function, span=span)
 
-    def options(self, c: Children, span: Span) -> n.Node:
+    def options(self, c: Children, span: Span) -> Any:
         made: n.Object = c[0]
         for entry in made.entries:
             if isinstance(entry, n.Entry):
                 self.allow_bare(entry.value)
         return made
 
-    def with_(self, c: Children, span: Span) -> n.Node:
+    def with_(self, c: Children, span: Span) -> Any:
         value, options = c
         if isinstance(value, n.New) and value.options is None and not value.arguments:
             return n.New(function=value.function, options=options, span=span)
@@ -240,7 +240,7 @@ class ValueBuilder:
             return piped
         return n.With(value=piped, options=rest, using=using, span=span)
 
-    def _pipeline_options(self, value: n.Node, options: n.Object, span: Span) -> tuple[n.Node, n.Object | None]:
+    def _pipeline_options(self, value: Any, options: n.Object, span: Span) -> tuple[Any, n.Object | None]:
         """`with { pipeline: […], parallel: n, delay: d }` is another spelling of `|`."""
         found = {
             e.key: e.value
@@ -260,24 +260,24 @@ class ValueBuilder:
         rest = tuple(e for e in options.entries if not (isinstance(e, n.Entry) and e.key in found))
         return made, n.Object(entries=rest, span=options.span) if rest else None
 
-    def _listed_stage(self, item: n.Node) -> n.Node:
+    def _listed_stage(self, item: Any) -> Any:
         if isinstance(item, n.Array):
             return n.ParallelStage(stages=tuple(self._listed_stage(i) for i in item.items), span=item.span)
         return item
 
-    def using(self, c: Children, span: Span) -> n.Node:
+    def using(self, c: Children, span: Span) -> Any:
         label = str(c[0][1])
         if not label.startswith("auth:"):
             self.fault("syntax", span, f"using {label} names no credential", expected=("auth:name", "@value as NAME"))
         return n.Using(auth=label.removeprefix("auth:"), span=span)
 
-    def with_using(self, c: Children, span: Span) -> n.Node:
+    def with_using(self, c: Children, span: Span) -> Any:
         value, using = c
         if isinstance(value, n.With) and value.using is None:
             return n.With(value=value.value, options=value.options, using=using, span=span)
         return n.With(value=value, using=using, span=span)
 
-    def using_value(self, c: Children, span: Span) -> n.Node:
+    def using_value(self, c: Children, span: Span) -> Any:
         name = c[1][1]
         return n.Using(value=c[0], name=name[1] if isinstance(name, tuple) else name, span=span)
 
@@ -292,20 +292,20 @@ class ValueBuilder:
             return _Directory(n.Literal(value=parts[0].text, span=span))
         return _Directory(parts[0] if len(parts) == 1 else n.Template(quote='"', parts=tuple(parts), span=span))
 
-    def command(self, c: Children, span: Span) -> n.Node:
+    def command(self, c: Children, span: Span) -> Any:
         directory = next((p for p in c if isinstance(p, _Directory)), None)
         parts = tuple(p for p in c if isinstance(p, n.Node))
         return n.Command(parts=parts, directory=directory and directory.value, span=span)
 
-    def code(self, c: Children, span: Span) -> n.Node:
+    def code(self, c: Children, span: Span) -> Any:
         arguments = next((p for p in c[1:-1] if isinstance(p, tuple)), ())
         directory = next((p.value for p in c[1:-1] if isinstance(p, _Directory)), None)
         return n.Code(language=c[0][1], text=c[-1][1], arguments=arguments, directory=directory, span=span)
 
-    def prose(self, c: Children, span: Span) -> n.Node:
+    def prose(self, c: Children, span: Span) -> Any:
         return n.Prose(config=c[0], parts=tuple(c[1:]), span=span)
 
-    def prose_file(self, c: Children, span: Span) -> n.Node:
+    def prose_file(self, c: Children, span: Span) -> Any:
         return n.Prose(config=c[0], path=c[1], span=span)
 
     def path(self, c: Children, span: Span) -> tuple[Any, ...]:
@@ -323,14 +323,14 @@ class ValueBuilder:
     def shape(self, c: Children, span: Span) -> tuple[str, Any]:
         return "shape", c[0]
 
-    def section(self, c: Children, span: Span) -> n.Node:
+    def section(self, c: Children, span: Span) -> Any:
         return n.Section(name=tuple(c[:-1]), optional=c[-1] is not None, span=span)
 
-    def load(self, c: Children, span: Span) -> n.Node:
+    def load(self, c: Children, span: Span) -> Any:
         path, *tails, optional = c
         return n.FileLoad(path=path, optional=optional is not None, span=span, **dict(tails))
 
-    def shaped(self, c: Children, span: Span) -> n.Node:
+    def shaped(self, c: Children, span: Span) -> Any:
         load: n.FileLoad = c[0]
         return n.FileLoad(
             path=load.path,

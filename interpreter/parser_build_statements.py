@@ -20,13 +20,12 @@ class ForHead(NamedTuple):
     path: tuple[str, ...]
     iterable: Any
     parallel: Any
-    condition: Any
 
 
 class Builder(ValueBuilder):
     """Makes every node of one source."""
 
-    def statement_of(self, value: n.Node) -> n.Node:
+    def statement_of(self, value: Any) -> Any:
         if isinstance(value, FLOWS):
             return value
         if not isinstance(value, ACTIVE):
@@ -36,15 +35,15 @@ class Builder(ValueBuilder):
             self.fault("no-effect", value.span, "a value alone does nothing", hint=hint, expected=("a statement",))
         return n.ExpressionStatement(value=value, span=value.span)
 
-    def start(self, c: Children, span: Span) -> n.Node:
-        return c[0]  # type: ignore[no-any-return]
+    def start(self, c: Children, span: Span) -> Any:
+        return c[0]
 
-    def expression_statement(self, c: Children, span: Span) -> n.Node:
+    def expression_statement(self, c: Children, span: Span) -> Any:
         return self.statement_of(c[0])
 
     # ── Declarations ─────────────────────────────────────────────────────────────────────────────
 
-    def var(self, c: Children, span: Span) -> n.Node:
+    def var(self, c: Children, span: Span) -> Any:
         *labels, name, optional, value = c
         words = tuple(label[1] for label in labels)
         mcp = isinstance(value, _Mcp)
@@ -61,16 +60,16 @@ class Builder(ValueBuilder):
     def mcp(self, c: Children, span: Span) -> Any:
         return _Mcp(c[0])
 
-    def let(self, c: Children, span: Span) -> n.Node:
+    def let(self, c: Children, span: Span) -> Any:
         *labels, name, _, operator, value = c
         if operator[1] == "+=":
             return n.Augment(name=name[1], operator="+=", value=value, span=span)
         return n.Let(name=name[1], labels=tuple(label[1] for label in labels), value=value, span=span)
 
-    def augment(self, c: Children, span: Span) -> n.Node:
+    def augment(self, c: Children, span: Span) -> Any:
         return n.Augment(name=c[0][1], operator=c[1][1], value=c[2], span=span)
 
-    def exe(self, c: Children, span: Span) -> n.Node:
+    def exe(self, c: Children, span: Span) -> Any:
         *labels, name, parameters, body = c
         options = using = None
         if isinstance(body, n.With):
@@ -88,16 +87,16 @@ class Builder(ValueBuilder):
     def parameters(self, c: Children, span: Span) -> tuple[Any, ...]:
         return tuple(p for p in c if p is not None)
 
-    def parameter(self, c: Children, span: Span) -> n.Node:
+    def parameter(self, c: Children, span: Span) -> Any:
         return n.Parameter(name=c[0][1], annotation=c[1], default=c[2], span=span)
 
     def annotation(self, c: Children, span: Span) -> str:
         return str(c[0][1])
 
-    def shadow_environment(self, c: Children, span: Span) -> n.Node:
+    def shadow_environment(self, c: Children, span: Span) -> Any:
         return n.ShadowEnvironment(language=c[0][1], names=tuple(t[1] for t in c[1:] if t), span=span)
 
-    def import_(self, c: Children, span: Span) -> n.Node:
+    def import_(self, c: Children, span: Span) -> Any:
         kind, *labels = c
         rest = [x for x in labels if not (isinstance(x, tuple) and x and x[0] == "LABEL")]
         words = tuple(x[1] for x in labels if isinstance(x, tuple) and x and x[0] == "LABEL")
@@ -120,7 +119,7 @@ class Builder(ValueBuilder):
             span=span,
         )
 
-    def import_named(self, c: Children, span: Span) -> n.Node:
+    def import_named(self, c: Children, span: Span) -> Any:
         (kind, ttl), name, origin, options = c
         return n.Import(kind=kind, ttl=ttl, alias=name[1], origin=origin, options=options, span=span)
 
@@ -130,20 +129,20 @@ class Builder(ValueBuilder):
             ttl = self.literal([ttl], self.source.span(ttl[2], ttl[3]))
         return c[0][1], ttl
 
-    def import_what(self, c: Children, span: Span) -> n.Node:
+    def import_what(self, c: Children, span: Span) -> Any:
         return n.Export(names=tuple(x for x in c if x is not None), span=span)
 
-    def import_everything(self, c: Children, span: Span) -> n.Node:
+    def import_everything(self, c: Children, span: Span) -> Any:
         names = (n.ImportName(name="*", alias=c[1][1], span=span),) if c[1] else ()
         return n.Export(names=names, everything=True, span=span)
 
-    def import_name(self, c: Children, span: Span) -> n.Node:
+    def import_name(self, c: Children, span: Span) -> Any:
         return n.ImportName(name=c[0][1], alias=c[1] and c[1][1], span=span)
 
     def import_alias(self, c: Children, span: Span) -> tuple[str, Any]:
         return c[0][1], None if c[1] is None else tuple(p.name for p in c[1])
 
-    def origin(self, c: Children, span: Span) -> n.Node:
+    def origin(self, c: Children, span: Span) -> Any:
         word, place = c if len(c) == 2 else (None, c[0])
         form = {"node": "node", "python": "python", "py": "python", "mcp": "mcp"}.get(word[1]) if word else None
         if isinstance(place, tuple):
@@ -153,7 +152,7 @@ class Builder(ValueBuilder):
         parts = place.parts if isinstance(place, n.Template) else (n.Text(text=str(place.value), span=place.span),)
         return n.ImportOrigin(form=form or "path", parts=parts, span=span)
 
-    def _named_origin(self, form: Any, token: Any, span: Span) -> n.Node:
+    def _named_origin(self, form: Any, token: Any, span: Span) -> Any:
         kind, text = token[0], str(token[1])
         if form == "mcp":
             return n.ImportOrigin(form="mcp", parts=(n.Variable(name=text, span=span),), span=span)
@@ -168,11 +167,11 @@ class Builder(ValueBuilder):
             return n.ImportOrigin(form="path", parts=(n.Variable(name=first, span=span), rest), span=span)
         return n.ImportOrigin(form="module", name=name, version=version or None, span=span)
 
-    def export(self, c: Children, span: Span) -> n.Node:
+    def export(self, c: Children, span: Span) -> Any:
         what: n.Export = c[0]
         return n.Export(names=() if what.everything else what.names, everything=what.everything, span=span)
 
-    def guard(self, c: Children, span: Span) -> n.Node:
+    def guard(self, c: Children, span: Span) -> Any:
         privileged, (name, timing, looks_at), body = c
         options = None
         if isinstance(body, n.With):
@@ -192,11 +191,11 @@ class Builder(ValueBuilder):
         timing = next((t[1] for t in c if isinstance(t, tuple) and t[0] == "TIMING"), None)
         return name, timing, c[-1]
 
-    def hook(self, c: Children, span: Span) -> n.Node:
+    def hook(self, c: Children, span: Span) -> Any:
         name, timing, looks_at, body = c
         return n.Hook(name=name and name[1], timing=timing[1], filter=looks_at, body=body, span=span)
 
-    def filter(self, c: Children, span: Span) -> n.Node:
+    def filter(self, c: Children, span: Span) -> Any:
         first = c[0]
         if first[0] == "LABEL":
             text = str(first[1])
@@ -208,10 +207,23 @@ class Builder(ValueBuilder):
 
     # ── Effects ──────────────────────────────────────────────────────────────────────────────────
 
-    def show(self, c: Children, span: Span) -> n.Node:
+    def show(self, c: Children, span: Span) -> Any:
         return n.Show(value=c[0], span=span)
 
-    def target(self, c: Children, span: Span) -> n.Node:
+    def output_whole(self, c: Children, span: Span) -> Any:
+        """`output "path"`: what flows, or the document so far, to a file."""
+        if not isinstance(c[0], n.Literal | n.Template):
+            self.fault(
+                "syntax", span, "output does not say where to", expected=("to",), hint='write output @value to "file"'
+            )
+        return n.Output(target=n.Target(path=c[0], span=c[0].span), span=span)
+
+    def output_plain(self, c: Children, span: Span) -> Any:
+        """`output @x "path"`, an old way to write `to`."""
+        target = n.Target(path=c[1], format=c[2] and c[2][1], span=c[1].span)
+        return n.Output(value=c[0], target=target, span=span)
+
+    def target(self, c: Children, span: Span) -> Any:
         place, word = c
         form = word and word[1]
         if not isinstance(place, tuple):
@@ -223,95 +235,109 @@ class Builder(ValueBuilder):
             return n.Target(variable=text.partition(":")[2], format=form, span=span)
         return n.Target(path=self._place(place, span), format=form, span=span)
 
-    def _place(self, token: Any, span: Span) -> n.Node:
+    def _place(self, token: Any, span: Span) -> Any:
         """`@resolver/rest/of/path` as text that begins with a variable."""
         first, _, rest = str(token[1]).partition("/")
         return n.Template(
             quote='"', parts=(n.Variable(name=first, span=span), n.Text(text="/" + rest, span=span)), span=span
         )
 
-    def file(self, c: Children, span: Span) -> n.Node:
+    def file(self, c: Children, span: Span) -> Any:
         return n.File(path=self._place(c[0], span) if isinstance(c[0], tuple) else c[0], value=c[1], span=span)
 
-    def files(self, c: Children, span: Span) -> n.Node:
+    def files(self, c: Children, span: Span) -> Any:
         path = self._place(c[0], span) if isinstance(c[0], tuple) else c[0]
         if isinstance(c[1], n.GitSource):
             return n.Files(path=path, git=c[1], span=span)
         return n.Files(path=path, value=c[1], span=span)
 
-    def git_source(self, c: Children, span: Span) -> n.Node:
+    def git_source(self, c: Children, span: Span) -> Any:
         entries = [
             n.Entry(key=key[1], value=value, span=self.source.span(key[2], value.span.end))
             for key, value in zip(c[1::2], c[2::2], strict=True)
         ]
         return n.GitSource(url=c[0], options=tuple(entries), span=span)
 
-    def checkpoint(self, c: Children, span: Span) -> n.Node:
+    def checkpoint(self, c: Children, span: Span) -> Any:
         name = c[0]
         if isinstance(name, n.With):
             return n.Checkpoint(name=name.value, options=name.options, span=span)
         return n.Checkpoint(name=name, span=span)
 
-    def sign(self, c: Children, span: Span) -> n.Node:
+    def sign(self, c: Children, span: Span) -> Any:
         name, *rest = c
         by = next((x.value for x in rest if isinstance(x, n.Literal)), None)
         method = next((x[1] for x in rest if isinstance(x, tuple)), None)
         return n.Sign(name=name[1], by=by, method=method, span=span)
 
-    def allow(self, c: Children, span: Span) -> n.Node:
+    def allow(self, c: Children, span: Span) -> Any:
         value = c[0]
         if isinstance(value, n.With):
             return n.Allow(value=value.value, options=value.options, span=span)
         return n.Allow(value=value, span=span)
 
-    def allow_with(self, c: Children, span: Span) -> n.Node:
+    def allow_with(self, c: Children, span: Span) -> Any:
         return n.Allow(options=c[0], span=span)
 
-    def labelled(self, c: Children, span: Span) -> n.Node:
+    def labelled(self, c: Children, span: Span) -> Any:
         return n.Labelled(labels=c[0][1], value=c[1], span=span)
 
     # ── Flow ─────────────────────────────────────────────────────────────────────────────────────
 
-    def block(self, c: Children, span: Span) -> n.Node:
+    def block(self, c: Children, span: Span) -> Any:
         return n.Block(body=tuple(c), span=span)
 
-    def when(self, c: Children, span: Span) -> n.Node:
+    def when(self, c: Children, span: Span) -> Any:
         return n.When(subject=c[0], cases=tuple(c[1:]), span=span)
 
-    def when_one(self, c: Children, span: Span) -> n.Node:
+    def when_one(self, c: Children, span: Span) -> Any:
         return n.When(cases=(n.Case(condition=c[0], body=c[1], span=span),), span=span)
 
-    def case(self, c: Children, span: Span) -> n.Node:
+    when_block = when_one
+
+    def case(self, c: Children, span: Span) -> Any:
         return n.Case(condition=c[0], body=c[1], span=span)
 
-    def if_(self, c: Children, span: Span) -> n.Node:
+    def if_(self, c: Children, span: Span) -> Any:
         return n.If(condition=c[0], then=c[1], otherwise=c[2], span=span)
 
-    def if_one(self, c: Children, span: Span) -> n.Node:
+    def if_one(self, c: Children, span: Span) -> Any:
         return n.If(condition=c[0], then=c[1], span=span)
 
-    def for_(self, c: Children, span: Span) -> n.Node:
+    def for_(self, c: Children, span: Span) -> Any:
         head: ForHead = c[0]
-        return n.For(**head._asdict(), body=c[1], span=span)
+        return n.For(**head._asdict(), condition=c[1], body=c[2], span=span)
 
     for_block = for_
 
+    def for_when(self, c: Children, span: Span) -> Any:
+        """`for @x in @xs when [ … ]`: the cases are the body."""
+        head: ForHead = c[0]
+        return n.For(**head._asdict(), body=n.When(cases=tuple(c[1:]), span=span), span=span)
+
+    def comparison(self, c: Children, span: Span) -> Any:
+        """`>= 0.7` as a case of `when @x [ … ]`: the left side is the subject."""
+        return n.Binary(operator=c[0][1], left=n.Placeholder(span=span), right=c[1], span=span)
+
+    def for_filter(self, c: Children, span: Span) -> Any:
+        return c[0]
+
     def for_head(self, c: Children, span: Span) -> ForHead:
-        parallel, first, *dots, second, iterable, condition = c
+        parallel, first, *dots, second, iterable = c
         path = tuple(str(t[1]) for t in dots)
         key, variable = (first[1], second[1]) if second else (None, first[1])
-        return ForHead(key, variable, path, iterable, parallel, condition)
+        return ForHead(key, variable, path, iterable, parallel)
 
-    def parallel(self, c: Children, span: Span) -> n.Node:
+    def parallel(self, c: Children, span: Span) -> Any:
         values: list[Any] = [self._legacy_limit(x) if isinstance(x, tuple) else x for x in c]
         limit, rate = [*values, None, None][:2]
         return n.Parallel(limit=limit, rate=rate, span=span)
 
-    def _legacy_limit(self, token: Any) -> n.Node:
+    def _legacy_limit(self, token: Any) -> Any:
         span = self.source.span(token[2], token[3])
         return self.literal([token], span) if token[0] == "NUMBER" else n.Variable(name=token[1], span=span)
 
-    def foreach(self, c: Children, span: Span) -> n.Node:
+    def foreach(self, c: Children, span: Span) -> Any:
         made = c[0]
         if isinstance(made, n.Call):
             return n.Foreach(function=made.function, arguments=made.arguments, span=span)
@@ -324,21 +350,21 @@ class Builder(ValueBuilder):
         )
         return n.Foreach(function=made, span=span)
 
-    def loop(self, c: Children, span: Span) -> n.Node:
+    def loop(self, c: Children, span: Span) -> Any:
         limits, until, body = c
         limit, rate = limits or (None, None)
         return n.Loop(limit=limit, rate=rate, until=until, body=body, span=span)
 
-    def box(self, c: Children, span: Span) -> n.Node:
+    def box(self, c: Children, span: Span) -> Any:
         return n.Box(config=c[0], options=c[1], body=c[2], span=span)
 
-    def batch(self, c: Children, span: Span) -> n.Node:
+    def batch(self, c: Children, span: Span) -> Any:
         """`… => | @f` belongs to the innermost loop at the end of what stands before it."""
         made, *stages, options = c
         placed = _into_loop(made, tuple(stages), options)
         if placed is None:
             self.fault("syntax", made.span, "=> | needs a for or foreach before it", hint="use | for a pipeline")
-            return made  # type: ignore[no-any-return]
+            return made
         return placed
 
 
