@@ -64,30 +64,30 @@ class RunRecord:
         try:
             # O_EXCL: a name is taken once; O_APPEND: two writers could not overwrite each other either.
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        except FileExistsError:
-            raise
         except OSError as error:
             raise RecordFailed(str(path), error.strerror or str(error)) from error
 
     @classmethod
     def create(
-        cls, directory: Path, *, now: Callable[[], float], mask: Callable[[object], object] = lambda value: value
+        cls,
+        directory: Path,
+        *,
+        now: Callable[[], float],
+        mask: Callable[[object], object] = lambda value: value,
+        name: str | None = None,
     ) -> RunRecord:
-        """A new record under a fresh name in `directory`. Errors: `RecordFailed`."""
+        """A new record in `directory`, under `name` or a fresh one. Errors: `RecordFailed`."""
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise RecordFailed(str(directory), error.strerror or str(error)) from error
         taken = {run.name for run in runs(directory)}
-        while True:
-            name = new_name()
-            stamp = datetime.fromtimestamp(now(), UTC).strftime("%Y%m%dT%H%M%S.%f")[:-3]
-            if name in taken:
-                continue
-            try:
-                return cls(directory / f"{stamp}Z-{name}.jsonl", name, now=now, mask=mask)
-            except FileExistsError:
-                continue
+        if name in taken:
+            raise RecordFailed(str(directory), f"there is a run {name} already")
+        while (chosen := name or new_name()) in taken:
+            continue
+        stamp = datetime.fromtimestamp(now(), UTC).strftime("%Y%m%dT%H%M%S.%f")[:-3]
+        return cls(directory / f"{stamp}Z-{chosen}.jsonl", chosen, now=now, mask=mask)
 
     def listen(self, listener: Callable[[Event], None]) -> None:
         """Also hand every event, after it was written, to `listener`: progress and transcript read the record."""

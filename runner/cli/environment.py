@@ -1,0 +1,136 @@
+"""What `spawn`, `shell`, `plan`, `tools` and `call` have in common: an environment by its reference, ready to be opened."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from interpreter import EnvironmentModule, load_environment
+from interpreter.declarations import EnvironmentSpec
+from interpreter.environment_modules import find_module
+from interpreter.ports import Output, Ports
+from runner.agents import Agent, agent
+from runner.cli.context import Context
+from runner.errors import BadOption
+from runner.host.output import StreamOutput
+from runner.host.sandboxes import Options, Sandboxes
+from runner.record import RunRecord
+from runner.report_progress import Progress
+
+_OPTIONS = (
+    click.option("--env", "ref", required=True, metavar="REF", help="The environment: @local/NAME, or a path."),
+    click.option("--profile", metavar="NAME", help="A profile of it; grants nothing that policy denies."),
+    click.option("--profile-strict", is_flag=True, help="An error, not a warning, where policy permits no profile."),
+    click.option("--policy", metavar="FILE", help="A module whose policy is put on top: it can only narrow."),
+    click.option("--agent", metavar="NAME", help="An agent of the table instead of the module's @spawn."),
+    click.option("--timeout", type=click.FloatRange(min=0.1), metavar="SECONDS", help="What the agent may take."),
+    click.option("--runtime", metavar="NAME", help="An OCI runtime of the engine, for example runsc."),
+    click.option("--provider", metavar="NAME", help="docker (the default), or local: nothing is isolated there."),
+    click.option("--progress", type=click.Choice(["auto", "plain", "none"]), help="How progress is shown on stderr."),
+)
+
+
+def environment_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of every command that takes an environment."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+@dataclass(kw_only=True)
+class Environment:
+    """An environment module with the options of the command line, and the sandboxes to open it in."""
+
+    ref: str
+    context: Context
+    module: EnvironmentModule
+    ports: Ports
+    sandboxes: Sandboxes
+    progress: Progress
+    agent: Agent | None = None
+    record: RunRecord | None = None
+
+    def spec(self) -> EnvironmentSpec:
+        """The declaration, with the agent that was asked for."""
+        spec = self.module.spec()
+        return replace(spec, agent=self.agent.name) if self.agent else spec
+
+
+async def load(
+    ref: str,
+    *,
+    profile: str | None,
+    profile_strict: bool,
+    policy: str | None,
+    agent_name: str | None,
+    timeout: float | None,
+    runtime: str | None,
+    provider: str | None,
+    progress: str | None,
+    asked: Mapping[str, object],
+    output: Output | None = None,
+    close_records: bool = True,
+) -> Environment:
+    """Read the module; nothing is started. Errors: `MlldError`, `RunnerError`."""
+    context = Context.here()
+    settings = context.settings
+    chosen = agent(agent_name) if agent_name else None
+    shown = Progress(sys.stderr, progress or settings.progress, env=context.env)  # type: ignore[arg-type]
+    files = context.files(context.cwd, *_extra_roots(ref, context))
+    made: list[RunRecord] = []
+
+    def on_record(record: RunRecord) -> None:
+        made.append(record)
+        record.listen(shown)
+
+    def served(reference: str, directory: Path) -> Path:
+        if reference.startswith((".", "/")):
+            return (directory / reference).resolve()
+        return find_module(reference, project=context.project, files=files, home=context.home).root
+
+    sandboxes = Sandboxes(
+        env=context.env,
+        home=context.home,
+        project=context.project,
+        secrets=context.secrets,
+        options=Options(agent=chosen, runtime=runtime or settings.runtime or "", timeout_seconds=timeout or settings.timeout),
+        find_module=served,
+        say=shown.note,
+        on_record=on_record,
+        asked={"env": ref, **asked},
+        close_records=close_records,
+    )
+    ports = replace(
+        context.ports(output=output or StreamOutput(context.masker, stdout=sys.stderr), sandboxes=sandboxes),
+        files=files,
+    )
+    module = await load_environment(
+        ref,
+        project=context.project,
+        ports=ports,
+        policy=policy,
+        profile=profile or settings.profile,
+        strict=profile_strict or settings.profile_strict,
+    )
+    return Environment(
+        ref=ref, context=context, module=module, ports=ports, sandboxes=sandboxes, progress=shown, agent=chosen
+    )
+
+
+def _extra_roots(ref: str, context: Context) -> list[Path]:
+    """A module given by its path may lie outside of the project; its directory may be read then."""
+    if ref.startswith("@"):
+        return []
+    path = (context.cwd / ref).resolve()
+    return [path if path.is_dir() else path.parent]
+
+
+def known_provider(name: str | None) -> None:
+    """Errors: `BadOption`."""
+    if name not in (None, "docker", "local", "@mlld/env-docker"):
+        raise BadOption(f"there is no provider {name!r}", remedy="docker (the default), or local")

@@ -1,0 +1,238 @@
+"""Makes declared environments real on this machine (`ports.SandboxPort`).
+
+    spec ──images_for──▶ images ──survey──▶ facts ──plan──▶ plan ──check──▶ record ──resolve──▶ secrets ──▶ Sandbox
+
+Each opening is one run with one record. Everything that can fail before something starts does fail before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets as randomness
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from interpreter.declarations import EnvironmentSpec, ServerSpec
+from interpreter.ports import CommandPort, FilePort, SandboxSession, ToolConnection, Witnessed
+from runner import doctor, environ
+from runner.agents import Agent
+from runner.backends.docker import DockerBackend
+from runner.backends.docker_errors import connect
+from runner.backends.docker_images import DockerImages
+from runner.errors import CheckFailure, PlanViolated, RunnerError
+from runner.handover import Handover
+from runner.images_run import images_for
+from runner.invariants import check
+from runner.lease import Lease, owner
+from runner.lease_sweep import sweep_dead
+from runner.plan import SandboxPlan, digest
+from runner.planner import plan as make_plan
+from runner.planner_options import PlanOptions
+from runner.record import RunRecord, new_name
+from runner.sandbox import Sandbox
+from runner.secrets import Secrets, resolve
+from runner.survey import survey
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command line says about every sandbox that it opens."""
+
+    agent: Agent | None = None
+    runtime: str = ""
+    resolver: str | None = None
+    timeout_seconds: float | None = None
+
+
+@dataclass(kw_only=True)
+class Sandboxes:
+    """Opens sandboxes on the engine of this machine."""
+
+    env: Mapping[str, str] = field(repr=False)
+    home: Path
+    project: Path
+    secrets: Secrets
+    options: Options = Options()
+    # Finds the directory of a module that a server serves: (reference, directory of the module that names it).
+    find_module: Callable[[str, Path], Path]
+    say: Callable[[str], None] = lambda _: None
+    # Called with each new record before its first line: whoever wants to listen does so here.
+    on_record: Callable[[RunRecord], None] = lambda _: None
+    asked: Mapping[str, object] = field(default_factory=dict)  # fields of the record's first line
+    # False: whoever listens to the record closes it, with the exit code that only they know.
+    close_records: bool = True
+    _lease: Lease | None = None
+
+    async def open(self, spec: EnvironmentSpec) -> SandboxSession:
+        """A running sandbox. Errors: `RunnerError`; nothing is left then."""
+        plan = await asyncio.to_thread(self.plan, spec)
+        if violations := check(plan):
+            raise PlanViolated([str(violation) for violation in violations])
+        values = {
+            secret.name: value
+            for secret in plan.secrets
+            for value in resolve(spec.auth, [secret.name], self.secrets).values()
+        }
+        token = randomness.token_urlsafe(24)
+        self.secrets.masker.add(token)
+        record = self._record(plan, spec)
+        try:
+            sandbox = await self._start(plan, spec, values, token, record)
+        except BaseException as error:
+            finish(record, error)
+            raise
+        return Session(sandbox=sandbox, record=record, close_record=self.close_records)
+
+    def plan(self, spec: EnvironmentSpec, *, run: str | None = None) -> SandboxPlan:
+        """What a run of this declaration would be; makes the images it needs. Errors: `RunnerError`."""
+        with contextlib.closing(connect()) as client:
+            store = doctor.store_of(DockerImages(client), doctor.Machine.here(), say=self.say)
+            package = self.options.agent.package if self.options.agent else {}
+            images = images_for(
+                store,
+                spec,
+                agent_npm=[package["npm"]] if "npm" in package else (),
+                agent_pypi=[package["python"]] if "python" in package else (),
+            )
+        root = Path(spec.module.root) if spec.module and spec.module.root else None
+        facts = survey(
+            spec,
+            workspace=self.project,
+            home=self.home,
+            modules={
+                server.name: self._served(server, root) for server in spec.mcp.servers if server.source == "module"
+            },
+            module=root,
+        )
+        agent = self.options.agent
+        return make_plan(
+            spec,
+            PlanOptions(
+                run=run or new_name(),
+                images=images,
+                host=facts,
+                agent=agent.name if agent else None,
+                agent_hosts=agent.hosts if agent else (),
+                runtime=self.options.runtime,
+                resolver=self.options.resolver,
+                timeout_seconds=self.options.timeout_seconds,
+            ),
+        )
+
+    def _served(self, server: ServerSpec, root: Path | None) -> Path:
+        found = self.find_module(server.target, root or self.project)
+        if not found.exists():
+            raise CheckFailure(
+                f"the server {server.name!r} serves {server.target}, and there is nothing at {found}",
+                remedy="correct `module:` in @mcpConfig; a path is relative to the module",
+                place=server.place,
+            )
+        return found
+
+    def _record(self, plan: SandboxPlan, spec: EnvironmentSpec) -> RunRecord:
+        directory = environ.data_directory(self.env) / "runs"
+        record = RunRecord.create(directory, now=time.time, mask=self.secrets.masker.value, name=plan.run)
+        self.on_record(record)
+        first = {"env": spec.name, "agent": plan.agent, "pid": os.getpid(), "owner": owner(), **self.asked}
+        record.append("run", name=record.name, **first)
+        record.append("plan", digest=digest(plan), plan=msgspec.to_builtins(plan))
+        return record
+
+    async def _start(
+        self, plan: SandboxPlan, spec: EnvironmentSpec, values: Mapping[str, str], token: str, record: RunRecord
+    ) -> Sandbox:
+        handover = Handover(
+            token=token,
+            secrets=values,
+            module=spec.module,
+            policy=spec.policy,
+            host_addresses=tuple(public_addresses()) if plan.networked else (),
+        )
+        cache = environ.cache_directory(self.env)
+        client = await asyncio.to_thread(connect)
+        if self._lease is None:
+            self._lease = Lease(cache=cache)
+            # What earlier owners left is removed beside our own start, and never stops it.
+            self._sweeping = asyncio.create_task(_sweep(client.api, cache))
+        backend = DockerBackend(client, owner=self._lease.owner, cache=cache)
+        sandbox = Sandbox(plan=plan, handover=handover, backend=backend, sink=record, lease=self._lease)
+        await sandbox.__aenter__()
+        return sandbox
+
+    def close(self) -> None:
+        """After the last sandbox: the watchdog has nothing to watch any more."""
+        if self._lease is not None:
+            self._lease.close()
+
+
+@dataclass(kw_only=True)
+class Session:
+    """A sandbox with its record: the record ends after everything else has."""
+
+    sandbox: Sandbox
+    record: RunRecord
+    close_record: bool
+
+    @property
+    def run_id(self) -> str:
+        return self.sandbox.run_id
+
+    @property
+    def commands(self) -> CommandPort:
+        return self.sandbox.commands
+
+    @property
+    def files(self) -> FilePort | None:
+        return self.sandbox.files
+
+    @property
+    def tools(self) -> ToolConnection | None:
+        return self.sandbox.tools
+
+    def mark(self) -> int:
+        return self.sandbox.mark()
+
+    async def witnessed(self, mark: int) -> Witnessed:
+        return await self.sandbox.witnessed(mark)
+
+    async def close(self, error: BaseException | None = None) -> None:
+        try:
+            await self.sandbox.close(error)
+        finally:
+            if self.close_record:
+                finish(self.record, error)
+
+
+def finish(record: RunRecord, error: BaseException | None) -> None:
+    """The last lines of a record. A record that cannot take them any more hides no other error."""
+    with contextlib.suppress(RunnerError):
+        if isinstance(error, RunnerError):
+            record.append("failed", **error.to_json())
+        elif error is not None:
+            record.append("failed", code=type(error).__name__, message=str(error))
+        record.close(exit=0 if error is None else getattr(error, "exit_code", 1))
+
+
+def public_addresses() -> Iterator[str]:
+    """Addresses of this machine that are not private: the gate must refuse them as it refuses private ones."""
+    seen = set()
+    for family, nowhere in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        # Connecting UDP sends nothing; it only asks which address would be ours.
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((nowhere, 9))
+            seen.add(probe.getsockname()[0])
+    with contextlib.suppress(OSError):
+        seen |= {entry[4][0] for entry in socket.getaddrinfo(socket.gethostname(), None)}
+    yield from sorted(map(str, seen))
+
+
+async def _sweep(api: object, cache: Path) -> None:
+    with contextlib.suppress(RunnerError):
+        await asyncio.to_thread(sweep_dead, api, cache=cache)  # type: ignore[arg-type]
