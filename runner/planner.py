@@ -328,7 +328,11 @@ class _Planner:
             argv=(BRIDGE, "--lease", "--canary", *_egress_forward(common, server.name), *serve, "--", *image.argv),
             env={"HOME": "/tmp", **image.env, **_proxy_env(common, server.name), **server.env},
             secrets=tuple(s.name for s in common.secrets if server.name in s.holders),
-            cwd=WORKSPACE if any(m.target.startswith(WORKSPACE) for m in seen) else MODULE if module else image.cwd or "/tmp",
+            cwd=WORKSPACE
+            if any(m.target.startswith(WORKSPACE) for m in seen)
+            else MODULE
+            if module
+            else image.cwd or "/tmp",
             mounts=(_link(server.name), self._bridge(), *seen),
             tmpfs=(Tmpfs(target="/tmp", size_bytes=64 * MIB, mode="1777"),),
             hardening=self._hardening(),

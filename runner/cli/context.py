@@ -90,9 +90,7 @@ class Context:
     def variables(self) -> Mapping[str, str]:
         """What a script may read of the environment."""
         return {
-            name: value
-            for name, value in self.env.items()
-            if name.startswith("MLLD_") and name not in _NOT_FOR_SCRIPTS
+            name: value for name, value in self.env.items() if name.startswith("MLLD_") and name not in _NOT_FOR_SCRIPTS
         }
 
     def ports(

@@ -18,7 +18,7 @@ from runner.agents import Agent, agent
 from runner.cli.context import Context
 from runner.errors import BadOption
 from runner.host.output import StreamOutput
-from runner.host.sandboxes import Options, Sandboxes
+from runner.host.sandboxes import Options, Sandboxes, finish
 from runner.record import RunRecord
 from runner.report_progress import Progress
 
@@ -53,7 +53,23 @@ class Environment:
     sandboxes: Sandboxes
     progress: Progress
     agent: Agent | None = None
-    record: RunRecord | None = None
+    records: list[RunRecord]
+
+    @property
+    def record(self) -> RunRecord | None:
+        """The record of the run, once something was started."""
+        return self.records[0] if self.records else None
+
+    def tell(self, event: str, /, **fields: object) -> None:
+        """An event for the record of every sandbox that was opened (a module's @spawn may open several)."""
+        for record in self.records:
+            record.append(event, **fields)
+
+    def end(self, code: int, error: BaseException | None) -> None:
+        """The last lines."""
+        for record in self.records:
+            finish(record, error, exit_code=code)
+        self.sandboxes.close()
 
     def spec(self) -> EnvironmentSpec:
         """The declaration, with the agent that was asked for."""
@@ -98,7 +114,9 @@ async def load(
         home=context.home,
         project=context.project,
         secrets=context.secrets,
-        options=Options(agent=chosen, runtime=runtime or settings.runtime or "", timeout_seconds=timeout or settings.timeout),
+        options=Options(
+            agent=chosen, runtime=runtime or settings.runtime or "", timeout_seconds=timeout or settings.timeout
+        ),
         find_module=served,
         say=shown.note,
         on_record=on_record,
@@ -118,7 +136,14 @@ async def load(
         strict=profile_strict or settings.profile_strict,
     )
     return Environment(
-        ref=ref, context=context, module=module, ports=ports, sandboxes=sandboxes, progress=shown, agent=chosen
+        ref=ref,
+        context=context,
+        module=module,
+        ports=ports,
+        sandboxes=sandboxes,
+        progress=shown,
+        agent=chosen,
+        records=made,
     )
 
 

@@ -210,14 +210,15 @@ class Session:
                 finish(self.record, error)
 
 
-def finish(record: RunRecord, error: BaseException | None) -> None:
+def finish(record: RunRecord, error: BaseException | None, *, exit_code: int | None = None) -> None:
     """The last lines of a record. A record that cannot take them any more hides no other error."""
     with contextlib.suppress(RunnerError):
         if isinstance(error, RunnerError):
             record.append("failed", **error.to_json())
         elif error is not None:
-            record.append("failed", code=type(error).__name__, message=str(error))
-        record.close(exit=0 if error is None else getattr(error, "exit_code", 1))
+            record.append("failed", code=getattr(error, "code", type(error).__name__), message=str(error))
+        ended = 0 if error is None else getattr(error, "exit_code", 1)
+        record.close(exit=ended if exit_code is None else exit_code)
 
 
 def public_addresses() -> Iterator[str]:

@@ -1,0 +1,133 @@
+"""`mlld sandbox spawn`: a prompt for an agent in its fence. Its answer goes to stdout and nothing else does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from interpreter.errors import CommandFailed
+from interpreter.ports import Command as Program
+from interpreter.ports import Witnessed
+from runner.cli import interrupt
+from runner.cli.environment import Environment, environment_options, load
+from runner.cli.lazy import Command
+from runner.errors import EmptyPrompt, TimedOut
+from runner.record import read, verify
+from runner.report import Summary, markdown, result_object, transcript
+
+EXAMPLES = """
+Examples:
+  mlld sandbox spawn "Summarize open tickets" --env @local/myenv
+  mlld sandbox spawn "Summarize open tickets" --env @local/myenv --profile readonly
+  mlld sandbox spawn - --env ./envs/review --agent claude --timeout 600 < prompt.txt
+  mlld sandbox spawn "…" --env @local/myenv --json --summary "$GITHUB_STEP_SUMMARY"
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """How an agent ended: what it said, what it saw, its exit code."""
+
+    text: str
+    taint: tuple[str, ...] = ()
+    exit_code: int = 0
+
+
+@click.command(cls=Command, examples=EXAMPLES)
+@click.argument("prompt")
+@environment_options
+@click.option("--json", "as_json", is_flag=True, help="One result object on stdout instead of the answer.")
+@click.option("--summary", metavar="FILE", help="Append a page of Markdown, as CI job summaries want it.")
+@click.option("--quiet", "-q", is_flag=True, help="No transcript on stderr.")
+def spawn(prompt: str, as_json: bool, summary: str | None, quiet: bool, **options: Any) -> int:
+    """Give PROMPT to the environment's agent (`-` reads it from standard input)."""
+    text = sys.stdin.read() if prompt == "-" else prompt
+    if not text.strip():
+        raise EmptyPrompt()
+    return interrupt.run(_spawn(text, as_json=as_json, summary_file=summary, quiet=quiet, **options))
+
+
+async def _spawn(
+    prompt: str, *, as_json: bool, summary_file: str | None, quiet: bool, ref: str, agent: str | None, **options: Any
+) -> int:
+    asked = {"command": "spawn", "prompt": prompt if len(prompt) <= 4000 else prompt[:4000] + "…"}
+    environment = await load(ref, agent_name=agent, asked=asked, close_records=False, **options)
+    if environment.agent is None:
+        environment.module.require("spawn")
+    code = 0
+    error: BaseException | None = None
+    try:
+        answer = await _answer(environment, prompt)
+        code = answer.exit_code
+        environment.tell("answer", text=answer.text, exit=code, taint=list(answer.taint))
+    except (Exception, asyncio.CancelledError) as failure:
+        error, code = failure, getattr(failure, "exit_code", 1)
+        raise
+    finally:
+        environment.end(code, error)
+        environment.progress.clear()
+        if environment.record is not None:
+            _show(environment, code, as_json=as_json, summary_file=summary_file, quiet=quiet)
+    return code
+
+
+async def _answer(environment: Environment, prompt: str) -> Answer:
+    """Let the agent of the table, or the module's own @spawn, answer."""
+    if environment.agent is None:
+        try:
+            value = await environment.module.spawn(prompt, environment.ports)
+        except CommandFailed as failure:
+            sys.stderr.write(failure.stderr)
+            return Answer(text="", exit_code=failure.status or 1)
+        return Answer(text=value.text, taint=value.taint)
+    session = await environment.sandboxes.open(environment.spec())
+    error: BaseException | None = None
+    try:
+        mark = session.mark()
+        command = Program(kind="cmd", text=environment.agent.command(), stdin=prompt.encode())
+        result = await session.commands.run(command)
+        witnessed = await session.witnessed(mark)
+    except BaseException as caught:
+        error = caught
+        raise
+    finally:
+        await session.close(error)
+    if result.timed_out:
+        raise TimedOut("the agent", environment.sandboxes.options.timeout_seconds or 0)
+    sys.stderr.buffer.write(environment.context.masker.bytes(result.stderr))
+    text = environment.context.masker.text(result.stdout.decode("utf-8", "replace"))
+    return Answer(text=text, taint=taint_of(witnessed), exit_code=result.exit_code)
+
+
+def taint_of(witnessed: Witnessed) -> tuple[str, ...]:
+    """What the answer of an agent carries: where it comes from, and every tool and label that it saw (semantics §6)."""
+    found = {"src:cmd"} | ({"src:network"} if witnessed.egress else set())
+    for server, tool, labels in witnessed.calls:
+        found |= {"src:mcp", f"mcp:{server}:{tool}", *labels}
+    return tuple(sorted(found))
+
+
+def _show(environment: Environment, code: int, *, as_json: bool, summary_file: str | None, quiet: bool) -> None:
+    """The answer to stdout; the run, as the record tells it, to stderr."""
+    record = environment.record
+    assert record is not None
+    summary = Summary.of(read(record.path))
+    if as_json:
+        print(json.dumps(result_object(summary, exit_code=code), ensure_ascii=False))
+    elif summary.answer is not None:
+        sys.stdout.write(summary.answer if summary.answer.endswith("\n") else summary.answer + "\n")
+    sys.stdout.flush()
+    if summary_file:
+        with Path(summary_file).open("a", encoding="utf-8") as file:
+            file.write(markdown(summary))
+    if quiet or as_json:
+        return
+    print(transcript(summary, answer=False), file=sys.stderr)
+    print(f"record: {record.path} · {verify(record.path).head[:16]}", file=sys.stderr)
+    print(f"next: mlld sandbox show {record.name}; mlld sandbox plan --env {environment.ref}", file=sys.stderr)

@@ -1,0 +1,132 @@
+"""`mlld sandbox tools` and `call`: what the agent sees, and one call through the same fence."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import click
+
+from interpreter.ports import SandboxSession, ToolConnection, ToolInfo
+from runner.cli import interrupt
+from runner.cli.environment import environment_options, load
+from runner.cli.lazy import Command
+from runner.errors import BadOption, UnknownName
+from runner.report import clean
+
+
+@click.command(cls=Command, examples="\nExamples:\n  mlld sandbox tools --env @local/myenv --profile readonly\n")
+@environment_options
+@click.option("--json", "as_json", is_flag=True, help="A JSON list with the schemas.")
+def tools(as_json: bool, **options: Any) -> int:
+    """The tools as the agent sees them: after filters, collisions and tool collections."""
+    found: list[ToolInfo] = []
+
+    async def look(connection: ToolConnection) -> None:
+        found.extend(connection.tools)
+
+    interrupt.run(_with_tools(look, command="tools", **options))
+    if as_json:
+        shown = [
+            {"server": t.server, "name": t.name, "description": t.description, "schema": t.input_schema} for t in found
+        ]
+        click.echo(json.dumps(shown, ensure_ascii=False, default=dict))
+        return 0
+    width = max((len(tool.name) for tool in found), default=0)
+    for tool in found:
+        about = clean(tool.description, 80)
+        click.echo(f"{clean(tool.name):<{width}}  {clean(tool.server):<12} {about}".rstrip())
+    click.echo(f"{len(found)} tools", err=True)
+    return 0
+
+
+@click.command(
+    cls=Command,
+    examples='\nExamples:\n  mlld sandbox call --env @local/myenv get_ticket id=T-1\n  mlld sandbox call --env @local/myenv list_tickets \'{"status": "open"}\'\n',
+)
+@environment_options
+@click.argument("tool")
+@click.argument("arguments", nargs=-1, metavar="[NAME=VALUE | JSON]...")
+def call(tool: str, arguments: tuple[str, ...], **options: Any) -> int:
+    """Call one TOOL through the fence: the same filters, guards and record as for the agent."""
+    code = 0
+
+    async def ask(connection: ToolConnection) -> None:
+        nonlocal code
+        info = next((info for info in connection.tools if info.name == tool), None)
+        if info is None:
+            raise UnknownName(
+                "tool", tool, [info.name for info in connection.tools], remedy="mlld sandbox tools --env REF"
+            )
+        result = await connection.call(tool, values_for(info, arguments))
+        click.echo(result.text, err=result.is_error)
+        code = 1 if result.is_error else 0
+
+    interrupt.run(_with_tools(ask, command="call", **options))
+    return code
+
+
+def values_for(tool: ToolInfo, arguments: tuple[str, ...]) -> Mapping[str, object]:
+    """`NAME=VALUE` by the schema's type, or one JSON object. Errors: `BadOption`, `UnknownName`."""
+    if len(arguments) == 1 and arguments[0].lstrip().startswith("{"):
+        try:
+            value = json.loads(arguments[0])
+        except ValueError as error:
+            raise BadOption(f"the arguments are not JSON: {error}", remedy="mlld sandbox call --help") from None
+        assert isinstance(value, dict)
+        return value
+    properties = tool.input_schema.get("properties")
+    known: Mapping[str, Any] = properties if isinstance(properties, Mapping) else {}
+    values: dict[str, object] = {}
+    for argument in arguments:
+        name, equals, text = argument.partition("=")
+        if not equals:
+            raise BadOption(f"{argument!r} is not NAME=VALUE", remedy="mlld sandbox call --help")
+        if known and name not in known:
+            raise UnknownName("parameter", name, known, remedy="mlld sandbox tools --json --env REF")
+        values[name] = _typed(text, known.get(name, {}).get("type"), name)
+    return values
+
+
+def _typed(text: str, kind: object, name: str) -> object:
+    if kind in (None, "string"):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise BadOption(
+            f"{name} must be of type {kind}, got {text!r}", remedy="mlld sandbox tools --json --env REF"
+        ) from None
+
+
+async def _with_tools(
+    use: Callable[[ToolConnection], Awaitable[None]], *, agent: str | None, command: str, **options: Any
+) -> None:
+    """Open the environment, use its tools, and take everything away."""
+    environment = await load(agent_name=agent, asked={"command": command}, close_records=False, **options)
+    error: BaseException | None = None
+    session: SandboxSession | None = None
+    try:
+        session = await environment.sandboxes.open(environment.spec())
+        environment.progress.clear()
+        await use(session.tools or NoTools())
+    except (Exception, asyncio.CancelledError) as failure:
+        error = failure
+        raise
+    finally:
+        if session is not None:
+            await session.close(error)
+        environment.end(0 if error is None else getattr(error, "exit_code", 1), error)
+
+
+class NoTools:
+    """What a profile without servers has."""
+
+    tools: tuple[ToolInfo, ...] = ()
+
+    async def call(self, tool: str, arguments: Mapping[str, object]) -> Any:
+        raise UnknownName("tool", tool, ())
+
+    async def close(self) -> None: ...
