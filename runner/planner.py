@@ -47,6 +47,8 @@ from runner.planner_options import PlanOptions
 MCP_PORT = 7000
 EGRESS_PORT = 7001
 HOME = "/home/agent"
+# The workspace may belong to root, and nobody inside is root: git would refuse to read it as "dubious ownership".
+GIT_TRUST = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": WORKSPACE}
 MODULE = "/module"  # where a served module lies in its server's container
 SHELLS = ("sh", "bash", "dash", "ash", "rbash", "zsh", "fish", "ksh", "mksh", "csh", "tcsh", "busybox", "pwsh")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?\Z")
@@ -301,7 +303,7 @@ class _Planner:
             role="agent",
             image=self.options.images.agent,
             argv=(BRIDGE, "--lease", "--canary", *forward, *_egress_forward(common, AGENT)),
-            env={"HOME": HOME, **self.options.agent_env},
+            env={"HOME": HOME, **GIT_TRUST, **self.options.agent_env},
             secrets=tuple(s.name for s in common.secrets if AGENT in s.holders),
             cwd=WORKSPACE,
             mounts=(_link(AGENT), self._bridge(), *seen, *(() if shell else _masked_shells())),
@@ -326,7 +328,7 @@ class _Planner:
             role="server",
             image=image.image,
             argv=(BRIDGE, "--lease", "--canary", *_egress_forward(common, server.name), *serve, "--", *image.argv),
-            env={"HOME": "/tmp", **image.env, **_proxy_env(common, server.name), **server.env},
+            env={"HOME": "/tmp", **GIT_TRUST, **image.env, **_proxy_env(common, server.name), **server.env},
             secrets=tuple(s.name for s in common.secrets if server.name in s.holders),
             cwd=WORKSPACE
             if any(m.target.startswith(WORKSPACE) for m in seen)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -13,10 +14,9 @@ import click
 from interpreter import EnvironmentModule, load_environment
 from interpreter.declarations import EnvironmentSpec
 from interpreter.environment_modules import find_module
-from interpreter.ports import Output, Ports
+from interpreter.ports import FilePort, Output, Ports
 from runner.agents import Agent, agent
 from runner.cli.context import Context
-from runner.errors import BadOption
 from runner.host.output import StreamOutput
 from runner.host.sandboxes import Options, Sandboxes, finish
 from runner.record import RunRecord
@@ -95,7 +95,7 @@ async def load(
     """Read the module; nothing is started. Errors: `MlldError`, `RunnerError`."""
     context = Context.here()
     settings = context.settings
-    chosen = agent(agent_name) if agent_name else None
+    chosen = agent(agent_name or settings.agent) if agent_name or settings.agent else None
     shown = Progress(sys.stderr, progress or settings.progress, env=context.env)  # type: ignore[arg-type]
     files = context.files(context.cwd, *_extra_roots(ref, context))
     made: list[RunRecord] = []
@@ -104,25 +104,15 @@ async def load(
         made.append(record)
         record.listen(shown)
 
-    def served(reference: str, directory: Path) -> Path:
-        if reference.startswith((".", "/")):
-            return (directory / reference).resolve()
-        return find_module(reference, project=context.project, files=files, home=context.home).root
-
-    sandboxes = Sandboxes(
-        env=context.env,
-        home=context.home,
-        project=context.project,
-        secrets=context.secrets,
-        options=Options(
-            agent=chosen, runtime=runtime or settings.runtime or "", timeout_seconds=timeout or settings.timeout
-        ),
-        find_module=served,
-        say=shown.note,
-        on_record=on_record,
-        asked={"env": ref, **asked},
-        close_records=close_records,
+    options = Options(
+        agent=chosen,
+        runtime=runtime or settings.runtime or "",
+        timeout_seconds=timeout or settings.timeout,
     )
+    sandboxes = sandboxes_for(
+        context, options=options, say=shown.note, on_record=on_record, asked={"env": ref, **asked}, files=files
+    )
+    sandboxes.close_records = close_records
     ports = replace(
         context.ports(output=output or StreamOutput(context.masker, stdout=sys.stderr), sandboxes=sandboxes),
         files=files,
@@ -147,15 +137,39 @@ async def load(
     )
 
 
+def sandboxes_for(
+    context: Context,
+    *,
+    options: Options | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    on_record: Callable[[RunRecord], None] = lambda _: None,
+    asked: Mapping[str, object] = MappingProxyType({}),
+    files: FilePort | None = None,
+) -> Sandboxes:
+    """The engine of this machine, for this project."""
+    known = context.files(context.cwd) if files is None else files
+
+    def served(reference: str, directory: Path) -> Path:
+        if reference.startswith((".", "/")):
+            return (directory / reference).resolve()
+        return find_module(reference, project=context.project, files=known, home=context.home).root
+
+    return Sandboxes(
+        env=context.env,
+        home=context.home,
+        project=context.project,
+        secrets=context.secrets,
+        options=options or Options(),
+        find_module=served,
+        say=say,
+        on_record=on_record,
+        asked=asked,
+    )
+
+
 def _extra_roots(ref: str, context: Context) -> list[Path]:
     """A module given by its path may lie outside of the project; its directory may be read then."""
     if ref.startswith("@"):
         return []
     path = (context.cwd / ref).resolve()
     return [path if path.is_dir() else path.parent]
-
-
-def known_provider(name: str | None) -> None:
-    """Errors: `BadOption`."""
-    if name not in (None, "docker", "local", "@mlld/env-docker"):
-        raise BadOption(f"there is no provider {name!r}", remedy="docker (the default), or local")

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import click
 
+from interpreter.evaluate import RunOptions, run_script
+from interpreter.ports import SandboxPort
+from interpreter.source import Source
 from runner.cli import interrupt
 from runner.cli.check import source_of
-from runner.cli.context import Context, LazySandboxes
+from runner.cli.context import Context
 from runner.cli.lazy import Command
 from runner.errors import BadOption
 
@@ -35,8 +38,30 @@ def run(
     path = None if file == "-" else Path(file)
     source = source_of(file)
     context = Context.here(start=None if path is None else path.resolve().parent)
-    payload = dict(_pair(value) for value in values)
-    interrupt.run(_run(context, source, path, payload, document, profile, provider, allow_absolute))
+    options = RunOptions(
+        root=context.project,
+        directory=context.cwd if path is None else None,
+        mode="document" if document else None,
+        payload=dict(_pair(value) for value in values),
+        settings=context.config,
+        profile=profile or context.env.get("MLLD_PROFILE"),
+        provider=provider or context.env.get("MLLD_PROVIDER"),
+    )
+    interrupt.run(_run(context, source, path, options, anywhere=allow_absolute))
+
+
+async def _run(context: Context, source: Source, path: Path | None, options: RunOptions, *, anywhere: bool) -> None:
+    def sandboxes() -> SandboxPort:
+        from runner.cli.environment import sandboxes_for
+
+        return sandboxes_for(context)
+
+    roots = [context.cwd if path is None else path.resolve().parent]
+    lazy = LazySandboxes(sandboxes)
+    try:
+        await run_script(source, path, context.ports(files=roots, anywhere=anywhere, sandboxes=lazy), options)
+    finally:
+        await context.tools.close()
 
 
 def _pair(value: str) -> tuple[str, str]:

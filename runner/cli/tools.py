@@ -17,6 +17,13 @@ from runner.errors import BadOption, UnknownName
 from runner.report import clean
 
 
+CALL_EXAMPLES = """
+Examples:
+  mlld sandbox call --env @local/myenv get_ticket id=T-1
+  mlld sandbox call --env @local/myenv list_tickets '{"status": "open"}'
+"""
+
+
 @click.command(cls=Command, examples="\nExamples:\n  mlld sandbox tools --env @local/myenv --profile readonly\n")
 @environment_options
 @click.option("--json", "as_json", is_flag=True, help="A JSON list with the schemas.")
@@ -42,10 +49,7 @@ def tools(as_json: bool, **options: Any) -> int:
     return 0
 
 
-@click.command(
-    cls=Command,
-    examples='\nExamples:\n  mlld sandbox call --env @local/myenv get_ticket id=T-1\n  mlld sandbox call --env @local/myenv list_tickets \'{"status": "open"}\'\n',
-)
+@click.command(cls=Command, examples=CALL_EXAMPLES)
 @environment_options
 @click.argument("tool")
 @click.argument("arguments", nargs=-1, metavar="[NAME=VALUE | JSON]...")
