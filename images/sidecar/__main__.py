@@ -1,7 +1,8 @@
 """The sidecar's process: configuration in, gate and endpoint up, and an end with its owner.
 
 The first line of standard input is the configuration; held open after that, standard input is the lease: when it ends,
-the runner is gone and so are we. With `--config FILE` (compose) there is no lease, and the engine's signal ends us.
+the runner is gone and so are we. With `--config FILE`, or `--config-from VARIABLE` (compose), the lease is the connection
+of the agent's bridge, and the engine's signal ends us as well.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from images.sidecar.audit import Audit
 from images.sidecar.config import SidecarConfig
 from images.sidecar.endpoint import Endpoint
 from images.sidecar.gate import Gate
+from images.sidecar.holding import Holding
 from images.sidecar.reading import ConfigError
 from images.sidecar.resolver import resolver_for
 
@@ -108,6 +110,10 @@ async def run(config: SidecarConfig, *, leased: bool, started: float) -> int:
         endpoint = Endpoint(config.endpoint, admission, judges, audit)
         parts.push_async_callback(endpoint.close)
         endpoint.listen_unix(f"{config.agent_link}/{MCP_SOCKET}")
+        if not leased:
+            holding = Holding(lambda: ending.because(0))
+            parts.push_async_callback(holding.close)
+            await holding.start(config.links)
         if leased:
             loop.add_reader(STDIN, lambda: None if os.read(STDIN, 4096) else ending.because(0))
         audit.emit({"event": "ready", "ms": round((time.monotonic() - started) * 1000, 1)})
@@ -123,8 +129,10 @@ def main(arguments: list[str]) -> int:
                 config, leased = configuration.parse(read_config_line(STDIN)), True
             case ["--config", path]:
                 config, leased = configuration.parse(Path(path).read_bytes()), False
+            case ["--config-from", variable]:
+                config, leased = configuration.parse(os.environb.get(variable.encode(), b"")), False
             case _:
-                print("usage: python -m images.sidecar [--config FILE]", file=sys.stderr)
+                print("usage: python -m images.sidecar [--config FILE | --config-from VARIABLE]", file=sys.stderr)
                 return EXIT_CONFIG
     except (ConfigError, OSError) as error:
         print(f"sidecar: {error}", file=sys.stderr)
