@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from interpreter import nodes as n
+from interpreter import parser_table
 from interpreter.parser import parse_or_raise
 from interpreter.source import Mode, Source
 
@@ -45,3 +46,15 @@ def test_operators_bind_as_in_arithmetic() -> None:
 def test_a_document_keeps_its_prose_in_place() -> None:
     made = body("# Title\n/show `a`\ntext @x stays\n", "document")
     assert made == (n.Text(text="# Title\n"), n.Show(value=n.Literal(value="a")), n.Text(text="text @x stays\n"))
+
+
+def test_the_grammar_has_no_conflicts() -> None:
+    made = parser_table.build(parser_table.GRAMMAR.read_text())  # strict mode: lark raises at the first conflict
+    assert made["starts"].keys() == {"start", "template_file"}
+    assert exe_with_options() == n.Object(entries=(n.Entry(key="description", value=n.Literal(value="d")),))
+
+
+def exe_with_options() -> n.Object | None:
+    (made,) = body('exe @f() = [ => 1 ] with { description: "d" }')
+    assert isinstance(made, n.Exe)
+    return made.options
