@@ -83,7 +83,7 @@ class Summary:
                 self.calls.append(event)
                 if get("decision") == "deny":
                     self.denials.append(event)
-            case "egress":
+            case "egress" if get("phase") != "closed":  # the same connection again, with what it carried
                 self.egress.append(event)
                 if get("decision") == "deny":
                     self.denials.append(event)

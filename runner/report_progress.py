@@ -86,7 +86,7 @@ class Progress:
             case "call" if event.get("method") == "tools/call":
                 verdict = " denied" if event.get("decision") == "deny" else ""
                 return member, f"{clean(event.get('name'), 40)}{verdict}"
-            case "egress":
+            case "egress" if event.get("phase") != "closed":
                 verdict = "denied " if event.get("decision") == "deny" else ""
                 return member, f"{verdict}{clean(event.get('host'), 60)}:{event.get('port')}"
             case _:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from images.sidecar.proxyhttp import PIECE
 
@@ -47,13 +47,22 @@ class Flow:
     rule: str | None = None
     address: str | None = None
     encrypted_hello: bool = False
+    decided: bool = False
     bytes_in: int = 0
     bytes_out: int = 0
     _clock: asyncio.Timeout | None = field(default=None, repr=False)
     _deadline: float = field(default=0.0, repr=False)
 
-    def event(self, phase: str, decision: str, **more: Any) -> dict[str, Any]:
-        """`open` is the decision, `closed` the same with what was carried."""
+    def opened(self, decision: Literal["allow", "deny"], **more: Any) -> dict[str, Any]:
+        """The event of the decision, of which each connection has one."""
+        self.decided = True
+        return self._event("open", decision, **more)
+
+    def closed(self, **more: Any) -> dict[str, Any]:
+        """The event of the end of what was allowed, with the bytes that it carried."""
+        return self._event("closed", "allow", **more)
+
+    def _event(self, phase: str, decision: str, **more: Any) -> dict[str, Any]:
         event: dict[str, Any] = {
             "event": "egress",
             "id": self.id,

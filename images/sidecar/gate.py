@@ -130,7 +130,7 @@ class Gate:
         except Refusal as refusal:
             self._denied(flow, refusal)
             raise PermissionError(refusal.sentence) from None
-        self.record.emit(flow.event("open", "allow"))
+        self.record.emit(flow.opened("allow"))
         return sock
 
     def _accept(self, member: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -150,7 +150,10 @@ class Gate:
             self._denied(flow, refusal)
             await _answer(reader, writer, refusal.encode())
         except _ENDINGS as error:
-            self.record.emit(flow.event("closed", "allow" if flow.rule else "deny", error=_reason(error)))
+            if flow.decided:
+                self.record.emit(flow.closed(error=_reason(error)))
+            elif flow.host is not None:
+                self._denied(flow, Refusal(400, "broken", f"{_reason(error)} before a decision"))
         except Exception as error:
             # A defect of ours closes this connection only, and is told.
             self.record.emit({"event": "error", "where": "gate", "member": member, "error": repr(error)})
@@ -162,7 +165,7 @@ class Gate:
 
     def _denied(self, flow: Flow, refusal: Refusal) -> None:
         flow.rule = refusal.rule
-        self.record.emit(flow.event("open", "deny", reason=refusal.sentence))
+        self.record.emit(flow.opened("deny", reason=refusal.sentence))
 
     async def _exchange(self, flow: Flow, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -248,14 +251,14 @@ class Gate:
             self._denied(flow, Refusal(403, "sni", f"TLS asks for {asked}, and the tunnel is for {request.host}."))
             near.writer.write(_UNRECOGNIZED_NAME)
             return
-        self.record.emit(flow.event("open", "allow"))
+        self.record.emit(flow.opened("allow"))
         flow.moved(out=len(received))
         far.writer.write(received)
         await flow.join(near, far)
-        self.record.emit(flow.event("closed", "allow"))
+        self.record.emit(flow.closed())
 
     async def _forward(self, flow: Flow, request: Forward, near: End, far: End) -> None:
-        self.record.emit(flow.event("open", "allow"))
+        self.record.emit(flow.opened("allow"))
         far.writer.write(request.encode())
         upload = asyncio.ensure_future(_send_body(flow, request, near, far))
         try:
@@ -263,7 +266,7 @@ class Gate:
         finally:
             upload.cancel()
             await asyncio.gather(upload, return_exceptions=True)
-        self.record.emit(flow.event("closed", "allow"))
+        self.record.emit(flow.closed())
 
 
 async def _send_body(flow: Flow, request: Forward, near: End, far: End) -> None:

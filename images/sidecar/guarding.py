@@ -106,7 +106,7 @@ class Guarding:
             if shape is not None:
                 params["arguments"] = filled(_arguments(params), shape)
         except ValueError as error:
-            return self._told(call, Verdict(kind="deny", rule="bound parameters", reason=str(error)))
+            return Verdict(kind="deny", rule="bound parameters", reason=str(error))
         bound = Verdict(kind="allow") if shape is None else Verdict(kind="transform", value=params)
         if self._module is None:
             return bound
@@ -129,7 +129,7 @@ class Guarding:
         try:
             value = orjson.loads(raw)
         except orjson.JSONDecodeError as error:
-            return self._told(call, Verdict(kind="deny", rule="unreadable", reason=f"the result is not JSON: {error}"))
+            return Verdict(kind="deny", rule="unreadable", reason=f"the result is not JSON: {error}")
         return await self._judge("result", call, value)
 
     async def _judge(self, direction: Literal["request", "result"], call: Call, value: Any) -> Verdict:
@@ -137,7 +137,7 @@ class Guarding:
         try:
             async with asyncio.timeout(self._seconds):
                 said = await self._module.judge(direction, call.method, call.server, call.name, value, call.labels)
-                return self._told(call, _verdict(said))
+                return _verdict(said)
         except TimeoutError:
             reason = f"a guard did not decide within {self._seconds:g} s, which is a denial"
         except Exception as error:
@@ -146,23 +146,7 @@ class Guarding:
             self._emit(
                 {"event": "error", "where": "guard", "call": call.id, "error": f"{type(error).__name__}: {error}"}
             )
-        return self._told(call, Verdict(kind="deny", rule="guard failure", reason=reason))
-
-    def _told(self, call: Call, verdict: Verdict) -> Verdict:
-        if verdict.kind == "deny":
-            self._emit(
-                {
-                    "event": "denied",
-                    "call": call.id,
-                    "session": call.session,
-                    "server": call.server,
-                    "method": call.method,
-                    "name": call.name,
-                    "rule": verdict.rule,
-                    "reason": verdict.reason,
-                }
-            )
-        return verdict
+        return Verdict(kind="deny", rule="guard failure", reason=reason)
 
 
 def _arguments(params: dict[str, Any]) -> dict[str, Any]:

@@ -262,8 +262,9 @@ async def test_a_bound_tool_is_shown_and_called_in_its_shape(tmp_path: Path) -> 
         assert refused["result"]["isError"] is True
         assert "repo cannot be set by the caller" in refused["result"]["content"][0]["text"]
         assert len(fake.calls) == 1
-        (denied,) = await s.until("denied")
-        assert (denied["rule"], denied["name"]) == ("bound parameters", "make")
+        allowed, denied = await s.until("call", 2)
+        assert (allowed["decision"], allowed["arguments"]) == ("transform", {"title": "t", "repo": "here"})
+        assert (denied["decision"], denied["rule"], denied["name"]) == ("deny", "bound parameters", "make")
 
 
 async def test_a_filter_that_names_no_tool_reaches_the_record(tmp_path: Path) -> None:

@@ -196,6 +196,19 @@ async def test_connections_of_one_member_are_bounded_and_do_not_touch_another(tm
         assert (await w.get("http://example.com/")).status == 200
 
 
+async def test_each_connection_has_one_decision(tmp_path: Path) -> None:
+    async with world(tmp_path, agent=allow("example.com"), limits=GateLimits(idle=0.2)) as w:
+        await w.get("http://example.com/")
+        await w.get("http://evil.example/")
+        _, writer = await w.open()
+        writer.close()  # said nothing: nothing was decided
+        _, (_, writer) = await w.connect("example.com:443")
+        writer.transport.abort()  # gone before TLS
+        await w.recorded(4)
+        phases = [(event["phase"], event["decision"]) for event in w.record.events]
+        assert phases == [("open", "allow"), ("closed", "allow"), ("open", "deny"), ("open", "deny")]
+
+
 async def test_dialling_follows_the_rules_of_the_server(tmp_path: Path) -> None:
     async with world(tmp_path, remote=allow("example.com")) as w:
         with await w.gate.dial("remote", "example.com", 443) as sock:

@@ -99,14 +99,9 @@ async def test_guards_see_the_arguments_and_the_result() -> None:
 
 
 async def test_a_denial_is_told_with_its_rule() -> None:
-    events: list[dict[str, Any]] = []
-    verdict = await guarding(
-        FakeModule(deciding(Said(kind="deny", rule="guard @x (index.mld:12)", reason="no pushing"))), events
-    ).request(call())
+    said = Said(kind="deny", rule="guard @x (index.mld:12)", reason="no pushing")
+    verdict = await guarding(FakeModule(deciding(said))).request(call())
     assert (verdict.kind, verdict.rule, verdict.reason) == ("deny", "guard @x (index.mld:12)", "no pushing")
-    assert [(event["event"], event["rule"], event["name"]) for event in events] == [
-        ("denied", "guard @x (index.mld:12)", "echo")
-    ]
 
 
 async def test_a_retry_is_a_denial_with_advice() -> None:
@@ -295,7 +290,6 @@ async def test_cannot_swap_verdicts_of_a_thousand_pipelined_calls(tmp_path: Path
         decisions = [event["decision"] for event in events if event["event"] == "call"]
         assert len(decisions) == 1000
         assert decisions.count("deny") == 500
-        assert len([event for event in events if event["event"] == "denied"]) == 500
 
 
 async def test_cannot_escape_a_verdict_by_using_an_id_twice(tmp_path: Path) -> None:
