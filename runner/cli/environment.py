@@ -162,6 +162,7 @@ def sandboxes_for(
         options=options or Options(),
         find_module=served,
         say=say,
+        warn=lambda text: print(f"warning: {text}", file=sys.stderr),
         on_record=on_record,
         asked=asked,
     )

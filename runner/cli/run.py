@@ -11,7 +11,7 @@ from interpreter.ports import SandboxPort
 from interpreter.source import Source
 from runner.cli import interrupt
 from runner.cli.check import source_of
-from runner.cli.context import Context
+from runner.cli.context import Context, LazySandboxes
 from runner.cli.lazy import Command
 from runner.errors import BadOption
 

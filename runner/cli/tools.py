@@ -16,7 +16,6 @@ from runner.cli.lazy import Command
 from runner.errors import BadOption, UnknownName
 from runner.report import clean
 
-
 CALL_EXAMPLES = """
 Examples:
   mlld sandbox call --env @local/myenv get_ticket id=T-1

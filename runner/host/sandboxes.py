@@ -28,13 +28,14 @@ from runner.backends.docker_errors import connect
 from runner.backends.docker_images import DockerImages
 from runner.errors import CheckFailure, PlanViolated, RunnerError
 from runner.handover import Handover
+from runner.host import local
 from runner.images_run import images_for
 from runner.invariants import check
 from runner.lease import Lease, owner
 from runner.lease_sweep import sweep_dead
 from runner.plan import SandboxPlan, digest
 from runner.planner import plan as make_plan
-from runner.planner_options import PlanOptions
+from runner.planner_options import Images, PlanOptions
 from runner.record import RunRecord, new_name
 from runner.sandbox import Sandbox
 from runner.secrets import Secrets, resolve
@@ -62,7 +63,8 @@ class Sandboxes:
     options: Options = Options()
     # Finds the directory of a module that a server serves: (reference, directory of the module that names it).
     find_module: Callable[[str, Path], Path]
-    say: Callable[[str], None] = lambda _: None
+    say: Callable[[str], None] = lambda _: None  # what takes long
+    warn: Callable[[str], None] = lambda _: None  # what must be heard, also where progress is not shown
     # Called with each new record before its first line: whoever wants to listen does so here.
     on_record: Callable[[RunRecord], None] = lambda _: None
     asked: Mapping[str, object] = field(default_factory=dict)  # fields of the record's first line
@@ -72,6 +74,8 @@ class Sandboxes:
 
     async def open(self, spec: EnvironmentSpec) -> SandboxSession:
         """A running sandbox. Errors: `RunnerError`; nothing is left then."""
+        if spec.provider == "local":
+            return self._local(spec)
         plan = await asyncio.to_thread(self.plan, spec)
         if violations := check(plan):
             raise PlanViolated([str(violation) for violation in violations])
@@ -92,15 +96,7 @@ class Sandboxes:
 
     def plan(self, spec: EnvironmentSpec, *, run: str | None = None) -> SandboxPlan:
         """What a run of this declaration would be; makes the images it needs. Errors: `RunnerError`."""
-        with contextlib.closing(connect()) as client:
-            store = doctor.store_of(DockerImages(client), doctor.Machine.here(), say=self.say)
-            package = self.options.agent.package if self.options.agent else {}
-            images = images_for(
-                store,
-                spec,
-                agent_npm=[package["npm"]] if "npm" in package else (),
-                agent_pypi=[package["python"]] if "python" in package else (),
-            )
+        images = Images(agent="", sidecar="", bridge="") if spec.provider == "local" else self._images(spec)
         root = Path(spec.module.root) if spec.module and spec.module.root else None
         facts = survey(
             spec,
@@ -124,6 +120,32 @@ class Sandboxes:
                 resolver=self.options.resolver,
                 timeout_seconds=self.options.timeout_seconds,
             ),
+        )
+
+    def _images(self, spec: EnvironmentSpec) -> Images:
+        package = self.options.agent.package if self.options.agent else {}
+        with contextlib.closing(connect()) as client:
+            store = doctor.store_of(DockerImages(client), doctor.Machine.here(), say=self.say)
+            return images_for(
+                store,
+                spec,
+                agent_npm=[package["npm"]] if "npm" in package else (),
+                agent_pypi=[package["python"]] if "python" in package else (),
+            )
+
+    def _local(self, spec: EnvironmentSpec) -> SandboxSession:
+        local.refuse_servers(spec)
+        plan = self.plan(spec)
+        self.warn(local.WARNING)
+        record = self._record(plan, spec)
+        return local.LocalSession(
+            run_id=plan.run,
+            profile=plan.profile.name or "",
+            record=record,
+            env=self.env,
+            cwd=self.project,
+            timeout_seconds=plan.timeout_seconds,
+            finish=lambda error: finish(record, error) if self.close_records else None,
         )
 
     def _served(self, server: ServerSpec, root: Path | None) -> Path:
