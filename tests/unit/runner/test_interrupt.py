@@ -1,0 +1,65 @@
+"""Ctrl-C once cleans up, twice leaves; both are exit code 130."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+PROGRAM = """
+import asyncio, sys
+from runner.cli import interrupt
+from runner.cli.shown import fail
+async def main():
+    print("started", flush=True)
+    try:
+        await asyncio.sleep(60)
+    finally:
+        print("cleaning", flush=True)
+        await asyncio.sleep(float(sys.argv[1]))
+        print("cleaned", flush=True)
+try:
+    interrupt.run(main())
+except BaseException as error:
+    sys.exit(fail(error))
+"""
+
+
+def start(cleaning: float) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(cleaning)], env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout
+    assert process.stdout.readline() == "started\n"
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_once_cleans_up(number: signal.Signals) -> None:
+    with start(0.1) as process:
+        process.send_signal(number)
+        out, err = process.communicate(timeout=20)
+    assert out == "cleaning\ncleaned\n"
+    assert process.returncode == 130
+    assert f"stopped by {number.name}" in err
+
+
+def test_twice_leaves_and_says_what_cleans() -> None:
+    with start(30) as process:
+        process.send_signal(signal.SIGINT)
+        assert process.stdout
+        assert process.stdout.readline() == "cleaning\n"
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+    assert time.monotonic() - began < 5
+    assert out == ""
+    assert process.returncode == 130
+    assert "removed by: mlld sandbox gc" in err
