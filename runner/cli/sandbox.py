@@ -10,6 +10,7 @@ COMMANDS = {
     "plan": ("runner.cli.plan:plan", "Who can reach what, and which line says so. Starts nothing."),
     "tools": ("runner.cli.tools:tools", "The tools as the agent sees them."),
     "call": ("runner.cli.tools:call", "One tool call through the fence."),
+    "connect": ("runner.cli.connect:connect", "The tools of a fenced environment for a client on this side."),
     "ps": ("runner.cli.runs:ps", "The runs that go on; with --all also those that ended."),
     "show": ("runner.cli.runs:show", "Look back at a run: profile, reach, calls, denials, answer, taint."),
     "logs": ("runner.cli.runs:logs", "What the agent and the servers of a run said on stderr."),
