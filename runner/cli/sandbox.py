@@ -8,6 +8,7 @@ COMMANDS = {
     "spawn": ("runner.cli.spawn:spawn", "Give an agent a prompt, in its fence; its answer goes to stdout."),
     "shell": ("runner.cli.shell:shell", "An interactive shell in the agent's seat."),
     "plan": ("runner.cli.plan:plan", "Who can reach what, and which line says so. Starts nothing."),
+    "check": ("runner.cli.ask:check", "Whether one thing is allowed, and by which line."),
     "tools": ("runner.cli.tools:tools", "The tools as the agent sees them."),
     "call": ("runner.cli.tools:call", "One tool call through the fence."),
     "connect": ("runner.cli.connect:connect", "The tools of a fenced environment for a client on this side."),
