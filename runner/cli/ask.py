@@ -86,7 +86,7 @@ def _net(plan: SandboxPlan, member: str, host: str, port: int) -> Verdict:
 
 
 def _fits(rule: Host, host: str, port: int) -> bool:
-    named = host.endswith(rule.host[1:]) and host != rule.host[2:] if rule.host.startswith("*.") else host == rule.host
+    named = host.endswith(rule.host[1:]) if rule.host.startswith("*.") else host == rule.host
     return named and port in rule.ports
 
 
