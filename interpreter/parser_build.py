@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 from . import nodes as n
-from . import parser_rules as rules
 from .errors import Diagnostic
 from .lexer_words import Token
 from .source import Source, Span
@@ -143,9 +142,7 @@ class ValueBuilder:
         return None, None
 
     def arguments(self, c: Children, span: Span) -> tuple[Any, ...]:
-        made = _present(c)
-        self.faults += rules.of_arguments(made)
-        return made
+        return _present(c)
 
     def conditional(self, c: Children, span: Span) -> Any:
         return n.Conditional(value=c[0], then=c[2] if len(c) > 2 else None, span=span)
@@ -174,9 +171,7 @@ class ValueBuilder:
 
         def combine() -> None:
             right, left = operands.pop(), operands.pop()
-            made = n.Binary(operator=waiting.pop(), left=left, right=right, span=left.span.to(right.span))  # type: ignore[arg-type]
-            self.faults += rules.of_binary(made)
-            operands.append(made)
+            operands.append(n.Binary(operator=waiting.pop(), left=left, right=right, span=left.span.to(right.span)))
 
         for token, operand in zip(c[1::2], c[2::2], strict=True):
             while waiting and PRECEDENCE[waiting[-1]] >= PRECEDENCE[token[1]]:
@@ -185,7 +180,8 @@ class ValueBuilder:
             operands.append(operand)
         while waiting:
             combine()
-        return operands[0]
+        made: n.Node = operands[0]
+        return made
 
     def tight_default(self, c: Children, span: Span) -> Any:
         return n.Binary(operator="??", left=c[0], right=c[1], span=span)
@@ -233,8 +229,7 @@ class ValueBuilder:
         return made
 
     def with_(self, c: Children, span: Span) -> Any:
-        value: Any = c[0]
-        options = c[1]
+        value, options = c
         if isinstance(value, n.New) and value.options is None and not value.arguments:
             return n.New(function=value.function, options=options, span=span)
         using = None

@@ -70,6 +70,7 @@ class Operation:
     host: str = ""  # network
     project: str = ""  # secret: what `{projectname}` stands for in patterns
     inputs: tuple[Labels, ...] = ()  # of each argument, in order
+    parameters: tuple[str, ...] = ()  # their names, where they have names: `@mx.args`
     environment: Labels = NONE  # what else flows in: stdin, `using` (label it secret)
     place: Place | None = None
 

@@ -58,13 +58,49 @@ class CommandPort(Protocol):
         ...
 
 
-class ScriptEngine(Protocol):
-    """Evaluates `js` bodies in an embedded engine without file, network or process access; lives as long as the
-    script.
-    """
+class ScriptEngineError(Exception):
+    """A `js` body failed: the engine's message; `stack` is its trace, `limit` is set when time or memory ran out."""
 
-    def evaluate(self, body: str, arguments: Mapping[str, object]) -> object:
-        """JSON-able value of the body's `return`. Errors: `ScriptEngineError` with the engine's message."""
+    def __init__(self, message: str, *, stack: str = "", limit: bool = False) -> None:
+        super().__init__(message)
+        self.stack = stack
+        self.limit = limit
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScriptFunction:
+    """A function that a `js` body can call by name: `exe js = { double }`."""
+
+    name: str
+    parameters: tuple[str, ...]
+    body: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScriptResult:
+    """What a `js` body gave back: a JSON-able value (`returned` is False without one), and what it printed."""
+
+    value: object = None
+    returned: bool = False
+    printed: str = ""
+    warned: str = ""  # console.error and console.warn
+
+
+class ScriptEngine(Protocol):
+    """Evaluates `js` bodies in an embedded engine without file, network or process access; lives as long as the script."""
+
+    async def evaluate(
+        self,
+        body: str,
+        arguments: Mapping[str, object],
+        *,
+        ambient: Mapping[str, object] = EMPTY,
+        functions: Sequence[ScriptFunction] = (),
+    ) -> ScriptResult:
+        """`arguments` are parameters of the body; `ambient` are names around it, which it may redeclare.
+
+        Errors: `ScriptEngineError` with the engine's message.
+        """
         ...
 
     def close(self) -> None: ...

@@ -75,9 +75,6 @@ class Waiting(Exchange):
     def commit(self) -> None:
         return None
 
-    def pause(self) -> None:
-        return None
-
 
 class Parking:
     """The parked calls of all stateless agents."""

@@ -1,1 +1,24 @@
-"""One evaluator function per node type."""
+"""The evaluator. Importing it registers the function of every node."""
+
+from __future__ import annotations
+
+from . import (  # noqa: F401
+    blocks,
+    boxes,
+    calls,
+    commands,
+    control,
+    declarations,
+    effects,
+    expressions,
+    guarding,
+    imports,
+    loading,
+    lookup,
+    loops,
+    pipelines,
+    templates,
+)  # fmt: skip
+from .run import RunOptions, RunResult, run_script
+
+__all__ = ["RunOptions", "RunResult", "run_script"]

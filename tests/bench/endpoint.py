@@ -11,7 +11,6 @@ import asyncio
 import gc
 import json
 import signal
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,14 +49,6 @@ class Permissive:
 _ALLOWED = Allowed()
 
 
-async def dial(server: str, host: str, port: int) -> socket.socket:
-    """Reaches any address: there is no fence here."""
-    sock = socket.socket()
-    sock.setblocking(False)
-    await asyncio.get_running_loop().sock_connect(sock, (host, port))
-    return sock
-
-
 async def serve(config: Path, port: int, lifecycle: Lifecycle) -> None:
     """Serves until a signal ends it."""
     declared = json.loads(config.read_text())["mcpServers"]
@@ -67,7 +58,7 @@ async def serve(config: Path, port: int, lifecycle: Lifecycle) -> None:
         for name, entry in declared.items()
     )  # fmt: skip
     gate = Permissive()
-    endpoint = Endpoint(EndpointSpec(servers=servers, lifecycle=lifecycle), gate, gate, gate, dial)
+    endpoint = Endpoint(EndpointSpec(servers=servers, lifecycle=lifecycle), gate, gate, gate)
     endpoint.listen_tcp(port)
     gc.collect()
     gc.freeze()

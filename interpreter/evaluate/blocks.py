@@ -1,0 +1,190 @@
+"""Blocks and what is declared in them: `[ … ]`, `let`, `+=`, `=>`, `skip`, `done`, `continue`, `bail`."""
+
+from __future__ import annotations
+
+from interpreter import nodes as n
+from interpreter import values_text as vt
+from interpreter.errors import EvaluationError, LimitReached, UserBail
+from interpreter.labels import LabelConflict, Labels
+from interpreter.values import NULL, UNDEFINED, Undefined, Value, array, record, type_name
+
+from .core import Env, LoopContinue, LoopDone, RetryAsked, Returned, Skipped, evaluate, handles, optional
+from .expressions import defined
+from .lookup import nearest
+from .operators import apply_operator
+
+
+@handles(n.Block)
+async def block(node: n.Block, env: Env) -> Value:
+    """The statements of a block; its value is what `=>` gives. Without one it is undefined."""
+    return await statements(node.body, env.block())
+
+
+async def statements(body: tuple[n.Node, ...], env: Env) -> Value:
+    for statement in body:
+        await evaluate_statement(statement, env)
+    return Value(UNDEFINED)
+
+
+async def evaluate_statement(statement: n.Node, env: Env) -> None:
+    """One statement of a block inside a function. A `when` that gives a value returns from the function."""
+    if isinstance(statement, n.When):
+        from .control import when_statement
+
+        await when_statement(statement, env)
+    else:
+        await evaluate(statement, env)
+
+
+def gives_value(node: n.Node) -> bool:
+    """Is this action there for its value, and not for what it does?"""
+    return not isinstance(node, EFFECTS)
+
+
+EFFECTS = (
+    n.Show,
+    n.Log,
+    n.Output,
+    n.Append,
+    n.Run,
+    n.Stream,
+    n.File,
+    n.Files,
+    n.Let,
+    n.Augment,
+    n.Var,
+    n.Box,
+    n.For,
+    n.Command,
+    n.If,
+)
+
+
+async def block_value(node: n.Block, env: Env) -> Value:
+    """A block where a value is wanted: `=>` leaves the block and not what is around it."""
+    try:
+        return await block(node, env)
+    except Returned as returned:
+        return returned.value or NULL
+
+
+async def action_value(node: n.Node, env: Env) -> Value:
+    """What stands after `=>`: an expression, a block with a `=>` of its own, or a statement."""
+    return await block_value(node, env) if isinstance(node, n.Block) else await evaluate(node, env)
+
+
+def declared_labels(labels: tuple[str, ...], node: n.Node) -> Labels:
+    try:
+        return Labels.of(*labels)
+    except LabelConflict as conflict:
+        raise EvaluationError(str(conflict), span=node.span, code="label-conflict") from None
+
+
+@handles(n.Let)
+async def let(node: n.Let, env: Env) -> Value:
+    if node.name in env.module.defined and "exe" not in env.mx and node.name in env.module.scope.names:
+        raise EvaluationError(
+            f"Variable '{node.name}' is already defined and cannot be redefined", span=node.span,
+            code="variable-redefinition", hint="names at the top of a file are constant; choose another one",
+        )  # fmt: skip
+    value = defined(await action_value(node.value, env))
+    if node.labels:
+        value = value.with_labels(declared_labels(node.labels, node))
+    env.scope.define(node.name, value)
+    return NULL
+
+
+@handles(n.Augment)
+async def augment(node: n.Augment, env: Env) -> Value:
+    old = env.scope.find(node.name)
+    if old is None:
+        raise EvaluationError(
+            f'Cannot use {node.operator} on undefined variable @{node.name}. Use "let @{node.name} = ..." first.',
+            span=node.span, code="undefined-variable", hint=nearest(node.name, env),
+        )  # fmt: skip
+    value = defined(await action_value(node.value, env))
+    if node.operator == "+=":
+        value = added(old, value, node)
+    if not env.scope.assign(node.name, value):
+        raise EvaluationError(f"@{node.name} cannot be changed here", span=node.span)
+    return NULL
+
+
+def added(old: Value, new: Value, node: n.Augment) -> Value:
+    """Arrays get the elements, text is continued, objects are merged, numbers are added."""
+    if isinstance(old.data, list):
+        extra = new.data if isinstance(new.data, list) else None
+        if len(old.data) > vt.MAX_NODES:
+            raise LimitReached("the array has too many elements", span=node.span)
+        if extra is not None and new.own is new.labels and not new.own:
+            return Value([*old.data, *extra], old.own, labels=old.labels)
+        return joined_arrays(old, new)
+    if isinstance(old.data, str):
+        text = old.data + vt.text(new)
+        if len(text) > vt.MAX_TEXT:
+            raise LimitReached("the text is too long", span=node.span)
+        return Value(text, old.labels | new.labels)
+    if isinstance(old.data, dict) and isinstance(new.data, dict):
+        merged = {key: old.item(item) for key, item in old.data.items()}
+        merged.update((key, new.item(item)) for key, item in new.data.items())
+        return record(merged, old.own)
+    if isinstance(old.data, int | float) and not isinstance(old.data, bool) and isinstance(new.data, int | float):
+        return apply_operator("+", old, new)
+    raise EvaluationError(
+        f"+= requires array, string, or object target; @{node.name} is {type_name(old)}", span=node.span, code="type",
+        hint="a number grows by a number: `@count += 1`" if isinstance(old.data, int | float) else None,
+    )  # fmt: skip
+
+
+def joined_arrays(old: Value, new: Value) -> Value:
+    """`old` with the elements of `new`, or with `new` as one element. Labels are joined once, not per element."""
+    if isinstance(new.data, list):
+        if new.own:
+            new = array(list(new.items()))
+        return Value([*old.data, *new.data], old.own, labels=old.labels | new.labels)
+    one = new.data if not new.labels and new.meta is None else new
+    return Value([*old.data, one], old.own, labels=old.labels | new.labels)
+
+
+@handles(n.Return)
+async def return_(node: n.Return, env: Env) -> Value:
+    raise Returned(NULL if node.value is None else defined(await action_value(node.value, env)))
+
+
+@handles(n.Skip)
+async def skip(node: n.Skip, env: Env) -> Value:
+    raise Skipped
+
+
+@handles(n.Done)
+async def done(node: n.Done, env: Env) -> Value:
+    raise LoopDone(None if node.value is None else await evaluate(node.value, env))
+
+
+@handles(n.Continue)
+async def continue_(node: n.Continue, env: Env) -> Value:
+    raise LoopContinue(None if node.value is None else await evaluate(node.value, env))
+
+
+@handles(n.Bail)
+async def bail(node: n.Bail, env: Env) -> Value:
+    message = await optional(node.message, env)
+    text = "Script terminated by bail directive." if node.message is None else vt.text(message)
+    raise UserBail(env.run.mask(text), span=node.span)
+
+
+@handles(n.Retry)
+async def retry(node: n.Retry, env: Env) -> Value:
+    where = "loop bodies" if "loop" in env.mx else "while processors" if "while" in env.mx else None
+    if where is not None and "pipeline" not in env.mx:
+        raise EvaluationError(f"Use 'continue' instead of 'retry' in {where}", span=node.span, code="retry")
+    if not env.mx.get("retryable"):
+        raise EvaluationError(
+            "retry keyword used outside pipeline context: there is no stage before that could be asked again",
+            span=node.span, code="retry", hint="`@source() | @check` makes @check a stage, which may `retry`",
+        )  # fmt: skip
+    raise RetryAsked(None if node.hint is None else await evaluate(node.hint, env))
+
+
+def is_nothing(value: Value) -> bool:
+    return value.data is None or isinstance(value.data, Undefined)

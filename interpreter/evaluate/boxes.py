@@ -1,0 +1,406 @@
+"""`env @cfg with { … } [ … ]`: a block whose commands, code and tools are inside one sandbox.
+
+On entry the configuration is narrowed to the block around and to policy, the profile is chosen, `@mcpConfig` is asked, and the sandbox
+is opened; on every way out it is closed. Inside, the ports of the session take the place of the script's own, so that nothing has to
+remember where it runs. The same happens around `@spawn` and `@shell` of an environment module that are called outside any block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+from interpreter import nodes as n
+from interpreter import values_text as vt
+from interpreter.declarations import EnvironmentSpec, McpConfig, ModuleSource, ProfileChoice
+from interpreter.environment import Around, build, choose_provider
+from interpreter.environment_config import Config, derive, parse_config
+from interpreter.environment_mcp import parse_mcp_config
+from interpreter.errors import Denied, EvaluationError, MlldError
+from interpreter.labels import NONE, Labels
+from interpreter.names import same_name
+from interpreter.policy_reader import Locator
+from interpreter.ports import Ports, SandboxSession
+from interpreter.profiles import choose
+from interpreter.source import Span
+from interpreter.values import NULL, UNDEFINED, Undefined, Value, record, type_name
+
+from .blocks import statements
+from .core import DECLARING, Env, Returned, absent, at, evaluate, handles
+from .credentials import Secrets, auth_secret, no_secrets
+from .declarations import locator
+from .declared import declaring_ports
+from .functions import CALLABLES, Function
+from .modules import Module
+from .sources import module_source
+
+MCP_CONFIG = "mcpConfig"
+
+
+class BoxState:
+    """The env block in force: its declaration, its session, its profile."""
+
+    __slots__ = ("auth", "config", "session", "spec", "tools")
+
+    def __init__(self, spec: EnvironmentSpec, config: Config, session: SandboxSession | None) -> None:
+        self.spec, self.config, self.session = spec, config, session
+        self.auth = config.auth
+        self.tools: list[str] = []
+
+    @property
+    def profile(self) -> str | None:
+        return self.spec.profile.profile.name if self.spec.profile is not None else None
+
+    def check_command(self, kind: str, span: Span) -> None:
+        """`tools` without Bash means that no commands run."""
+        allowed = self.spec.tools
+        if allowed != "*" and not any(same_name(name, "bash") for name in allowed):
+            what = "Command" if kind == "cmd" else "Shell" if kind == "sh" else "Code"
+            raise Denied(
+                f"{what} execution requires 'Bash' in env.tools", rule="env.tools", span=span,
+                hint=f"the block allows {', '.join(allowed) or 'no tools'}: add \"Bash\" to its tools",
+            )  # fmt: skip
+
+    async def secrets(self, env: Env) -> Secrets:
+        """What `auth:` of the configuration gives to every command of the block."""
+        held = no_secrets()
+        for name in self.auth:
+            held = held.joined(auth_secret(name, env, n.Using(auth=name)))
+        return held
+
+    def tool_names(self) -> dict[str, Any]:
+        return {"allowed": list(self.tools), "denied": list(self.spec.tools_denied)}
+
+
+@handles(n.Box)
+async def box(node: n.Box, env: Env) -> Value:
+    plain, locate = await configuration(node, env)
+    asked = None
+    if node.options is not None and (said := node.options.get("profile")) is not None:
+        value = (await evaluate(said, env)).data
+        if value is not None and not isinstance(value, str):
+            raise EvaluationError(f"profile must be a string, got {type_name(value)}", span=said.span)
+        asked = value or None
+
+    async def body(inside: Env) -> Value:
+        try:
+            await statements(node.body.body, inside.block())
+        except Returned as returned:
+            return returned.value or NULL
+        return Value(UNDEFINED)
+
+    try:
+        return await in_environment(env, plain, locate, asked, body, name=_name(node), span=node.span)
+    except MlldError as error:
+        raise at(error, node.span) from None
+
+
+def _name(node: n.Box) -> str:
+    return node.config.name if isinstance(node.config, n.Variable) else "env"
+
+
+async def configuration(node: n.Box, env: Env) -> tuple[dict[str, Any], Locator]:
+    """The plain configuration of a block, and where its parts were written."""
+    value = NULL if node.config is None else await evaluate(node.config, env)
+    if isinstance(value.data, Undefined) or value.data is None:
+        plain: dict[str, Any] = {}
+    elif isinstance(value.data, dict):
+        plain = config_plain(value)
+    else:
+        raise EvaluationError(
+            f"the configuration of an environment must be an object, got {type_name(value)}", span=node.span,
+            hint='env { profile: "readonly" } [ … ]',
+        )  # fmt: skip
+    locate = locator(node.config, env)
+    if node.options is not None:
+        changes = config_plain(await evaluate(n.Object(entries=tuple(
+            e for e in node.options.entries if not (isinstance(e, n.Entry) and e.key == "profile")), span=node.options.span), env))  # fmt: skip
+        if changes:
+            plain = derive(plain, changes, locate=locator(node.options, env))
+    return plain, locate
+
+
+def config_plain(value: Value) -> dict[str, Any]:
+    """Plain data, but functions (`mcpConfig: @f`) stay what they are; tool collections become their names."""
+    plain: dict[str, Any] = {}
+    for key, item in value.data.items():
+        inner = item.data if isinstance(item, Value) else item
+        if key == MCP_CONFIG and isinstance(inner, CALLABLES):
+            plain[key] = inner
+        elif key == "tools" and isinstance(inner, dict):
+            plain[key] = {name: _tool_entry(value.item(entry)) for name, entry in inner.items()}
+        elif key == "tools" and isinstance(inner, list):
+            plain[key] = [getattr(_bare(entry), "name", None) or vt.to_plain(entry) for entry in inner]
+        else:
+            plain[key] = vt.to_plain(item)
+    return plain
+
+
+def _bare(item: Any) -> Any:
+    return item.data if isinstance(item, Value) else item
+
+
+def _tool_entry(entry: Value) -> Any:
+    if isinstance(entry.data, CALLABLES):
+        return {"mlld": entry.data.name}
+    plain = vt.to_plain(entry)
+    if isinstance(entry.data, dict) and "mlld" in entry.data:
+        held = _bare(entry.data["mlld"])
+        plain["mlld"] = getattr(held, "name", str(held))
+    return plain
+
+
+@handles(n.New)
+async def new(node: n.New, env: Env) -> Value:
+    """`new @cfg with { … }`: a configuration that only narrows; `new @Class(…)`: an imported class."""
+    if node.options is None:
+        from .calls import call_arguments
+
+        callee = await evaluate(node.function, env)
+        constructor = getattr(callee.data, "construct", None)
+        if constructor is None:
+            raise EvaluationError(f"`new` wants an imported class, got {type_name(callee)}", span=node.span)
+        return await constructor(await call_arguments(node.arguments, env), env, node.span)  # type: ignore[no-any-return]
+    base = await evaluate(node.function, env)
+    if not isinstance(base.data, dict):
+        raise EvaluationError(f"`new … with` wants a configuration, got {type_name(base)}", span=node.span)
+    changes = await evaluate(node.options, env)
+    made = derive(config_plain(base), config_plain(changes), locate=locator(node.options, env))
+    kept = {**base.data, **changes.data}
+    return record({key: base.item(kept[key]) if key in kept else Value(item) for key, item in made.items()}, base.own)
+
+
+# ── Opening and closing ─────────────────────────────────────────────────────────────────────────────
+
+
+async def in_environment(
+    env: Env, plain: dict[str, Any], locate: Locator, asked: str | None, body: Callable[[Env], Awaitable[Value]],
+    *, name: str, span: Span | None, module: Module | None = None,
+) -> Value:  # fmt: skip
+    """Run `body` inside the environment that a configuration describes."""
+    config, spec = await environment(env, plain, locate, asked, name=name, module=module, span=span)
+    if env.ports.sandboxes is None:
+        raise absent("an environment", span, env)
+    for warning in spec.warnings:
+        env.ports.output.stderr(f"warning: {warning}\n")
+    from interpreter import operations
+
+    session = await operations.open_sandbox(env.ports, spec)
+    error: BaseException | None = None
+    try:
+        state = BoxState(spec, config, session)
+        inside = env.copy(box=state, ports=session_ports(env.ports, session, spec))
+        inside = bind_tools(inside, state, session)
+        return await body(inside)
+    except BaseException as caught:
+        error = caught
+        raise
+    finally:
+        await session.close(error)
+
+
+def session_ports(ports: Ports, session: SandboxSession, spec: EnvironmentSpec) -> Ports:
+    """The powers inside: commands of the sandbox, no network of the host; files as the sandbox grants them."""
+    files = session.files
+    if files is None and ports.files is not None:
+        files = ports.files if "filesystem" in spec.grants else read_only(ports)
+    inside = replace(
+        ports, commands=session.commands, files=files, http=ports.http if spec.provider == "local" else None
+    )
+    return inside if spec.provider == "local" else replace(inside, engine=None)
+
+
+def read_only(ports: Ports) -> Any:
+    from .declared import ReadOnly
+
+    assert ports.files is not None
+    return ReadOnly(ports.files)
+
+
+def bind_tools(env: Env, state: BoxState, session: SandboxSession) -> Env:
+    """The tools of the sandbox as functions of the block: `@listIssues`, or `@github.listIssues` for a server with `as`."""
+    connection = session.tools
+    if connection is None:
+        return env
+    from .mcp_calls import sandbox_tools
+
+    names = sandbox_tools(connection, state)
+    state.tools = list(names)
+    return env.block(names)
+
+
+async def environment(
+    env: Env, plain: dict[str, Any], locate: Locator, asked: str | None, *, name: str, span: Span | None,
+    module: Module | None = None,
+) -> tuple[Config, EnvironmentSpec]:  # fmt: skip
+    """The declaration of an environment, narrowed by what is around it. Nothing is started."""
+    config = parse_config(
+        {k: v for k, v in plain.items() if k != MCP_CONFIG or not isinstance(v, CALLABLES)}, locate=locate
+    )
+    policy = env.authority.policy
+    provider = choose_provider(
+        policy, config=config.provider, option=env.run.provider, variable=env.ports.env.get("MLLD_PROVIDER")
+    )
+    source = module or environment_module(env)
+    choice = profile(env, config, asked, source, span)
+    mcp = await mcp_config(env, plain.get(MCP_CONFIG), choice, source, span)
+    around = Around(
+        name=source.name if module is not None else name, provider=provider, policy=policy, choice=choice, mcp=mcp,
+        needs=_needs(source), module=_source(env, module, source), auth=auths(env, source),
+        parent=env.box.spec if env.box is not None else None,
+    )  # fmt: skip
+    return config, build(config, around)
+
+
+def _needs(module: Module) -> Any:
+    from interpreter.declarations import Needs
+
+    return module.needs[0] if module.needs else Needs()
+
+
+def _source(env: Env, module: Module | None, found: Module) -> ModuleSource | None:
+    return module_source(module if module is not None else env.module, env)
+
+
+def auths(env: Env, source: Module) -> dict[str, Any]:
+    """Every auth declaration that can be meant by name here: the module's own, over-ruled by its callers'."""
+    held = dict(source.auth)
+    held.update(env.module.auth)
+    for module in reversed(env.authority.modules):
+        held.update(module.auth)
+    held.update(env.authority.policy.auth)
+    return held
+
+
+def profile(env: Env, config: Config, asked: str | None, source: Module, span: Span | None) -> ProfileChoice | None:
+    """The profile of a block: asked for, of its configuration, or what is in force around it."""
+    wanted = asked or config.profile or env.run.profile or None
+    module_profiles = tuple(source.profiles)
+    if wanted is not None or config.profiles:
+        return choose(
+            config.profiles,
+            env.authority.policy,
+            asked=wanted,
+            module=module_profiles,
+            strict=env.run.strict_profiles,
+            span=span,
+        )
+    if env.box is not None and env.box.spec.profile is not None:
+        return env.box.spec.profile  # type: ignore[no-any-return]
+    return choose(
+        (), env.authority.joined_by(source).policy, module=module_profiles, strict=env.run.strict_profiles, span=span
+    )
+
+
+def environment_module(env: Env) -> Module:
+    """The module whose profiles and @mcpConfig are meant: the script itself, unless it imported one environment module."""
+    if MCP_CONFIG in env.module.scope.names or env.module.profiles:
+        return env.module
+    candidates = [m for m in env.module.modules_used.values() if MCP_CONFIG in m.scope.names]
+    return candidates[0] if len(candidates) == 1 else env.module
+
+
+async def mcp_config(env: Env, said: Any, choice: ProfileChoice | None, source: Module, span: Span | None) -> McpConfig:
+    """What `@mcpConfig` answers for this profile: evaluated without effects."""
+    function: Function | None = None
+    if isinstance(said, Function):
+        function = said
+    elif isinstance(said, str) and not said.lstrip().startswith(("{", "[")):
+        found = env.scope.find(said.lstrip("@"))
+        if found is None or not isinstance(found.data, Function):
+            raise EvaluationError(
+                f"mcpConfig names '{said}', which is no function here", span=span, hint="mcpConfig: @yourFunction"
+            )
+        function = found.data
+    elif said is not None:
+        return parse_mcp_config(said)
+    else:
+        function = find_mcp_config(env, source, span)
+    if function is None:
+        return McpConfig()
+    value = await call_declared(function, env, choice)
+    return parse_mcp_config(vt.to_plain(value), locate=result_locator(function))
+
+
+def find_mcp_config(env: Env, source: Module, span: Span | None) -> Function | None:
+    local = env.scope.find(MCP_CONFIG)
+    if local is not None and isinstance(local.data, Function):
+        return local.data
+    own = source.scope.names.get(MCP_CONFIG)
+    if own is not None and isinstance(own.data, Function):
+        return own.data
+    found = {name: m for name, m in env.module.modules_used.items() if MCP_CONFIG in m.scope.names}
+    if len(found) > 1:
+        raise EvaluationError(
+            f"{' and '.join(found)} both define @mcpConfig", span=span, code="mcp-config",
+            hint="import the one you mean by name: `import { @mcpConfig } from …`, or say `mcpConfig:` in the configuration",
+        )  # fmt: skip
+    if not found:
+        return None
+    value = next(iter(found.values())).scope.names[MCP_CONFIG]
+    return value.data if isinstance(value.data, Function) else None
+
+
+async def call_declared(function: Function, env: Env, choice: ProfileChoice | None) -> Value:
+    """Call a function that may only declare (P13)."""
+    from .calls import call_function
+
+    run = replace(env.run, limits=DECLARING, steps=0, deadline=None, engine=None)
+    home = function.env.module
+    inside = env.copy(run=run, ports=declaring_ports(env.ports, home.root or home.directory), box=None)
+    inside = inside.ambient(profile=None if choice is None else choice.profile.name)
+    return await call_function(function, [], inside, function.span)
+
+
+def result_locator(function: Function) -> Locator:
+    """Where a part of what a function returns was written, if it is written as a literal in one of its branches."""
+    bodies: list[n.Node] = []
+
+    def collect(node: n.Node | None) -> None:
+        if isinstance(node, n.Object):
+            bodies.append(node)
+        elif isinstance(node, n.When):
+            for case in node.cases:
+                if isinstance(case, n.Case):
+                    collect(case.body)
+        elif isinstance(node, n.Block):
+            for statement in node.body:
+                collect(statement)
+        elif isinstance(node, n.Return | n.With):
+            collect(node.value)
+        elif isinstance(node, n.Ternary) or isinstance(node, n.If):
+            collect(node.then)
+            collect(node.otherwise)
+
+    collect(function.body)
+
+    def locate(path: tuple[str | int, ...]) -> Span | None:
+        for body in reversed(bodies):
+            found = locator(body, function.env)(path)
+            if found is not None:
+                return found
+        return function.span if not path else None
+
+    return locate
+
+
+# ── What the agent has seen ─────────────────────────────────────────────────────────────────────────
+
+
+async def witnessed_labels(session: SandboxSession, mark: int) -> Labels:
+    """The labels of an answer whose agent called tools or used the network since `mark` (semantics §6)."""
+    seen = await session.witnessed(mark)
+    labels = NONE
+    for server, tool, tool_labels in seen.calls:
+        labels = labels | Labels.of(*tool_labels, automatic=("src:mcp",), sources=(f"mcp:{server}:{tool}",))
+    return labels | Labels.of(automatic=("src:network",)) if seen.egress else labels
+
+
+async def call_in_own_environment(
+    function: Function, arguments: list[Value], env: Env, span: Span, again: Callable[[Env], Awaitable[Value]]
+) -> Value:
+    """`@spawn(…)` of an environment module outside any block: its environment is opened for the call."""
+    module = function.env.module
+    caller = env.copy(authority=env.authority.joined_by(module))
+    return await in_environment(caller, {}, lambda path: None, None, again, name=module.name, span=span, module=module)

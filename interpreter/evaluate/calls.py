@@ -1,0 +1,286 @@
+"""Calling functions: arguments, defaults, recursion, guards around the call, `denied =>`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from interpreter import nodes as n
+from interpreter.errors import Denied, EvaluationError, LimitReached, MlldError
+from interpreter.operations import Request, perform
+from interpreter.policy_subjects import Operation
+from interpreter.source import Span
+from interpreter.values import NULL, Undefined, Value, array, sequence_labels, type_name
+
+from .core import Env, Returned, at, evaluate, handles
+from .expressions import conditional, defined, written
+from .functions import CALLABLES, BuiltIn, Function, ToolFunction
+from .lookup import Missing, get_field, lenient, projecting
+from .methods import call_method, find_method
+from .scope import Scope
+
+
+@handles(n.Call)
+async def call(node: n.Call, env: Env) -> Value:
+    return await call_with(node, env, ())
+
+
+async def call_with(node: n.Call, env: Env, first: tuple[Value, ...], options: CallOptions | None = None) -> Value:
+    """Call what `node.function` names; `first` comes before the written arguments (what flows through a pipeline)."""
+    function = node.function
+    if isinstance(function, n.Field):
+        found = await method_or_member(function, node, env)
+        if isinstance(found, tuple):
+            target, name = found
+            arguments = await call_arguments(node.arguments, env)
+            try:
+                return call_method(target, name, arguments)
+            except EvaluationError as error:
+                raise at(error, node.span) from None
+        callee = found
+    else:
+        callee = await evaluate(function, env)
+    target_function = callee.data
+    if isinstance(target_function, BuiltIn) and target_function.lazy and not first:
+        from .checks import exists
+
+        return await exists(env, node.arguments[0] if node.arguments else None)
+    arguments = [*first, *await call_arguments(node.arguments, env, written(function))]
+    by_name = None
+    if isinstance(target_function, ToolFunction) and not first:
+        by_name = [a.name if isinstance(a, n.Variable) else None for a in node.arguments]
+    return await invoke(callee, arguments, env, node.span, options=options, by_name=by_name)
+
+
+async def method_or_member(function: n.Field, node: n.Call, env: Env) -> Any:
+    """`(target, name)` for a method, or the function held in a field of an object."""
+    name = function.name
+    if projecting(function.target):
+        return await evaluate(function.target, env), name
+    if name in ("isDefined", "isNull") or function.optional:
+        target = await lenient(function.target, env)
+        if isinstance(target.data, Undefined) or target.data is None:
+            if name in ("isDefined", "isNull"):
+                return target, name
+            if function.optional:
+                return target, "isDefined"
+    else:
+        target = await evaluate(function.target, env)
+    data = target.data
+    if isinstance(data, dict) and name in data:
+        return target.item(data[name])
+    if find_method(target, name) is not None:
+        return target, name
+    if isinstance(data, (*CALLABLES, dict)) or hasattr(data, "get_field"):
+        try:
+            return get_field(target, name, env)
+        except Missing as error:
+            if isinstance(data, dict):
+                raise at(error, node.span) from None
+    return target, name
+
+
+async def call_arguments(nodes: tuple[n.Node, ...], env: Env, whose: str = "") -> list[Value]:
+    arguments: list[Value] = []
+    for argument in nodes:
+        if isinstance(argument, n.Spread):
+            spread = await evaluate(argument.value, env)
+            if not isinstance(spread.data, list):
+                raise EvaluationError(f"`...` in arguments needs an array, got {type_name(spread)}", span=argument.span)
+            arguments.extend(spread.items())
+        elif isinstance(argument, n.Conditional):
+            value = await conditional(argument, env)
+            arguments.append(NULL if value is None else value)
+        else:
+            try:
+                arguments.append(await evaluate(argument, env))
+            except Missing as missing:
+                if missing.code == "undefined-variable" and isinstance(argument, n.Variable) and whose:
+                    raise EvaluationError(
+                        f"Undefined variable '@{argument.name}' passed to function {whose}",
+                        span=argument.span, code="undefined-variable", hint=missing.hint,
+                    ) from None  # fmt: skip
+                raise
+    return arguments
+
+
+class CallOptions:
+    """What a call site adds: `with { guards, policy, stdin … } using auth:x`."""
+
+    __slots__ = ("guards", "options", "policy", "using")
+
+    def __init__(self, *, guards: Any = None, policy: Any = None, using: Any = None, options: Any = None) -> None:
+        self.guards, self.policy, self.using, self.options = guards, policy, using, options
+
+
+async def invoke(
+    callee: Value,
+    arguments: list[Value],
+    env: Env,
+    span: Span,
+    *,
+    options: CallOptions | None = None,
+    by_name: list[str | None] | None = None,
+) -> Value:
+    """Call a function value."""
+    function = callee.data
+    if isinstance(function, BuiltIn):
+        try:
+            return await function.call(env, arguments)
+        except MlldError as error:
+            raise at(error, span) from None
+    if isinstance(function, Function):
+        return await call_function(function, arguments, env, span, options)
+    if isinstance(function, ToolFunction):
+        from .mcp_calls import call_tool_function
+
+        return await call_tool_function(function, arguments, env, span, by_name)
+    external = getattr(function, "call_external", None)
+    if external is not None:
+        return await external(arguments, env, span)  # type: ignore[no-any-return]
+    raise EvaluationError(
+        f"{span.text.split('(')[0].strip() or 'this'} is {type_name(callee)}, not a function", span=span, code="not-a-function",
+        hint="functions are made with `exe @name(a, b) = …`",
+    )  # fmt: skip
+
+
+async def bind(function: Function, arguments: list[Value], scope: Scope, env: Env) -> None:
+    for index, parameter in enumerate(function.parameters):
+        if index < len(arguments) and not isinstance(arguments[index].data, Undefined):
+            scope.names[parameter.name] = arguments[index]
+        elif parameter.default is not None:
+            scope.names[parameter.name] = await evaluate(parameter.default, env)
+        else:
+            scope.names[parameter.name] = Value(None) if index < len(arguments) else NULL
+
+
+def enter(function: Function, env: Env, span: Span) -> Any:
+    """The chain of calls with this one at its head. Errors: recursion that nobody asked for, or too deep."""
+    depth = 1
+    chain = env.calls
+    while chain is not None:
+        if chain[0] is function:
+            if "recursive" not in function.labels:
+                raise EvaluationError(
+                    f"Circular reference detected: executable '@{function.name}' calls itself recursively",
+                    span=span, code="recursion", hint=f"say that you mean it: `exe recursive @{function.name}(…) = …`",
+                )  # fmt: skip
+            depth += 1
+        chain = chain[1]
+    limit = env.run.limits.recursion
+    if depth > limit:
+        raise LimitReached(
+            f"'@{function.name}' exceeded maximum recursion depth ({limit})", span=span,
+            hint="add a base case, or raise MLLD_RECURSION_DEPTH",
+        )  # fmt: skip
+    if env.depth >= env.run.limits.depth:
+        raise LimitReached(f"calls are nested more than {env.run.limits.depth} deep", span=span)
+    return (function, env.calls)
+
+
+# What is asked about the caller's situation by the body of a function, and so goes along into it.
+_CARRIED = ("try", "stage", "hint", "isPipeline", "pipeline", "input", "denied", "guard", "errors", "llm", "for", "loop", "while",
+            "checkpoint", "retryable")  # fmt: skip
+
+
+# Functions of an environment module that are meant to run inside its environment, wherever they are called.
+OPENING = ("spawn", "shell")
+
+
+async def call_function(
+    function: Function, arguments: list[Value], env: Env, span: Span, options: CallOptions | None = None
+) -> Value:
+    home = function.env
+    if env.box is None and function.name in OPENING and home.module.is_environment and home.module is not env.module:
+        from .boxes import call_in_own_environment
+
+        async def again(inside: Env) -> Value:
+            return await call_function(function, arguments, inside, span, options)
+
+        return await call_in_own_environment(function, arguments, env, span, again)
+    calls = enter(function, env, span)
+    authority = env.authority.joined_by(home.module)
+    if options is not None and options.policy is not None:
+        authority = authority.narrowed(options.policy)
+    names = function.names
+    operation = Operation(
+        kind="exe",
+        name=function.name,
+        labels=function.labels,
+        inputs=tuple(v.labels for v in arguments),
+        parameters=names,
+    )
+    about = {"name": function.name, "labels": list(function.labels), "type": "exe"}
+
+    async def run(inputs: tuple[Value, ...]) -> Value:
+        scope = Scope(home.scope)
+        carried = {key: env.mx[key] for key in _CARRIED if key in env.mx} if env.mx else {}
+        carried["op"] = about
+        carried["exe"] = function
+        carried["call"] = options
+        inside = home.copy(
+            scope=scope, mx=carried, calls=calls, depth=env.depth + 1, authority=authority, ports=env.ports, box=env.box,
+            run=env.run, top=False,
+        )  # fmt: skip
+        await bind(function, list(inputs), scope, inside)
+        if names:
+            carried["args"] = scope.names.copy()
+        try:
+            result = await evaluate(function.body, inside)
+        except Returned as returned:
+            result = returned.value or NULL
+        result = defined(result).with_labels(function.taint)
+        return result.with_labels(function.result_labels) if function.labels else result
+
+    request = Request(
+        operation=operation, inputs=tuple(arguments), span=span,
+        user_guards=options.guards if options is not None else None,
+        retryable=bool(env.mx.get("retryable")), attempt=env.mx.get("try", 1) if env.mx.get("retryable") else 1,
+    )  # fmt: skip
+    try:
+        return await perform(request, env.copy(authority=authority), run)
+    except Denied as denied:
+        if not handles_denial(function.body) or not getattr(denied, "catchable", False):
+            raise
+        return await run_denied(function, arguments, env.copy(authority=authority), denied, calls)
+
+
+def handles_denial(body: n.Node) -> bool:
+    """Does the body say what to do when it is denied?"""
+    if isinstance(body, n.When):
+        return any(isinstance(case, n.Case) and mentions_denial(case.condition) for case in body.cases)
+    if isinstance(body, n.Block):
+        return any(handles_denial(statement) for statement in body.body)
+    if isinstance(body, n.Return):
+        return body.value is not None and handles_denial(body.value)
+    return False
+
+
+def mentions_denial(condition: n.Node) -> bool:
+    return isinstance(condition, n.WasDenied) or any(mentions_denial(child) for child in condition.children())
+
+
+async def run_denied(function: Function, arguments: list[Value], env: Env, denied: Denied, calls: Any) -> Value:
+    """The body again, in the knowledge that it was denied: its `denied =>` branch answers."""
+    env.ports.output.stderr(f"[Guard Warning] {env.run.mask(denied.reason)}\n")
+    scope = Scope(function.env.scope)
+    labels = sequence_labels(arguments)
+    about = {
+        "denied": True,
+        "guard": {
+            "reason": denied.reason, "name": getattr(denied, "guard_name", None) or denied.rule, "rule": denied.rule,
+            "decision": "deny", "reasons": [denied.reason],
+        },
+        "op": {"name": function.name, "labels": list(function.labels), "type": "exe"},
+        "labels": list(labels.labels), "taint": list(labels.taint), "sources": list(labels.sources),
+        "exe": function,
+    }  # fmt: skip
+    inside = function.env.copy(
+        scope=scope, mx={**env.mx, **about}, calls=calls, depth=env.depth + 1, authority=env.authority, ports=env.ports,
+        box=env.box, run=env.run, top=False,
+    )  # fmt: skip
+    await bind(function, arguments, scope, inside)
+    inside.mx = {**inside.mx, "args": scope.names.copy(), "input": array(arguments)}
+    try:
+        return await evaluate(function.body, inside)
+    except Returned as returned:
+        return returned.value or NULL

@@ -1,0 +1,64 @@
+"""`@exists(target)` and `@fileExists(path)`: questions whose argument may be missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from interpreter import nodes as n
+from interpreter import operations
+from interpreter import values_text as vt
+from interpreter.errors import MlldError
+from interpreter.values import Undefined, Value
+
+from .core import Env, absent, evaluate
+from .functions import Arguments, BuiltIn
+
+
+async def exists(env: Env, node: n.Node | None) -> Value:
+    """True for a name, field or element that is there, and for a path in quotes or brackets that exists."""
+    if node is None:
+        return Value(False)
+    if isinstance(node, n.FileLoad):
+        from .loading import resolve_paths
+
+        return Value(bool(await resolve_paths(node, env)))
+    if isinstance(node, n.Literal | n.Template):
+        return Value(path_exists(vt.text(await evaluate(node, env)), env))
+    try:
+        value = await evaluate(node, env)
+    except MlldError:
+        return Value(False)
+    return Value(not isinstance(value.data, Undefined), value.labels)
+
+
+def path_exists(path: str, env: Env) -> bool:
+    from .paths import resolve
+
+    files = env.ports.files
+    if files is None:
+        raise absent("files", None, env)
+    try:
+        target: Path = resolve(path, env)
+        return operations.file_exists(files, target)
+    except (PermissionError, OSError):
+        return False
+
+
+async def file_exists(env: Env, arguments: Arguments) -> Value:
+    if not arguments:
+        return Value(False)
+    value = arguments[0]
+    info = value.meta.get("file") if value.meta else None
+    if info is not None and info.path is not None:
+        return Value(True, value.labels)
+    return Value(path_exists(vt.text(value), env), value.labels)
+
+
+async def _never(env: Env, arguments: Arguments) -> Value:
+    return Value(bool(arguments))
+
+
+CHECKS: dict[str, BuiltIn] = {
+    "exists": BuiltIn(name="exists", call=_never, parameters=("target",), lazy=True),
+    "fileExists": BuiltIn(name="fileExists", call=file_exists, parameters=("path",)),
+}

@@ -1,0 +1,460 @@
+"""What runs: `cmd {…}`, `sh {…}`, `js {…}`, `node {…}`, `py {…}`, with their input, directory, secrets and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from interpreter import events, operations
+from interpreter import nodes as n
+from interpreter import values_text as vt
+from interpreter.errors import CommandFailed, EvaluationError, LimitReached
+from interpreter.labels import NONE, Labels, joined
+from interpreter.operations import Request, perform
+from interpreter.policy_subjects import Operation
+from interpreter.ports import Command, CommandResult, ScriptEngineError, ScriptFunction
+from interpreter.source import Span
+from interpreter.values import UNDEFINED, Undefined, Value
+
+from . import programs
+from .calls import CallOptions, call_with, invoke
+from .core import Env, absent, evaluate, handles
+from .credentials import Secrets, no_secrets, resolve_using
+from .functions import CALLABLES, Function
+
+MAX_STDERR = 4000
+
+
+@handles(n.Command, n.Code)
+async def run_here(node: n.Command | n.Code, env: Env) -> Value:
+    options = env.mx.get("call")
+    return await run_node(node, env, options=options if isinstance(options, CallOptions) else None)
+
+
+async def run_node(
+    node: n.Command | n.Code, env: Env, *, stdin: Value | None = None, options: CallOptions | None = None
+) -> Value:
+    """Run a command or code body, inside the env block if there is one."""
+    if stdin is None and options is not None and options.options is not None:
+        stdin = options.options.get("stdin")
+    function = env.mx.get("exe")
+    directory = await working_directory(node.directory, env)
+    secrets = await secrets_for(function, options, env)
+    if isinstance(node, n.Command):
+        return await run_command(node, env, directory, stdin, secrets, function, options)
+    inside = env.box is not None and env.box.spec.provider != "local"
+    if node.language == "js" and not inside:
+        return await run_js(node, env, secrets, function, options, stdin)
+    return await run_code(node, env, directory, stdin, secrets, function, options)
+
+
+async def secrets_for(function: Any, options: CallOptions | None, env: Env) -> Secrets:
+    held = (
+        await resolve_using(function.using, env) if isinstance(function, Function) and function.using else no_secrets()
+    )
+    if options is not None and options.using:
+        held = held.joined(await resolve_using(options.using, env))
+    if env.box is not None:
+        held = held.joined(await env.box.secrets(env))
+    return held
+
+
+async def working_directory(node: n.Node | None, env: Env) -> Value | None:
+    if node is None:
+        return None
+    value = await evaluate(node, env)
+    text = vt.text(value)
+    if text.startswith("~"):
+        text = env.ports.env.get("HOME", "~") + text[1:] if "HOME" in env.ports.env else text
+    if not text.startswith(("/", "~")):
+        raise EvaluationError(
+            f"the working directory must be an absolute path, got {text!r}", span=node.span,
+            hint="`@root/sub` is absolute",
+        )  # fmt: skip
+    return Value(text, value.labels)
+
+
+def function_labels(function: Any) -> tuple[str, ...]:
+    return function.labels if isinstance(function, Function) else ()
+
+
+async def run_command(
+    node: n.Command, env: Env, directory: Value | None, stdin: Value | None, secrets: Secrets, function: Any,
+    options: CallOptions | None,
+) -> Value:  # fmt: skip
+    text, labels = await programs.command_line(node, env)
+    if not text:
+        raise EvaluationError("the command is empty", span=node.span)
+    flowing = Value(text, labels)
+    return await execute(
+        env, kind="cmd", text=flowing, inputs=(flowing,), names=("command",), directory=directory, stdin=stdin,
+        secrets=secrets, function=function, options=options, span=node.span, extra={}, automatic="src:cmd",
+    )  # fmt: skip
+
+
+async def code_values(node: n.Code, env: Env, function: Any) -> tuple[dict[str, Value], dict[str, Value]]:
+    """The parameters of a code body, and what it names of the scope around."""
+    values: dict[str, Value] = {}
+    if node.arguments:
+        for argument in node.arguments:
+            values[str(getattr(argument, "name", "value"))] = await evaluate(argument, env)
+    elif isinstance(function, Function):
+        for name in function.names:
+            found = env.scope.find(name)
+            if found is not None:
+                values[name] = found
+    return values, programs.around(node.text, env, values)
+
+
+async def run_code(
+    node: n.Code, env: Env, directory: Value | None, stdin: Value | None, secrets: Secrets, function: Any,
+    options: CallOptions | None,
+) -> Value:  # fmt: skip
+    values, ambient = await code_values(node, env, function)
+    functions = shadow_functions(node.language, env)
+    extra: dict[str, str] = {}
+    if node.language == "sh":
+        text, extra = programs.shell_program(node.text, {**ambient, **values})
+    elif node.language == "py":
+        plain = {k: v for k, v in {**ambient, **values}.items() if not isinstance(v.data, CALLABLES)}
+        text = programs.python_program(node.text, plain, functions)
+    else:
+        around = {k: vt.to_plain(v) for k, v in ambient.items() if not isinstance(v.data, CALLABLES)}
+        around.update(context_values(node.text, env))
+        text = programs.node_program(node.text, values, around, functions)
+    inputs = tuple({**values, **ambient}.values())
+    kind = "node" if node.language == "js" else node.language  # in a sandbox, js runs there as well
+    return await execute(
+        env, kind=kind, text=Value(text, joined(v.labels for v in inputs)), inputs=inputs,
+        names=tuple({**values, **ambient}), directory=directory, stdin=stdin, secrets=secrets, function=function,
+        options=options, span=node.span, extra=extra, automatic=f"src:{node.language}",
+    )  # fmt: skip
+
+
+def context_values(text: str, env: Env) -> dict[str, Any]:
+    """`mx` and `p` inside code: the context of the pipeline or loop, as plain data."""
+    wanted = programs.identifiers(text)
+    found: dict[str, Any] = {}
+    if "mx" in wanted:
+        shown = {
+            k: v
+            for k, v in env.mx.items()
+            if k in ("try", "stage", "hint", "input", "for", "loop", "while", "isPipeline")
+        }
+        found["mx"] = {"try": 1, **{k: vt.to_plain(v) for k, v in shown.items()}}
+    pipeline = env.mx.get("pipeline")
+    if pipeline is not None:
+        for name in ("p", "pipeline"):
+            if name in wanted:
+                found[name] = vt.to_plain(pipeline)
+    return found
+
+
+def shadow_functions(language: str, env: Env) -> list[ScriptFunction]:
+    shadows = env.module.shadows.get(language, {})
+    found = []
+    for name, value in shadows.items():
+        function = value.data
+        if isinstance(function, Function) and isinstance(function.body, n.Code):
+            found.append(ScriptFunction(name=name, parameters=function.names, body=function.body.text))
+    return found
+
+
+async def execute(
+    env: Env, *, kind: Any, text: Value, inputs: tuple[Value, ...], names: tuple[str, ...], directory: Value | None,
+    stdin: Value | None, secrets: Secrets, function: Any, options: CallOptions | None, span: Span,
+    extra: Mapping[str, str], automatic: str,
+) -> Value:  # fmt: skip
+    """One process: judged with everything that flows into it, its output labelled with where it came from."""
+    if env.ports.commands is None:
+        raise absent(f"`{kind}`", span, env)
+    if env.box is not None:
+        env.box.check_command(kind, span)
+    others = joined(
+        (secrets.labels, NONE if stdin is None else stdin.labels, NONE if directory is None else directory.labels)
+    )
+    operation = Operation(
+        kind=kind, name=function.name if isinstance(function, Function) else "", labels=function_labels(function),
+        command=text.data if kind == "cmd" else text.data if kind == "sh" else "",
+        inputs=tuple(v.labels for v in inputs), parameters=names, environment=others, directive="run",
+    )  # fmt: skip
+    source = Labels.of(automatic=(automatic,), sources=_sources(kind, operation))
+
+    async def run(given: tuple[Value, ...]) -> Value:
+        command_text = text.data
+        if given is not inputs and kind == "cmd" and given and isinstance(given[0].data, str):
+            command_text = given[0].data
+        if kind == "sh" and given is not inputs:
+            command_text, changed = programs.shell_program(text.data, {})
+            extra_now = {**extra, **{name: programs.shell_variable(v) for name, v in zip(names, given, strict=False)}}
+        else:
+            extra_now = dict(extra)
+        command = Command(
+            kind=kind, text=command_text, cwd=directory.data if directory is not None else default_directory(env),
+            env=extra_now, secrets=secrets.values,
+            stdin=None if stdin is None else vt.text(stdin).encode(),
+            timeout_seconds=await timeout_of(options), on_output=streamed(env, function, options),
+        )  # fmt: skip
+        env.run.secrets.update(v for v in secrets.values.values() if len(v) >= 4)
+        began = env.ports.clock.monotonic()
+        session = env.box.session if env.box is not None else None
+        mark = session.mark() if session is not None else 0
+        try:
+            result = await operations.run_command(env.ports, command)
+        except OSError as error:
+            raise EvaluationError(f"the command cannot be started: {error}", span=span, code="command") from None
+        labels = joined((*(v.labels for v in given), others, source))
+        if session is not None:
+            from .boxes import witnessed_labels
+
+            labels = labels | await witnessed_labels(session, mark)
+        env.ports.output.event(events.CommandRan(
+            kind=kind, text=env.run.mask(command_text[:2000]), exit_code=result.exit_code,
+            seconds=env.ports.clock.monotonic() - began, labels=labels.taint,
+        ))  # fmt: skip
+        return output_value(result, kind, labels, env, span)
+
+    request = Request(
+        operation=operation, inputs=inputs, span=span, user_guards=options.guards if options else None,
+    )  # fmt: skip
+    scope = env
+    if options is not None and options.policy is not None:
+        scope = env.copy(authority=env.authority.narrowed(options.policy))
+    return await perform(request, scope, run)
+
+
+def _sources(kind: str, operation: Operation) -> tuple[str, ...]:
+    if kind != "cmd":
+        return ()
+    try:
+        return tuple(f"command:{words[0]}" for words in operation.commands[:1])
+    except ValueError:
+        return ()
+
+
+def default_directory(env: Env) -> str | None:
+    return None if env.box is not None and env.box.session is not None else str(env.run.directory)
+
+
+async def timeout_of(options: CallOptions | None) -> float | None:
+    if options is None or options.options is None or "timeout" not in options.options:
+        return None
+    from .operators import to_number
+
+    return float(to_number(options.options["timeout"].data))
+
+
+def streamed(env: Env, function: Any, options: CallOptions | None) -> Any:
+    """Where output goes while it arrives: to stderr of the script, when streaming was asked for."""
+    wanted = options is not None and options.options is not None and "stream" in options.options
+    if not (wanted or env.mx.get("stream")) or env.run.quiet:
+        return None
+    return lambda name, chunk: env.ports.output.stderr(env.run.mask(chunk.decode(errors="replace")))
+
+
+def output_value(result: CommandResult, kind: str, labels: Labels, env: Env, span: Span) -> Value:
+    stdout = result.stdout.decode(errors="replace")
+    stderr = result.stderr.decode(errors="replace")
+    if result.timed_out:
+        raise LimitReached(
+            "the command did not end in time", span=span, hint="`with { timeout: 60 }` gives it a minute"
+        )
+    if result.exit_code != 0:
+        raise failure(result, kind, stdout, stderr, env, span)
+    if stderr and kind in ("js", "node", "py", "sh", "cmd") and not env.run.quiet:
+        env.ports.output.stderr(env.run.mask(stderr if stderr.endswith("\n") else stderr + "\n"))
+    if kind in ("py", "node"):
+        stdout, returned, has = programs.split_result(stdout)
+        if has:
+            return Value(returned, labels)
+    return text_result(stdout, labels)
+
+
+def text_result(stdout: str, labels: Labels) -> Value:
+    """Output as a value: without its last line end; JSON is data and keeps its text."""
+    text = stdout.rstrip("\n")
+    data = vt.parse_loosely(text)
+    return Value(text, labels) if isinstance(data, str) else Value(data, labels, meta={"text": text})
+
+
+def failure(result: CommandResult, kind: str, stdout: str, stderr: str, env: Env, span: Span) -> CommandFailed:
+    detail = env.run.mask(stderr.strip() or stdout.strip())
+    if len(detail) > MAX_STDERR:
+        detail = f"…{detail[-MAX_STDERR:]}"
+    how = "was killed for using too much memory" if result.oom else f"ended with status {result.exit_code}"
+    what = {"cmd": "the command", "sh": "the shell code", "py": "the Python code", "node": "the Node code"}.get(
+        kind, kind
+    )
+    return CommandFailed(
+        f"{what} {how}" + (f": {detail}" if detail else ""), status=result.exit_code, stderr=detail, span=span,
+    )  # fmt: skip
+
+
+# ── js ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def run_js(
+    node: n.Code, env: Env, secrets: Secrets, function: Any, options: CallOptions | None, stdin: Value | None
+) -> Value:
+    if env.ports.engine is None:
+        raise absent("`js`", node.span, env)
+    values, ambient = await code_values(node, env, function)
+    inputs = (*values.values(), *ambient.values())
+    names = tuple(values)
+    operation = Operation(
+        kind="js", name=function.name if isinstance(function, Function) else "", labels=function_labels(function),
+        inputs=tuple(v.labels for v in inputs), parameters=names, environment=secrets.labels, directive="run",
+    )  # fmt: skip
+
+    async def run(given: tuple[Value, ...]) -> Value:
+        parameters = {name: plain_argument(value) for name, value in zip(names, given, strict=False)}
+        around = {k: plain_argument(v) for k, v in ambient.items() if not isinstance(v.data, CALLABLES)}
+        around.update(context_values(node.text, env))
+        if env.run.engine is None:
+            assert env.ports.engine is not None
+            env.run.engine = env.ports.engine()
+        try:
+            result = await operations.run_script(
+                env.run.engine, node.text, parameters, ambient=around, functions=shadow_functions("js", env)
+            )
+        except ScriptEngineError as error:
+            raise script_failure(error, node.span, env) from None
+        if result.warned:
+            env.ports.output.stderr(env.run.mask(result.warned) + "\n")
+        labels = joined((*(v.labels for v in given), SRC_JS))
+        if result.returned:
+            return Value(result.value, labels)
+        if result.printed:
+            return text_result(result.printed, labels)
+        return Value(UNDEFINED, labels)
+
+    request = Request(operation=operation, inputs=inputs, span=node.span,
+                      user_guards=options.guards if options else None)  # fmt: skip
+    return await perform(request, env, run)
+
+
+SRC_JS = Labels.of(automatic=("src:js",))
+
+
+def plain_argument(value: Value) -> Any:
+    return None if isinstance(value.data, Undefined) else vt.to_plain(value)
+
+
+def script_failure(error: ScriptEngineError, span: Span, env: Env) -> Exception:
+    if error.limit:
+        return LimitReached(str(error), span=span)
+    message = env.run.mask(str(error))
+    missing = message.partition(" is not defined")[0].removeprefix("ReferenceError: ")
+    hint = None
+    if missing in ("require", "process", "fetch", "Buffer", "module", "__dirname"):
+        hint = f"js runs without files, network and modules; `node {{ … }}` has `{missing}`"
+    elif "@" in error.stack or "@" in message:
+        hint = "inside code, names are written without @"
+    failed = CommandFailed(f"the JavaScript code failed: {message}", span=span, hint=hint)
+    failed.plain = message  # type: ignore[attr-defined]
+    return failed
+
+
+# ── Directives around them ──────────────────────────────────────────────────────────────────────────
+
+
+@handles(n.Run)
+async def run(node: n.Run, env: Env) -> Value:
+    """`run …` as a value; as a statement `effects` prints what it gives."""
+    value = node.value
+    if isinstance(value, n.Template | n.Literal):  # `run "echo hi"`
+        return await run_node(n.Command(parts=getattr(value, "parts", (n.Text(text=str(getattr(value, "value", ""))),)),
+                                        span=node.span), env)  # fmt: skip
+    result = await evaluate(value, env)
+    if isinstance(result.data, CALLABLES):  # `run @task` without parentheses
+        return await invoke(result, [], env, node.span)
+    return result
+
+
+@handles(n.Stream)
+async def stream(node: n.Stream, env: Env) -> Value:
+    return await evaluate(node.value, env.ambient(stream=True))
+
+
+async def with_options(node: n.With, env: Env) -> CallOptions:
+    """The `with { … }` and `using …` of a call or command."""
+    entries: dict[str, Value] = {}
+    guards: Any = None
+    policy: Any = None
+    for entry in node.options.entries if node.options is not None else ():
+        if not isinstance(entry, n.Entry):
+            continue
+        if entry.key == "guards":
+            guards = await guard_choice(entry.value, env)
+            continue
+        value = await evaluate(entry.value, env)
+        if entry.key == "policy":
+            from .declarations import policy_of
+
+            policy = policy_of(value, "with", entry.value)
+        else:
+            entries[entry.key] = value
+    using: list[Any] = [node.using] if node.using is not None else []
+    if "auth" in entries:
+        using.append(n.Using(auth=vt.text(entries["auth"]), span=node.span))
+    return CallOptions(guards=guards, policy=policy, using=using, options=entries)
+
+
+async def guard_choice(node: n.Node, env: Env) -> Any:
+    """`guards: false`, `{ only: [@a] }`, `{ except: [@a] }`: as a pair of what is said and the names."""
+    if isinstance(node, n.Object):
+        for entry in node.entries:
+            if isinstance(entry, n.Entry) and entry.key in ("only", "except"):
+                items = entry.value.items if isinstance(entry.value, n.Array) else (entry.value,)
+                names = tuple(str(getattr(item, "name", getattr(item, "value", ""))).lstrip("@") for item in items)
+                return (entry.key, names)
+        raise EvaluationError("guards takes false, { only: […] } or { except: […] }", span=node.span)
+    value = await evaluate(node, env)
+    return ("only", ()) if value.data is False else None
+
+
+@handles(n.With)
+async def with_(node: n.With, env: Env) -> Value:
+    options = await with_options(node, env)
+    target = node.value
+    while isinstance(target, n.Run | n.Stream):
+        target = target.value
+    if isinstance(target, n.Call):
+        inside = env.ambient(stream=True) if isinstance(node.value, n.Stream) else env
+        value = await call_with(target, inside, (), options)
+    elif isinstance(target, n.Command | n.Code):
+        value = await run_node(target, env, options=options)
+    elif isinstance(target, n.Template | n.Literal) and isinstance(node.value, n.Run):
+        parts = getattr(target, "parts", None) or (n.Text(text=str(getattr(target, "value", ""))),)
+        value = await run_node(n.Command(parts=parts, span=node.span), env, options=options)
+    elif isinstance(target, n.Variable | n.Field):
+        value = await evaluate(target, env)
+        if isinstance(value.data, CALLABLES):
+            value = await invoke(value, [], env, node.span, options=options)
+    else:
+        value = await evaluate(target, env.ambient(call=options))
+    return await shaped(value, options, env, node)
+
+
+async def shaped(value: Value, options: CallOptions, env: Env, node: n.With) -> Value:
+    """`format`, `asSection` and `separator` say how the value is to look."""
+    entries = options.options or {}
+    if "asSection" in entries:
+        from .sections import renamed
+
+        value = Value(renamed(vt.text(value), vt.text(entries["asSection"])), value.labels, meta=value.meta)
+    if isinstance(target := node.value, n.Foreach) or isinstance(target, n.For):
+        return with_layout(value, entries)
+    return value
+
+
+def with_layout(value: Value, entries: Mapping[str, Value]) -> Value:
+    """`foreach … with { separator, template }`: one text instead of an array."""
+    if not isinstance(value.data, list) or not ({"separator", "template"} & entries.keys()):
+        return value
+    texts = [vt.text(item) for item in value.items()]
+    if "template" in entries:
+        pattern = vt.text(entries["template"])
+        texts = [pattern.replace("{{result}}", text).replace("{{index}}", str(i)) for i, text in enumerate(texts)]
+    separator = vt.text(entries["separator"]).replace("\\n", "\n") if "separator" in entries else "\n"
+    return Value(separator.join(texts), value.labels)

@@ -1,0 +1,144 @@
+"""Choosing: `when` in its three forms, and `if`."""
+
+from __future__ import annotations
+
+from interpreter import nodes as n
+from interpreter.errors import EvaluationError
+from interpreter.labels import NONE, Labels
+from interpreter.values import NULL, UNDEFINED, Undefined, Value, truthy
+
+from .blocks import action_value, block, evaluate_statement, gives_value
+from .core import Env, Returned, evaluate, handles
+from .lookup import lenient
+from .methods import call_method
+from .operators import apply_operator, equal
+
+
+class Chosen:
+    """The branch of a `when` that matched, with the block scope in which it runs."""
+
+    __slots__ = ("body", "env", "labels")
+
+    def __init__(self, body: n.Node | None, env: Env, labels: Labels) -> None:
+        self.body, self.env, self.labels = body, env, labels
+
+
+async def choose(node: n.When, env: Env) -> Chosen | None:
+    """The first branch that matches. The labels of the conditions that were asked flow into what it gives."""
+    subject = None if node.subject is None else await lenient(node.subject, env)
+    inside = env.block()
+    labels = NONE if subject is None else subject.labels
+    denied = bool(env.mx.get("denied"))
+    handles_denial = any(isinstance(case, n.Case) and asks_denial(case.condition) for case in node.cases)
+    for case in node.cases:
+        if not isinstance(case, n.Case):
+            await evaluate(case, inside)
+            continue
+        if denied and handles_denial and not asks_denial(case.condition):
+            continue  # what was denied must not happen after all
+        verdict = await matches(case.condition, subject, inside)
+        if verdict.labels is not NONE:
+            labels = labels | verdict.labels
+        if truthy(verdict):
+            return Chosen(case.body, inside, labels)
+    return None
+
+
+def asks_denial(condition: n.Node) -> bool:
+    return isinstance(condition, n.WasDenied) or any(asks_denial(child) for child in condition.children())
+
+
+async def matches(condition: n.Node, subject: Value | None, env: Env) -> Value:
+    if isinstance(condition, n.Anything | n.NoMatch):
+        return Value(True)
+    if subject is None:
+        return await lenient(condition, env)
+    return await pattern(condition, subject, env)
+
+
+async def pattern(condition: n.Node, subject: Value, env: Env) -> Value:
+    """Does the subject fit? A pattern is a value to equal, a comparison without its left side, or some of them joined."""
+    if isinstance(condition, n.Unary) and condition.operator == "!":
+        inner = await pattern(condition.operand, subject, env)
+        return Value(not truthy(inner), inner.labels)
+    if isinstance(condition, n.Binary):
+        if condition.operator in ("&&", "||"):
+            left = await pattern(condition.left, subject, env)
+            if truthy(left) == (condition.operator == "||"):
+                return left
+            right = await pattern(condition.right, subject, env)
+            return right.with_labels(left.labels)
+        if isinstance(condition.left, n.Placeholder):
+            return apply_operator(condition.operator, subject, await lenient(condition.right, env))
+        return await lenient(condition, env)
+    if isinstance(condition, n.Regex):
+        return Value(call_method(subject, "match", [await evaluate(condition, env)]).data is not None, subject.labels)
+    wanted = await lenient(condition, env)
+    if isinstance(wanted.data, bool) and not isinstance(subject.data, bool | str):
+        return Value(wanted.data == truthy(subject), wanted.labels)
+    return Value(equal(subject, wanted), wanted.labels)
+
+
+@handles(n.When)
+async def when(node: n.When, env: Env) -> Value:
+    """The value of the branch that matched; null when none does."""
+    chosen = await choose(node, env)
+    if chosen is None or chosen.body is None:
+        return NULL
+    return await take(chosen)
+
+
+async def take(chosen: Chosen) -> Value:
+    assert chosen.body is not None
+    if isinstance(chosen.body, n.Command):
+        from .effects import print_result
+
+        result = await evaluate(chosen.body, chosen.env)
+        print_result(result, chosen.env)
+    else:
+        result = await action_value(chosen.body, chosen.env)
+    return result.with_labels(chosen.labels) if chosen.labels is not NONE else result
+
+
+async def when_statement(node: n.When, env: Env) -> None:
+    """A `when` as a statement of a block: what it does is done, and a value that it gives leaves the function."""
+    chosen = await choose(node, env)
+    if chosen is None or chosen.body is None:
+        return
+    if isinstance(chosen.body, n.Block):
+        await block(chosen.body, chosen.env)  # its `=>` leaves the function by itself
+        return
+    if isinstance(chosen.body, n.When | n.If | n.For | n.Loop):
+        await evaluate_statement(chosen.body, chosen.env)
+        return
+    result = await take(chosen)
+    if gives_value(chosen.body) and result.data is not None and not isinstance(result.data, Undefined):
+        raise Returned(result)
+
+
+@handles(n.If)
+async def if_(node: n.If, env: Env) -> Value:
+    condition = await lenient(node.condition, env)
+    branch = node.then if truthy(condition) else node.otherwise
+    if branch is None:
+        return Value(UNDEFINED)
+    if isinstance(branch, n.Block):
+        return await block(branch, env)
+    return await evaluate(branch, env)
+
+
+@handles(n.WasDenied)
+async def was_denied(node: n.WasDenied, env: Env) -> Value:
+    return Value(bool(env.mx.get("denied")))
+
+
+@handles(n.Anything)
+async def anything(node: n.Anything, env: Env) -> Value:
+    return Value(True)
+
+
+@handles(n.NoMatch)
+async def no_match(node: n.NoMatch, env: Env) -> Value:
+    raise EvaluationError(
+        "The 'none' keyword can only be used as a condition within /when directives", span=node.span, code="none"
+    )

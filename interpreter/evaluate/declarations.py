@@ -1,0 +1,257 @@
+"""What a file declares: `var`, `exe`, `export`, `needs`, `profiles`, `policy`, `auth`, shadow environments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from interpreter import nodes as n
+from interpreter import values_text as vt
+from interpreter.errors import EvaluationError
+from interpreter.labels import NONE
+from interpreter.policy import Policy
+from interpreter.policy_parse import parse_auth, parse_policy
+from interpreter.policy_reader import Locator, Reader
+from interpreter.profiles import choose, parse_profiles
+from interpreter.source import Span
+from interpreter.values import NULL, Value
+
+from .blocks import action_value, declared_labels
+from .core import Env, absent, at, evaluate, handles
+from .expressions import defined
+from .functions import Function
+
+# ── Names ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def define(name: str, value: Value, node: n.Node, env: Env) -> None:
+    """A constant name at the top of a file. Errors: it is defined or imported already."""
+    module = env.module
+    if name in module.imported:
+        raise EvaluationError(
+            f"Variable '{name}' is already imported and cannot be redefined locally", span=node.span,
+            code="variable-redefinition", hint=f"give the import another name: `import {{ {name} as @other }} from …`",
+        )  # fmt: skip
+    if name in module.defined:
+        first = module.defined[name]
+        raise EvaluationError(
+            f"Variable '{name}' is already defined and cannot be redefined; it was defined at {first}", span=node.span,
+            code="variable-redefinition", hint="names are constant in mlld: choose another one, or `let` in a block",
+        )  # fmt: skip
+    module.defined[name] = node.span
+    module.scope.define(name, value)
+
+
+@handles(n.Var)
+async def var(node: n.Var, env: Env) -> Value:
+    if node.tools or node.mcp:
+        from .collections import tools_variable
+
+        value = await tools_variable(node, env)
+    else:
+        value = defined(await action_value(node.value, env))
+    if node.labels:
+        value = value.with_labels(declared_labels(node.labels, node))
+    if value.meta and "index" in value.meta:
+        value = Value(
+            value.data,
+            value.own,
+            labels=value.labels,
+            meta={k: v for k, v in value.meta.items() if k not in ("index", "key")},
+        )
+    env.module.written[node.name] = node.value
+    define(node.name, value, node, env)
+    return value
+
+
+@handles(n.Exe)
+async def exe(node: n.Exe, env: Env) -> Value:
+    description = None
+    if node.options is not None:
+        said = node.options.get("description")
+        description = vt.text(await evaluate(said, env)) if said is not None else None
+    body = node.body
+    if node.options is not None and any(
+        isinstance(e, n.Entry) and e.key != "description" for e in node.options.entries
+    ):
+        body = n.With(value=body, options=node.options, span=node.span)
+    declared_labels(tuple(label for label in node.labels), node)
+    function = Function(
+        name=node.name, parameters=node.parameters or (), body=body, env=env.copy(mx={}, calls=None, box=None, depth=0),
+        labels=node.labels, options=node.options, using=node.using, description=description,
+        span=node.span, taint=NONE,
+    )  # fmt: skip
+    define(node.name, Value(function), node, env)
+    return NULL
+
+
+@handles(n.ShadowEnvironment)
+async def shadow(node: n.ShadowEnvironment, env: Env) -> Value:
+    held = env.module.shadows.setdefault(node.language, {})
+    for name in node.names:
+        found = env.scope.find(name)
+        if found is None or not isinstance(found.data, Function):
+            raise EvaluationError(
+                f"{name} is no function of this file",
+                span=node.span,
+                hint=f"`exe @{name}(…) = {node.language} {{ … }}` first",
+            )
+        held[name] = found
+    return NULL
+
+
+@handles(n.Export)
+async def export(node: n.Export, env: Env) -> Value:
+    module = env.module
+    module.exports = module.exports or {}
+    for item in node.names:
+        module.exports[item.alias or item.name] = item.name
+        module.export_spans[item.alias or item.name] = item.span
+    if node.everything:
+        module.export_everything = True
+    return NULL
+
+
+# ── Configuration values ────────────────────────────────────────────────────────────────────────────
+
+
+def locator(node: n.Node | None, env: Env) -> Locator:
+    """Finds the source of a part of a value that was written as a literal, through variables of the file."""
+
+    def locate(path: tuple[str | int, ...]) -> Span | None:
+        return _walk(node, path, env, 0)
+
+    return locate
+
+
+def _walk(node: n.Node | None, path: tuple[str | int, ...], env: Env, depth: int) -> Span | None:
+    if node is None or depth > 20:
+        return None
+    if isinstance(node, n.Variable):
+        written = env.module.written.get(node.name)
+        return _walk(written, path, env, depth + 1) if written is not None and path else node.span
+    if not path:
+        return node.span
+    head, rest = path[0], path[1:]
+    if isinstance(node, n.Object) and isinstance(head, str):
+        inner = node.get(head)
+        if inner is not None:
+            return _walk(inner, rest, env, depth + 1)
+        for entry in node.entries:
+            if isinstance(entry, n.Spread) and (found := _walk(entry.value, path, env, depth + 1)):
+                return found
+        return None
+    if isinstance(node, n.Array) and isinstance(head, int) and head < len(node.items):
+        return _walk(node.items[head], rest, env, depth + 1)
+    if isinstance(node, n.With | n.Return):
+        return _walk(node.value, path, env, depth + 1)
+    return None
+
+
+def policy_of(value: Value, name: str, node: n.Node, env: Env | None = None) -> Policy:
+    """The policy that a value is, or that its data states."""
+    if isinstance(value.data, PolicyValue):
+        return value.data.policy
+    locate = locator(node, env) if env is not None else (lambda path: node.span if not path else None)
+    return parse_policy(vt.to_plain(value), name=name, locate=locate)
+
+
+class PolicyValue:
+    """A declared policy as a value: `union(@a, @b)`, `with { policy: @p }`, `export { @p }`."""
+
+    kind = "policy"
+    __slots__ = ("plain", "policy")
+
+    def __init__(self, policy: Policy, plain: Any) -> None:
+        self.policy, self.plain = policy, plain
+
+    def describe(self) -> Any:
+        return self.plain
+
+    def get_field(self, name: str, env: Env, own: Any) -> Value | None:
+        return Value(self.plain[name]) if isinstance(self.plain, dict) and name in self.plain else None
+
+
+@handles(n.Policy)
+async def policy(node: n.Policy, env: Env) -> Value:
+    """Declaring a policy puts it in force for this module, and chooses its profile again."""
+    value = node.value
+    if isinstance(value, n.Call) and isinstance(value.function, n.Variable) and value.function.name == "union":
+        parts = [(argument, await evaluate(argument, env)) for argument in value.arguments]
+        composed = Policy()
+        plain: dict[str, Any] = {}
+        for argument, part in parts:
+            own_name = argument.name if isinstance(argument, n.Variable) else node.name
+            composed = composed | policy_of(part, own_name, argument, env)
+            plain.update(vt.to_plain(part) or {})
+    else:
+        made = await evaluate(value, env)
+        composed, plain = policy_of(made, node.name, value, env), vt.to_plain(made)
+    env.module.declare_policy(composed)
+    define(node.name, Value(PolicyValue(composed, plain)), node, env)
+    choose_profile(env)
+    return NULL
+
+
+@handles(n.Auth)
+async def auth(node: n.Auth, env: Env) -> Value:
+    value = await evaluate(node.value, env)
+    reader = Reader(value=vt.to_plain(value), name=f"auth @{node.name}", locate=locator(node.value, env))
+    env.module.auth[node.name] = parse_auth(reader, node.name)
+    return NULL
+
+
+@handles(n.Needs)
+async def needs(node: n.Needs, env: Env) -> Value:
+    """Recorded; what is present is the business of whoever runs the module."""
+    from interpreter.profiles import parse_needs
+
+    value = await evaluate(node.declared, env)
+    env.module.needs.append(parse_needs(vt.to_plain(value), locate=locator(node.declared, env)))
+    return NULL
+
+
+@handles(n.Profiles)
+async def profiles(node: n.Profiles, env: Env) -> Value:
+    value = await evaluate(node.declared, env)
+    env.module.profiles.extend(parse_profiles(vt.to_plain(value), locate=locator(node.declared, env)))
+    choose_profile(env)
+    return NULL
+
+
+def choose_profile(env: Env) -> None:
+    """The profile of a module, against everything that binds it: its own policy and its caller's."""
+    module = env.module
+    if module.profiles:
+        module.chosen = choose(module.profiles, env.authority.policy, strict=bool(env.run.strict_profiles))
+
+
+@handles(n.TemplateFile)
+async def template_file(node: n.TemplateFile, env: Env) -> Value:
+    """The text of an `.att` or `.mtt` file, filled in where it is called."""
+    from interpreter import operations
+    from interpreter.errors import SyntaxFault
+    from interpreter.labels import Labels
+    from interpreter.parser import parse_template
+    from interpreter.source import Source
+
+    from .paths import resolve, shown
+
+    path = resolve(vt.text(await evaluate(node.path, env)), env)
+    parsed = env.run.templates.get(path)
+    if parsed is None:
+        if env.ports.files is None:
+            raise absent("files", node.span, env)
+        try:
+            text = operations.read_file(env.ports.files, path).decode("utf-8", errors="replace")
+        except OSError:
+            raise EvaluationError(
+                f"Template file not found: {shown(path, env)}", span=node.span, code="file-not-found"
+            ) from None
+        try:
+            parsed = parse_template(Source(name=shown(path, env), text=text))
+        except SyntaxFault as fault:
+            raise at(fault, node.span) from None
+        env.run.templates[path] = parsed
+    inside = env.copy(module=env.module.elsewhere(path.parent))
+    value = await evaluate(parsed, inside)
+    return value.with_labels(Labels.of(automatic=("src:template",)))

@@ -1,0 +1,165 @@
+"""What leaves a script: `show`, `log`, `run` as a statement, `output`, `append`, `file`, and the same in pipelines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from interpreter import events, operations
+from interpreter import nodes as n
+from interpreter import values_text as vt
+from interpreter.errors import EvaluationError
+from interpreter.operations import Request, perform
+from interpreter.policy_subjects import Operation, spellings
+from interpreter.values import NULL, Undefined, Value
+
+from .blocks import action_value
+from .commands import function_labels
+from .core import Env, absent, evaluate, handles
+from .paths import resolve, shown
+
+
+def enclosing_labels(env: Env) -> tuple[str, ...]:
+    return function_labels(env.mx.get("exe"))
+
+
+async def emit(kind: Any, value: Value, env: Env, node: n.Node, write: Callable[[Value], None]) -> Value:
+    """One effect on a value, through guards and policy."""
+    if isinstance(value.data, Undefined):
+        value = Value(None, value.labels)
+    operation = Operation(kind=kind, labels=enclosing_labels(env), inputs=(value.labels,))
+
+    async def run(given: tuple[Value, ...]) -> Value:
+        write(given[0])
+        return given[0]
+
+    return await perform(Request(operation=operation, inputs=(value,), span=node.span), env, run)
+
+
+@handles(n.Show)
+async def show(node: n.Show, env: Env) -> Value:
+    """Prints a value as a line of the document, and gives the text, so that `for … => show …` collects it."""
+    value = NULL if node.value is None else await action_value(node.value, env)
+    shown_value = await emit("show", value, env, node, lambda v: env.run.document.shown(vt.display(v)))
+    return Value(vt.display(shown_value), shown_value.labels)
+
+
+@handles(n.Log)
+async def log(node: n.Log, env: Env) -> Value:
+    value = NULL if node.value is None else await action_value(node.value, env)
+    return await emit("log", value, env, node, lambda v: env.ports.output.stderr(env.run.mask(vt.display(v)) + "\n"))
+
+
+def print_result(value: Value, env: Env) -> None:
+    """What a command or call prints when it stands as a statement. Judged already: it is the result of that operation."""
+    text = vt.text(value) if value.data is not None and not isinstance(value.data, Undefined) else ""
+    if text.strip():
+        env.run.document.printed(text)
+
+
+async def effect_stage(node: n.Node, value: Value, env: Env) -> None:
+    """An effect between two stages of a pipeline: on what flows, or on what it names itself."""
+    if isinstance(node, n.Show | n.Log):
+        chosen = value if node.value is None else await evaluate(node.value, env)
+        if isinstance(node, n.Show):
+            await emit("show", chosen, env, node, lambda v: env.run.document.shown(vt.display(v)))
+        else:
+            await emit("log", chosen, env, node, lambda v: env.ports.output.stderr(env.run.mask(vt.display(v)) + "\n"))
+    elif isinstance(node, n.Output | n.Append):
+        chosen = value if node.value is None else await evaluate(node.value, env)
+        await write_target(chosen, node, env)
+
+
+@handles(n.Output, n.Append)
+async def output(node: n.Output | n.Append, env: Env) -> Value:
+    value = Value(env.run.document.text()) if node.value is None else await evaluate(node.value, env)
+    await write_target(value, node, env)
+    return value
+
+
+async def write_target(value: Value, node: n.Output | n.Append, env: Env) -> None:
+    target = node.target
+    append = isinstance(node, n.Append)
+    if target.stream is not None:
+        sink = env.ports.output.stdout if target.stream == "stdout" else env.ports.output.stderr
+        await emit("output", value, env, node, lambda v: sink(env.run.mask(formatted(v, target.format, "")) + "\n"))
+        return
+    if target.variable is not None:
+        raise EvaluationError(
+            "`output … to env` would change this process: give the variable to a command", span=node.span,
+            hint="run cmd { … } using @value as NAME",
+        )  # fmt: skip
+    assert target.path is not None
+    where = await evaluate(target.path, env)
+    path = resolve(vt.text(where), env)
+    suffix = path.suffix.lower()
+    if append and suffix == ".json":
+        raise EvaluationError(
+            "Cannot append to .json files. Use a .jsonl extension for JSON lines output.", span=node.span, code="append"
+        )
+    text = appended(value, suffix, node) if append else formatted(value, target.format, suffix)
+    await write_file(path, text, value, env, node, append=append)
+
+
+def formatted(value: Value, form: str | None, suffix: str) -> str:
+    """The text of a value in the form that was asked for, or that the name of the file asks for."""
+    structure = isinstance(value.data, list | dict)
+    if form == "json" or (form is None and suffix == ".json" and structure):
+        return vt.to_json(value, pretty=True)
+    if form in ("yaml", "yml") or (form is None and suffix in (".yaml", ".yml") and structure):
+        import yaml
+
+        return str(yaml.safe_dump(vt.to_plain(value), sort_keys=False, allow_unicode=True))
+    if form is None and suffix == ".jsonl" and isinstance(value.data, list):
+        return "".join(vt.to_json(item) + "\n" for item in value.data)
+    return vt.text(value) if value.text is not None or not structure else vt.display(value)
+
+
+def appended(value: Value, suffix: str, node: n.Node) -> str:
+    if suffix == ".jsonl":
+        data = value.data
+        if isinstance(data, str):
+            try:
+                return vt.dump(json.loads(data)) + "\n"
+            except ValueError:
+                raise EvaluationError(
+                    "Content appended to .jsonl must be valid JSON. Provide a variable or template that resolves to JSON data.",
+                    span=node.span, code="append",
+                ) from None  # fmt: skip
+        return vt.to_json(value) + "\n"
+    text = vt.text(value)
+    return text if text.endswith("\n") else text + "\n"
+
+
+async def write_file(path: Path, text: str, value: Value, env: Env, node: n.Node, *, append: bool = False) -> None:
+    files = env.ports.files
+    if files is None:
+        raise absent("files", node.span, env)
+    operation = Operation(
+        kind="append" if append else "output", labels=enclosing_labels(env), inputs=(value.labels,),
+        paths=spellings(str(path), root=str(env.run.root), home=env.ports.env.get("HOME", "/nonexistent")),
+    )  # fmt: skip
+
+    async def run(given: tuple[Value, ...]) -> Value:
+        content = text if given[0] is value else formatted(given[0], None, path.suffix.lower())
+        data = content.encode()
+        try:
+            operations.write_file(files, path, data, append=append)
+        except PermissionError as error:
+            raise EvaluationError(
+                f"Cannot write {shown(path, env)}: {error}", span=node.span, code="file-permission"
+            ) from None
+        except OSError as error:
+            raise EvaluationError(
+                f"Cannot write {shown(path, env)}: {error.strerror or error}", span=node.span, code="file"
+            ) from None
+        labels = given[0].labels
+        if labels:
+            # What is read back from here later in the run carries what was written.
+            env.run.written[path] = env.run.written[path] | labels if append and path in env.run.written else labels
+        env.ports.output.event(events.FileWritten(path=shown(path, env), size=len(data), labels=labels.taint))
+        return given[0]
+
+    await perform(Request(operation=operation, inputs=(value,), span=node.span), env, run)

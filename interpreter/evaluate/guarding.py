@@ -1,0 +1,217 @@
+"""Guards as functions: the `when` of a guard is evaluated without any effect, and its answer becomes a decision."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from interpreter import guards as g
+from interpreter import nodes as n
+from interpreter import values_text as vt
+from interpreter.declarations import place_of
+from interpreter.errors import EvaluationError
+from interpreter.guards import NO_GUARDS, Guards
+from interpreter.policy import NO_POLICY, Policy
+from interpreter.ports import Ports
+from interpreter.values import NULL, Undefined, Value, array
+
+from .blocks import action_value
+from .control import choose
+from .core import DECLARING, Env, Returned, Signal, evaluate, handles
+
+if TYPE_CHECKING:
+    from interpreter.policy_subjects import Operation
+
+
+class Unbound:
+    """The authority inside a guard: no guard guards a guard, and no policy judges what has no effect."""
+
+    modules: tuple[Any, ...] = ()
+    hooks: tuple[Any, ...] = ()
+
+    @property
+    def policy(self) -> Policy:
+        return NO_POLICY
+
+    @property
+    def guards(self) -> Guards:
+        return NO_GUARDS
+
+    def joined_by(self, module: Any) -> Unbound:
+        return self
+
+    def narrowed(self, policy: Policy) -> Unbound:
+        return self
+
+    def describe_policies(self) -> dict[str, Any]:
+        return {"configs": {}, "activePolicies": []}
+
+
+UNBOUND = Unbound()
+
+
+def powerless(ports: Ports) -> Ports:
+    """Only output and clock: what a declaration, `@mcpConfig` and a guard may use (P13)."""
+    return Ports(output=ports.output, clock=ports.clock)
+
+
+@handles(n.Guard)
+async def guard(node: n.Guard, env: Env) -> Value:
+    """Declares a guard: from here on it watches."""
+    privileged = node.privileged or _says_privileged(node.options)
+    module = env.module
+    if node.name is not None and node.name in module.own_guards:
+        raise EvaluationError(f"guard @{node.name} is declared twice", span=node.span, code="guard")
+
+    async def decide(call: g.GuardCall) -> g.GuardDecision:
+        return await judge(node, call, env, privileged)
+
+    made = g.Guard(
+        decide=decide, kind=node.filter.kind, filter=node.filter.name, name=node.name, timing=node.timing,
+        privileged=privileged, place=place_of(node.span),
+    )  # fmt: skip
+    module.declare_guard(made)
+    return NULL
+
+
+def _says_privileged(options: n.Object | None) -> bool:
+    said = options.get("privileged") if options is not None else None
+    return isinstance(said, n.Literal) and said.value is True
+
+
+def as_value(guarded: g.Guarded) -> Value:
+    value = guarded.value
+    return value if isinstance(value, Value) else Value(value, guarded.labels)
+
+
+async def judge(node: n.Guard, call: g.GuardCall, env: Env, privileged: bool) -> g.GuardDecision:
+    """The decision of one guard about one operation."""
+    inside = guard_env(node, call, env, privileged)
+    body = node.body
+    try:
+        if isinstance(body, n.When):
+            chosen = await choose(body, inside)
+            if chosen is None or chosen.body is None:
+                return None
+            return await decision(chosen.body, chosen.env, call)
+        return await decision(body, inside, call)
+    except Signal as signal:
+        return g.Allow(value=signal.value, replaces=True) if signal.value is not None else None
+
+
+def guard_env(node: n.Guard, call: g.GuardCall, env: Env, privileged: bool) -> Env:
+    inputs = [as_value(each) for each in call.inputs]
+    whole = array(inputs)
+    subject = as_value(call.subject) if call.subject is not None else None
+    given = subject if subject is not None and call.moment == "before" else whole
+    output = as_value(call.output) if call.output is not None else None
+    if output is not None and call.moment == "after":
+        given = whole if call.subject is None or node.filter.kind != "label" else output
+    shown = output if output is not None else (subject or (inputs[0] if inputs else NULL))
+    labels = shown.labels if call.subject is not None or output is not None else whole.labels
+    operation = call.operation
+    mx: dict[str, Any] = {
+        "op": about(operation),
+        "guard": {"try": call.attempt, "timing": call.moment, "name": node.name, "hintHistory": [call.hint] if call.hint else [],
+                  "reasons": [], "hints": []},
+        "labels": list(labels.labels), "taint": list(labels.taint), "sources": list(labels.sources),
+        "args": arguments(operation, inputs), "privileged": privileged, "input": given, "output": shown,
+    }  # fmt: skip
+    names = {"input": given, "output": shown}
+    run = replace(env.run, limits=DECLARING, steps=0, deadline=None, engine=None)
+    inside = env.copy(run=run, ports=powerless(env.ports), authority=UNBOUND, calls=None, depth=0).block(names)
+    inside.mx = mx
+    return inside
+
+
+def about(operation: Operation) -> dict[str, Any]:
+    """`@mx.op`."""
+    kind = operation.directive or operation.kind
+    shown: dict[str, Any] = {
+        "type": kind, "subtype": operation.kind, "name": operation.name or operation.tool or None,
+        "labels": list(dict.fromkeys((*operation.labels, *operation.operation_labels))),
+    }  # fmt: skip
+    if operation.command:
+        shown["command"] = operation.command
+    if operation.server:
+        shown |= {"server": operation.server, "tool": operation.tool}
+    return shown
+
+
+def arguments(operation: Operation, inputs: list[Value]) -> dict[str, Any]:
+    names = operation.parameters or tuple(f"arg{i}" for i in range(len(inputs)))
+    return {**dict(zip(names, inputs, strict=False)), "names": list(names)}
+
+
+async def decision(body: n.Node, env: Env, call: g.GuardCall) -> g.GuardDecision:
+    if isinstance(body, n.Allow):
+        return await allowed(body, env)
+    if isinstance(body, n.Deny):
+        reason = "" if body.reason is None else vt.text(await evaluate(body.reason, env))
+        return g.Deny(reason=reason or "denied")
+    if isinstance(body, n.Retry):
+        return g.Retry(hint="" if body.hint is None else vt.text(await evaluate(body.hint, env)))
+    if isinstance(body, n.EnvDecision):
+        return g.UseEnvironment(config=None if body.config is None else vt.to_plain(await evaluate(body.config, env)))
+    if isinstance(body, n.Block):
+        return await block_decision(body, env, call)
+    if isinstance(body, n.Labelled):
+        value = await evaluate(body, env)
+        before = await evaluate(body.value, env)
+        gone = tuple(label for label in before.labels.taint if label not in value.labels)
+        new = tuple(label for label in value.labels.labels if label not in before.labels)
+        return g.Allow(value=value, replaces=True, add=new, remove=gone)
+    value = await action_value(body, env)
+    return None if isinstance(value.data, Undefined) else g.Allow(value=value, replaces=True)
+
+
+async def block_decision(body: n.Block, env: Env, call: g.GuardCall) -> g.GuardDecision:
+    inside = env.block()
+    for statement in body.body:
+        if isinstance(statement, n.Allow | n.Deny | n.Retry | n.EnvDecision):
+            return await decision(statement, inside, call)
+        if isinstance(statement, n.Return) and statement.value is not None:
+            return await decision(statement.value, inside, call)
+        if isinstance(statement, n.When):
+            chosen = await choose(statement, inside)
+            if chosen is not None and chosen.body is not None:
+                found = await decision(chosen.body, chosen.env, call)
+                if found is not None:
+                    return found
+            continue
+        try:
+            await evaluate(statement, inside)
+        except Returned as returned:
+            return g.Allow(value=returned.value, replaces=True)
+    return None
+
+
+async def allowed(node: n.Allow, env: Env) -> g.Allow:
+    value = None if node.value is None else await evaluate(node.value, env)
+    options: dict[str, Value] = {}
+    for entry in node.options.entries if node.options is not None else ():
+        if isinstance(entry, n.Entry):
+            options[entry.key] = await evaluate(entry.value, env)
+
+    def names(key: str) -> tuple[str, ...]:
+        held = options.get(key)
+        return (
+            ()
+            if held is None
+            else tuple(vt.text(item) for item in held.items())
+            if isinstance(held.data, list)
+            else (vt.text(held),)
+        )
+
+    warning = vt.text(options["warning"]) if "warning" in options else ""
+    return g.Allow(
+        value=value, replaces=value is not None, add=names("addLabels"), remove=names("removeLabels"), warning=warning
+    )
+
+
+@handles(n.Allow, n.Deny, n.EnvDecision)
+async def stray_decision(node: n.Node, env: Env) -> Value:
+    word = {n.Allow: "allow", n.Deny: "deny", n.EnvDecision: "env"}[type(node)]
+    raise EvaluationError(
+        f"`{word}` is a decision of a guard", span=node.span, hint='guard before LABEL = when [ … => deny "…" ]'
+    )

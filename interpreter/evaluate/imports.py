@@ -1,0 +1,376 @@
+"""`import`: names and namespaces from files, modules, directories, templates, inputs, and MCP servers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from interpreter import nodes as n
+from interpreter import operations
+from interpreter import values_text as vt
+from interpreter.environment_modules import find_module
+from interpreter.errors import ImportFault, MlldError
+from interpreter.labels import Labels
+from interpreter.source import Mode, Source
+from interpreter.values import NULL, Value, record
+
+from .core import Env, absent, at, handles, unsupported
+from .declarations import PolicyValue
+from .frontmatter import read as read_frontmatter
+from .modules import Module
+from .paths import is_url, resolve, shown
+from .templates import text_of_parts
+
+MODULE_SUFFIXES = (".mld", ".mld.md", ".mlld", ".md")
+TEMPLATE_SUFFIXES = (".att", ".mtt")
+
+
+@handles(n.Import)
+async def import_(node: n.Import, env: Env) -> Value:
+    origin = node.origin
+    try:
+        if node.kind == "tools" or origin.form == "mcp":
+            from .mcp_imports import import_tools
+
+            await import_tools(node, env)
+        elif origin.form == "reserved":
+            import_reserved(node, env)
+        elif origin.form in ("node", "python"):
+            raise unsupported(node, f"`import … from {origin.form}`")
+        elif node.kind == "templates":
+            from .directories import import_templates
+
+            await import_templates(node, env)
+        else:
+            await import_module(node, env)
+    except MlldError as error:
+        raise at(error, node.span) from None
+    return NULL
+
+
+# ── Binding names ───────────────────────────────────────────────────────────────────────────────────
+
+
+def bind(name: str, value: Value, source: str, node: n.Import, env: Env) -> None:
+    """An imported name: constant, and never twice from two places."""
+    module = env.module
+    before = module.imported.get(name)
+    if before is not None and before != source:
+        raise ImportFault(
+            f"Import collision - '{name}' already imported from {before}. Alias one of the imports.",
+            span=node.span, code="IMPORT_NAME_CONFLICT", hint=f"import {{ {name} as @other }} from …",
+        )  # fmt: skip
+    if name in module.defined:
+        raise ImportFault(
+            f"Import collision - '{name}' already defined. Alias the import.", span=node.span, code="IMPORT_NAME_CONFLICT",
+            hint=f"import {{ {name} as @other }} from …",
+        )  # fmt: skip
+    if node.labels:
+        value = value.with_labels(Labels.of(*node.labels))
+    module.imported[name] = source
+    module.scope.define(name, value)
+
+
+def choose_names(node: n.Import, offered: dict[str, Value], source: str, env: Env, missing: Any) -> None:
+    """Bind what an import selects of the names on offer."""
+    if node.alias is not None and not node.what:
+        bind(node.alias, record(offered).with_meta(namespace=source), source, node, env)
+        return
+    if node.everything:
+        for name, value in offered.items():
+            bind(name, value, source, node, env)
+        return
+    for item in node.what:
+        if item.name not in offered:
+            raise missing(item)
+        bind(item.alias or item.name, offered[item.name], source, node, env)
+
+
+# ── Reserved sources ────────────────────────────────────────────────────────────────────────────────
+
+
+def time_formats(env: Env) -> dict[str, Value]:
+    import datetime
+
+    moment = datetime.datetime.fromtimestamp(env.ports.clock.now(), datetime.UTC)
+    iso = moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+    return {
+        "iso": Value(iso), "unix": Value(str(int(moment.timestamp()))), "date": Value(moment.strftime("%Y-%m-%d")),
+        "time": Value(moment.strftime("%H:%M:%S")), "timestamp": Value(iso), "year": Value(moment.year),
+    }  # fmt: skip
+
+
+def import_reserved(node: n.Import, env: Env) -> None:
+    name = node.origin.name or ""
+    if name == "keychain":
+        raise ImportFault(
+            "Direct keychain imports are not available. Use policy.auth with using auth:*.", span=node.span,
+            hint='auth @key = { from: "keychain:service/account", as: "KEY" }, then `run cmd { … } using auth:key`',
+        )  # fmt: skip
+    if name in ("now", "time"):
+        offered = time_formats(env)
+        if node.alias and not node.what:
+            bind(node.alias, offered["iso"], f"@{name}", node, env)
+            return
+        choose_names(node, offered, f"@{name}", env, lambda item: ImportFault(
+            f"@{name} has no format '{item.name}'", span=item.span, hint=f"it has: {', '.join(offered)}"))  # fmt: skip
+        return
+    value = env.run.variables.get(name)
+    if value is None and name in ("input", "stdin"):
+        from .inputs import script_input
+
+        value = script_input(env)
+    if value is None:
+        value = Value({})
+    if not node.what and not node.everything:
+        env.module.scope.define(node.alias or name, value)
+        return
+    fields = (
+        {key: value.item(item) for key, item in value.data.items()}
+        if isinstance(value.data, dict)
+        else {"content": value}
+    )
+    for item in node.what:
+        # What the caller did not give is null: a script decides itself whether it needs it.
+        bind(item.alias or item.name, fields.get(item.name, NULL), f"@{name}", node, env)
+    if node.everything:
+        for key, item in fields.items():
+            bind(key, item, f"@{name}", node, env)
+
+
+# ── Files and modules ───────────────────────────────────────────────────────────────────────────────
+
+
+async def locate(node: n.Import, env: Env) -> tuple[Path | str, str]:
+    """The file, directory or URL that an import means, and the name under which people know it."""
+    origin = node.origin
+    if origin.form == "module":
+        from .registry import find
+
+        return find(origin, node, env)
+    text = vt.text(await text_of_parts(origin.parts, env)).strip()
+    if is_url(text):
+        return text, text
+    if text.startswith("@") and not text.startswith(("@root", "@base")):
+        name = text[1:]
+        if name in ("input", "payload", "state", "now", "stdin"):
+            import_reserved(
+                n.Import(**{**fields_of(node), "origin": n.ImportOrigin(form="reserved", name=name, span=origin.span)}),
+                env,
+            )
+            return "", ""
+        if "/" in name:
+            from .registry import find_text
+
+            return find_text(text, node, env)
+        found = env.scope.find(name)
+        if found is not None:
+            text = vt.text(found)
+    path = resolve(text, env)
+    return path, text
+
+
+def fields_of(node: n.Node) -> dict[str, Any]:
+    return {name: getattr(node, name) for name, _ in node._plan}
+
+
+async def import_module(node: n.Import, env: Env) -> None:
+    if env.ports.files is None:
+        raise absent("`import`", node.span, env)
+    if node.kind == "cached" and not _names_url(node):
+        raise ImportFault(
+            "Import type 'cached' requires an absolute URL source.",
+            span=node.span,
+            hint='import cached(1h) "https://…"',
+        )
+    if node.kind == "module" and node.origin.form not in ("module",):
+        raise ImportFault(
+            "Import type 'module' requires a registry module reference.",
+            span=node.span,
+            hint="import module { @x } from @author/name",
+        )
+    target, name = await locate(node, env)
+    if target == "":
+        return
+    if isinstance(target, Path) and not target.suffix and operations.is_directory(env.ports.files, target):
+        from .directories import import_directory
+
+        await import_directory(target, name, node, env)
+        return
+    loaded = await load_module(target, name, node, env)
+    if node.kind == "policy":
+        import_policy(loaded, node, env)
+        return
+    offered = exported(loaded, node)
+    names_guards(loaded, node, env, offered)
+    env.module.modules_used[loaded.name] = loaded
+
+    def missing(item: n.ImportName) -> ImportFault:
+        import difflib
+
+        close = difflib.get_close_matches(item.name, offered, n=1)
+        return ImportFault(
+            f"Import '{item.name}' not found in module '{name}'", span=item.span, code="IMPORT_EXPORT_MISSING",
+            hint=f"did you mean '{close[0]}'?" if close else f"it exports: {', '.join(offered) or 'nothing'}",
+        )  # fmt: skip
+
+    choose_names(node, offered, name, env, missing)
+
+
+def _names_url(node: n.Import) -> bool:
+    first = node.origin.parts[0] if node.origin.parts else None
+    return isinstance(first, n.Text) and is_url(first.text)
+
+
+def names_guards(loaded: Module, node: n.Import, env: Env, offered: dict[str, Value]) -> None:
+    """A guard that is imported by name watches here, too."""
+    for item in node.what:
+        guard = loaded.own_guards.get(item.name)
+        if guard is not None:
+            env.module.guards = env.module.guards | guard
+            env.module.version += 1
+            offered.setdefault(item.name, NULL)
+
+
+def import_policy(loaded: Module, node: n.Import, env: Env) -> None:
+    offered = exported(loaded, node)
+    name = node.alias or (node.what[0].name if node.what else "config")
+    candidates = [offered.get(name), offered.get("config"), offered.get("policy"), *offered.values()]
+    for value in candidates:
+        if value is None:
+            continue
+        if isinstance(value.data, dict) and not isinstance(value.data, PolicyValue) and "config" in value.data:
+            value = value.item(value.data["config"])
+        if isinstance(value.data, PolicyValue | dict):
+            from .declarations import choose_profile, policy_of
+
+            policy = policy_of(value, name, node)
+            env.module.declare_policy(policy)
+            bind(name, Value(PolicyValue(policy, vt.to_plain(value))), loaded.name, node, env)
+            choose_profile(env)
+            return
+    raise ImportFault(
+        f"'{loaded.name}' exports no policy", span=node.span, hint="export { @p }, where `policy @p = { … }`"
+    )
+
+
+async def load_module(target: Path | str, name: str, node: n.Node, env: Env) -> Module:
+    """The module at a place, evaluated once per run."""
+    key = str(target)
+    known = env.run.modules.get(key)
+    chain = env.run.loading
+    if key in chain:
+        steps = " → ".join([*(Path(k).name for k in chain[chain.index(key) :]), Path(key).name])
+        raise ImportFault(
+            f"Circular import detected: {steps}", span=node.span, hint="move what both need into a third file"
+        )
+    if known is not None:
+        return known  # type: ignore[no-any-return]
+    text = await read_module(target, name, node, env)
+    path = Path(target) if isinstance(target, Path) else None
+    module = new_module(path, name, text, env)
+    mark_environment(module, env)
+    if module.is_environment:
+        # What is only declared may come from anywhere: it gets to read its own files and nothing else (P13).
+        from .declared import declaring
+
+        inner = declaring(env, module)
+    else:
+        inner = env.copy(mx={}, calls=None)
+    chain.append(key)
+    try:
+        await run_module(module, inner)
+    finally:
+        chain.pop()
+    env.run.modules[key] = module
+    return module
+
+
+def mark_environment(module: Module, env: Env) -> None:
+    """A directory with a `module.yml` of type environment is a module that may only declare, whoever imports it."""
+    if module.is_environment or module.path is None:
+        module.root = env.module.root
+        return
+    try:
+        found = find_module(str(module.directory), project=env.run.root, files=env.ports.files)  # type: ignore[arg-type]
+    except (MlldError, PermissionError):
+        return
+    if found.manifest is not None and found.entry == module.path:
+        module.is_environment, module.root = True, found.root
+        module.name = found.name
+
+
+async def read_module(target: Path | str, name: str, node: n.Node, env: Env) -> Source:
+    from .loading import load_one, load_url
+
+    load = n.FileLoad(path=(n.Text(text=str(target), span=node.span),), span=node.span)
+    try:
+        value = await (load_url(target, load, env) if isinstance(target, str) else load_one(target, load, env))
+    except IsADirectoryError:
+        raise ImportFault(f"{name} is a directory", span=node.span, hint='import "./dir" as @names') from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise ImportFault(
+            f"Cannot find module '{name}': there is no file {target}", span=node.span, code="IMPORT_NOT_FOUND",
+            hint="the path starts at the directory of this file; `@root/…` starts at the project",
+        ) from None  # fmt: skip
+    except PermissionError as error:
+        raise ImportFault(f"Cannot read module '{name}': {error}", span=node.span) from None
+    shown_name = shown(target, env) if isinstance(target, Path) else target
+    if not str(target).endswith(MODULE_SUFFIXES) and isinstance(target, Path):
+        kind = {".json": "data", ".jsonl": "data", ".yaml": "data", ".att": "template", ".mtt": "template"}.get(
+            target.suffix, "text"
+        )
+        raise ImportFault(
+            f"Import target is not a module: {name} (content type: {kind})", span=node.span,
+            hint=f"load it: `var @x = <{name}>`" if kind != "template" else 'exe @t(a) = template "file.att"',
+        )  # fmt: skip
+    return Source(name=shown_name, text=vt.text(value))
+
+
+def new_module(path: Path | None, name: str, source: Source, env: Env) -> Module:
+    from interpreter.parser import parse_or_raise
+
+    mode: Mode | None = None if path is not None else "strict"
+    document = parse_or_raise(source, mode)
+    frontmatter = None
+    if document.frontmatter is not None:
+        frontmatter = read_frontmatter(f"---\n{document.frontmatter.text}\n---\n")[0]
+    return Module(
+        path=path, name=name, directory=path.parent if path is not None else env.module.directory, document=document,
+        frontmatter=frontmatter,
+        is_environment=env.module.is_environment,
+    )  # fmt: skip
+
+
+async def run_module(module: Module, env: Env) -> None:
+    """The statements of a module, in a scope of its own."""
+    from .run import run_body
+
+    inside = env.copy(
+        module=module, scope=module.scope, authority=env.authority.joined_by(module), top=True, mx={}, box=None
+    )
+    assert module.document is not None
+    module.result = await run_body(module.document, inside, prose=False)
+
+
+def exported(module: Module, node: n.Node) -> dict[str, Value]:
+    """What a module offers: the names of its `export`, or everything that it defined."""
+    offered: dict[str, Value] = {}
+    if module.exports is not None and not module.export_everything:
+        for name, own in module.exports.items():
+            value = module.scope.names.get(own)
+            if value is None:
+                if own in module.own_guards:
+                    value = NULL
+                else:
+                    raise ImportFault(
+                        f"Exported name '{own}' is not defined in this module", span=module.export_spans.get(name),
+                        code="EXPORTED_NAME_NOT_FOUND", hint="export what the file defines, or remove the name",
+                    )  # fmt: skip
+            offered[name] = value
+    else:
+        offered = {name: module.scope.names[name] for name in module.defined if name in module.scope.names}
+        offered.update((name, NULL) for name in module.own_guards)
+    if module.result is not None:
+        offered["default"] = module.result
+    return offered

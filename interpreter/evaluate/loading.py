@@ -1,0 +1,247 @@
+"""Files and pages as values: `<README.md>`, `<docs/*.md>`, `<guide.md # Section>`, `<https://…>`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from interpreter import nodes as n
+from interpreter import operations
+from interpreter import values_text as vt
+from interpreter.errors import EvaluationError, MlldError
+from interpreter.labels import NONE, Labels
+from interpreter.operations import Request, perform
+from interpreter.policy_subjects import Operation, spellings
+from interpreter.values import NULL, Value, array
+
+from . import sections
+from .core import Env, absent, at, evaluate, handles, unsupported
+from .frontmatter import parse_yaml
+from .metadata import FileInfo
+from .paths import is_url, resolve, shown
+from .templates import text_of_parts
+
+GLOB = frozenset("*?[{")
+
+
+@handles(n.FileLoad)
+async def load(node: n.FileLoad, env: Env) -> Value:
+    path = await text_of_parts(node.path, env)
+    text = path.data.strip()
+    if not text:
+        raise EvaluationError("`<>` names no file", span=node.span)
+    try:
+        if is_url(text):
+            loaded = [await load_url(text, node, env)]
+        elif has_glob(text):
+            return await load_many(text, path, node, env)
+        else:
+            loaded = [await load_one(resolve(text, env), node, env)]
+    except (FileNotFoundError, IsADirectoryError) as error:
+        if node.optional:
+            return NULL.with_labels(path.labels)
+        raise missing(text, error, node, env) from None
+    except PermissionError as error:
+        raise EvaluationError(f"Cannot read {text}: {error}", span=node.span, code="file-permission") from None
+    except MlldError as error:
+        raise at(error, node.span) from None
+    value = await shape(loaded[0], node, env)
+    return value.with_labels(path.labels) if path.labels is not NONE else value
+
+
+def missing(text: str, error: OSError, node: n.FileLoad, env: Env) -> EvaluationError:
+    if isinstance(error, IsADirectoryError):
+        return EvaluationError(
+            f"{text} is a directory",
+            span=node.span,
+            code="file-not-found",
+            hint=f"`<{text.rstrip('/')}/*.md>` loads its files",
+        )
+    return EvaluationError(
+        f"File not found: {text}", span=node.span, code="file-not-found",
+        hint=f"looked at {shown(resolve(text, env), env)}; `<{text}>?` gives null when a file is missing",
+    )  # fmt: skip
+
+
+def has_glob(text: str) -> bool:
+    return (bool(GLOB & set(text)) and not Path(text).is_absolute()) or "*" in text
+
+
+async def resolve_paths(node: n.FileLoad, env: Env) -> list[Path]:
+    """The files that a load names, without reading them."""
+    text = vt.text(await text_of_parts(node.path, env)).strip()
+    files = env.ports.files
+    if files is None:
+        raise absent("files", node.span, env)
+    if is_url(text):
+        return []
+    try:
+        if has_glob(text):
+            return find(text, env)
+        path = resolve(text, env)
+        return [path] if operations.file_exists(files, path) else []
+    except (PermissionError, OSError):
+        return []
+
+
+def find(text: str, env: Env) -> list[Path]:
+    assert env.ports.files is not None
+    base = resolve(text, env)
+    parts = base.parts
+    split = next((i for i, part in enumerate(parts) if GLOB & set(part)), len(parts))
+    root, pattern = Path(*parts[:split]), "/".join(parts[split:])
+    found: dict[Path, None] = {}
+    for each in expand(pattern):
+        found.update(dict.fromkeys(operations.find_files(env.ports.files, root, each)))
+    hidden = any(part.startswith(".") for part in pattern.split("/"))
+    return sorted(p for p in found if hidden or not any(x.startswith(".") for x in p.relative_to(root).parts))
+
+
+def expand(pattern: str) -> list[str]:
+    """`{a,b}` written out: one pattern for each."""
+    start = pattern.find("{")
+    end = pattern.find("}", start)
+    if start < 0 or end < 0:
+        return [pattern]
+    return [
+        each
+        for choice in pattern[start + 1 : end].split(",")
+        for each in expand(pattern[:start] + choice + pattern[end + 1 :])
+    ][:64]
+
+
+async def load_many(text: str, path: Value, node: n.FileLoad, env: Env) -> Value:
+    if env.ports.files is None:
+        raise absent("files", node.span, env)
+    loaded: list[Value] = []
+    for each in find(text, env):
+        try:
+            loaded.append(await shape(await load_one(each, node, env), node, env))
+        except MlldError as error:
+            if error.code == "section-not-found":
+                continue  # of many files, those that have the section
+            raise
+    return array(loaded, path.labels)
+
+
+async def load_one(path: Path, node: n.FileLoad, env: Env) -> Value:
+    files = env.ports.files
+    if files is None:
+        raise absent("files", node.span, env)
+    operation = Operation(
+        kind="read", paths=spellings(str(path), root=str(env.run.root), home=env.ports.env.get("HOME", "/nonexistent"))
+    )
+
+    async def read(given: tuple[Value, ...]) -> Value:
+        if operations.is_directory(files, path):
+            raise IsADirectoryError(str(path))
+        data = operations.read_file(files, path)
+        return file_value(path, data, env)
+
+    return await perform(Request(operation=operation, span=node.span), env, read)
+
+
+def file_labels(path: Path, env: Env) -> Labels:
+    directories = tuple(f"dir:{parent}" for parent in path.parents if str(parent) != "/")
+    labels = Labels.of(automatic=("src:file", *directories), sources=(str(path),))
+    written = env.run.written.get(path)
+    return labels | written if written is not None else labels
+
+
+def file_value(path: Path, data: bytes, env: Env) -> Value:
+    text = data.decode("utf-8", errors="replace").removeprefix("\ufeff")
+    info = FileInfo(path=path, root=env.run.root, raw=text)
+    return Value(
+        file_data(path.name, text, shown(path, env)), file_labels(path, env), meta={"file": info, "text": text}
+    )
+
+
+def file_data(name: str, text: str, shown_as: str) -> Any:
+    """What a file holds, by its type: JSON, JSON lines, YAML are data, everything else is text."""
+    suffix = name.rpartition(".")[2].lower()
+    if suffix == "json":
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise EvaluationError(f"Failed to parse JSON from {shown_as}: {error}", code="not-json") from None
+    if suffix == "jsonl":
+        records = []
+        for number, line in enumerate(text.splitlines(), 1):
+            if line.strip():
+                try:
+                    records.append(json.loads(line))
+                except ValueError as error:
+                    raise EvaluationError(
+                        f"Failed to parse JSON from {shown_as}, line {number}: {error}", code="not-json"
+                    ) from None
+        return records
+    if suffix in ("yaml", "yml"):
+        try:
+            return parse_yaml(text)
+        except ValueError as error:
+            raise EvaluationError(f"Failed to parse YAML from {shown_as}: {error}", code="not-yaml") from None
+    return text
+
+
+async def load_url(url: str, node: n.FileLoad, env: Env) -> Value:
+    if env.ports.http is None:
+        raise absent("the network", node.span, env)
+    host = urlsplit(url).hostname or ""
+    operation = Operation(kind="network", host=host)
+
+    async def get(given: tuple[Value, ...]) -> Value:
+        try:
+            body, content_type = await operations.load_url(env.ports, url)
+        except OSError as error:
+            raise EvaluationError(f"Cannot load {url}: {error}", span=node.span, code="network") from None
+        raw = body.decode("utf-8", errors="replace")
+        text, extra = page(raw, content_type)
+        extra |= {"domain": host, "contentType": content_type, "status": 200}
+        info = FileInfo(url=url, raw=text, extra=extra)
+        data = vt.parse_loosely(text) if "json" in content_type else text
+        labels = Labels.of(automatic=("src:network",), sources=(url,))
+        return Value(data, labels, meta={"file": info, "text": text})
+
+    return await perform(Request(operation=operation, span=node.span), env, get)
+
+
+def page(raw: str, content_type: str) -> tuple[str, dict[str, Any]]:
+    """The text of a page, and what is known about it."""
+    return raw, {"html": raw} if "html" in content_type else {}
+
+
+async def shape(value: Value, node: n.FileLoad, env: Env) -> Value:
+    """What is left after sections, selectors and the `as` template."""
+    if node.sections or node.without:
+        value = await select_sections(value, node, env)
+    if node.selectors:
+        raise unsupported(node, "`<file { name }>`, selecting from source code,")
+    if node.shape is None:
+        return value
+    text = await evaluate(node.shape, env.ambient(placeholder=value))
+    if node.sections:
+        if len(node.sections) > 1:
+            raise EvaluationError("Renaming multiple sections is not supported yet", span=node.span)
+        if not _has_placeholder(node.shape):
+            renamed = sections.renamed(vt.text(value), vt.text(text))
+            return Value(renamed, value.labels, meta={**(value.meta or {}), "text": renamed})
+    return text.with_labels(value.labels)
+
+
+def _has_placeholder(node: n.Node) -> bool:
+    return isinstance(node, n.Placeholder) or any(_has_placeholder(child) for child in node.children())
+
+
+async def select_sections(value: Value, node: n.FileLoad, env: Env) -> Value:
+    text = vt.text(value)
+    include = [((await text_of_parts(s.name, env)).data.strip(), s.optional) for s in node.sections]
+    exclude = [(await text_of_parts(s.name, env)).data.strip() for s in node.without]
+    if len(include) == 1 and include[0][0].rstrip().endswith("??"):
+        hashes = include[0][0].rstrip()[:-2].strip()
+        return Value(sections.listing(text, len(hashes) + 1 if hashes else None), value.labels)
+    found = sections.select(text, include, exclude)
+    if include and not found and all(optional for _, optional in include):
+        return Value(None, value.labels)
+    return Value(found, value.labels, meta={**(value.meta or {}), "text": found})

@@ -1,0 +1,244 @@
+"""Names and what hangs below them: `@x`, `@x.field`, `@x[0]`, `@x[1:3]`, `@x[*].name`.
+
+A name that nobody defined is an error with the nearest name offered. Conditions, `??`, `?` and optional fields are lenient: there a
+missing name or field is `undefined`, which is falsy.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from interpreter import nodes as n
+from interpreter import values_text as vt
+from interpreter.errors import EvaluationError
+from interpreter.source import Span
+from interpreter.values import UNDEFINED, Undefined, Value, array, type_name
+
+from . import metadata
+from .builtins import BUILTINS
+from .core import Env, at, evaluate, handles
+from .reserved import RESERVED
+
+
+class Missing(EvaluationError):
+    """A name or a field that is not there; lenient places turn it into `undefined`."""
+
+    code = "not-found"
+
+
+async def find(name: str, env: Env, span: Span | None = None) -> Value:
+    """The value of a name: from the scopes, then the reserved names, then what is built in."""
+    found = env.scope.find(name)
+    if found is not None:
+        return found
+    reserved = RESERVED.get(name)
+    if reserved is not None:
+        value = reserved(env)
+        if value is not None:
+            return value
+    extra = env.run.variables.get(name)
+    if extra is not None:
+        return extra
+    built_in = BUILTINS.get(name)
+    if built_in is not None:
+        return built_in
+    raise Missing(f"Variable not found: {name}", span=span, code="undefined-variable", hint=nearest(name, env))
+
+
+def nearest(name: str, env: Env) -> str:
+    known = [*env.scope.visible(), *RESERVED, *BUILTINS]
+    close = difflib.get_close_matches(name, known, n=1)
+    if close:
+        return f"did you mean @{close[0]}?"
+    return f"define it before it is used: `var @{name} = …`"
+
+
+@handles(n.Variable)
+async def variable(node: n.Variable, env: Env) -> Value:
+    found = env.scope.find(node.name)
+    return found if found is not None else await find(node.name, env, node.span)
+
+
+async def lenient(node: n.Node, env: Env) -> Value:
+    """The value, or `undefined` where a name or field is missing."""
+    try:
+        return await evaluate(node, env)
+    except Missing:
+        return Value(UNDEFINED)
+
+
+@handles(n.Field)
+async def field_access(node: n.Field, env: Env) -> Value:
+    if isinstance(node.target, n.Wildcard) or projecting(node.target):
+        return await project(node, env)
+    if node.optional:
+        target = await lenient(node.target, env)
+        if target.data is None or isinstance(target.data, Undefined):
+            return Value(UNDEFINED, target.labels)
+        try:
+            return get_field(target, node.name, env)
+        except Missing:
+            return Value(UNDEFINED, target.labels)
+    target = await evaluate(node.target, env)
+    try:
+        return get_field(target, node.name, env)
+    except EvaluationError as error:
+        raise at(error, node.span) from None
+
+
+def get_field(target: Value, name: str, env: Env) -> Value:
+    """One field. `.mx` is metadata; `.length` works on everything that has one; lists take numbers."""
+    data = target.data
+    if name == "mx":
+        if isinstance(data, metadata.Metadata):
+            return target
+        return Value(metadata.Metadata(target, env))
+    if isinstance(data, dict):
+        if name in data:
+            return target.item(data[name])
+        if name == "length":
+            return Value(len(data), target.own)
+        if target.meta and "file" in target.meta and name in ("content", "text"):
+            return Value(vt.text(target), target.labels)
+        alternatives = list(data)
+        hint = difflib.get_close_matches(name, alternatives, n=1)
+        raise Missing(
+            f'Field "{name}" not found in object',
+            code="field-not-found",
+            hint=f"did you mean `.{hint[0]}`?"
+            if hint
+            else f"it has: {', '.join(map(str, alternatives[:12])) or 'no fields'}",
+        )
+    if isinstance(data, list):
+        if name == "length":
+            return Value(len(data), target.own)
+        if name.lstrip("-").isdigit():
+            return get_index(target, int(name))
+        if name in ("any", "all", "none"):
+            return metadata.quantified(target, name, env)
+        if name == "text":
+            return Value(vt.text(target), target.labels)
+        raise Missing(
+            f'Field "{name}" not found in array', code="field-not-found",
+            hint=f"take an element first (`[0]`), or one field of all: `[*].{name}`",
+        )  # fmt: skip
+    if isinstance(data, str):
+        if name == "length":
+            return Value(len(data), target.labels)
+        if name.isdigit():
+            return get_index(target, int(name))
+        if target.meta and "file" in target.meta and name in ("content", "text"):
+            return target
+        parsed = vt.parse_loosely(data)
+        if not isinstance(parsed, str):
+            raise Missing(
+                f'Cannot access field "{name}" on JSON string. Parse with | @parse first', code="field-on-text",
+                hint="`var @data = @text | @parse`",
+            )  # fmt: skip
+    if data is None or isinstance(data, Undefined):
+        raise Missing(
+            f'Cannot access field "{name}" of {type_name(data)}',
+            code="field-of-null",
+            hint=f"`.{name}?` gives null instead",
+        )
+    getter = getattr(data, "get_field", None)
+    if getter is not None:
+        found = getter(name, env, target.own)
+        if found is not None:
+            return found  # type: ignore[no-any-return]
+    raise Missing(
+        f'Cannot access field "{name}" on {type_name(data)} value', code="field-not-found",
+        hint=f"`.mx.{name}` is metadata" if name in metadata.NAMES else None,
+    )  # fmt: skip
+
+
+def get_index(target: Value, index: int) -> Value:
+    data = target.data
+    try:
+        if isinstance(data, list):
+            return target.item(data[index])
+        return Value(data[index], target.labels)
+    except IndexError:
+        raise Missing(
+            f"Array index {index} out of bounds (array length: {len(data)})", code="index",
+            hint="`??` gives a default: `@xs[3] ?? \"none\"`",
+        ) from None  # fmt: skip
+
+
+@handles(n.Index)
+async def index_access(node: n.Index, env: Env) -> Value:
+    target = await evaluate(node.target, env)
+    key = await evaluate(node.key, env)
+    try:
+        return get_key(target, key, env)
+    except EvaluationError as error:
+        raise at(error, node.span) from None
+
+
+def get_key(target: Value, key: Value, env: Env) -> Value:
+    name = key.data
+    if isinstance(name, float) and name.is_integer():
+        name = int(name)
+    if isinstance(target.data, list | str) and isinstance(name, int) and not isinstance(name, bool):
+        return get_index(target, name).with_labels(key.labels)
+    if isinstance(target.data, dict):
+        text = name if isinstance(name, str) else vt.text(key)
+        if text in target.data:
+            return target.item(target.data[text]).with_labels(key.labels)
+        if isinstance(name, int):
+            raise Missing(f"Array index {name} on an object", code="index", hint='objects are read by key: `@o["key"]`')
+    return get_field(target, name if isinstance(name, str) else vt.text(key), env).with_labels(key.labels)
+
+
+@handles(n.Slice)
+async def slice_access(node: n.Slice, env: Env) -> Value:
+    target = await evaluate(node.target, env)
+    ends: list[int | None] = []
+    for end in (node.start, node.stop):
+        value = None if end is None else (await evaluate(end, env)).data
+        if value is not None and not isinstance(value, int):
+            raise EvaluationError(f"a slice wants whole numbers, got {type_name(value)}", span=node.span)
+        ends.append(value)
+    if isinstance(target.data, list):
+        return array((target.item(i) for i in target.data[slice(*ends)]), target.own)
+    if isinstance(target.data, str):
+        return Value(target.data[slice(*ends)], target.labels)
+    raise EvaluationError(f"Cannot slice {type_name(target)}: only arrays and text have parts in order", span=node.span)
+
+
+def projecting(node: n.Node) -> bool:
+    """Is there a `[*]` somewhere to the left, with only fields and indexes in between?"""
+    while isinstance(node, n.Field | n.Index):
+        node = node.target
+    return isinstance(node, n.Wildcard)
+
+
+async def project(node: n.Field, env: Env) -> Value:
+    """`@xs[*].a.b`: the field of every element that has it."""
+    target = await evaluate(node.target, env)
+    found: list[Value] = []
+    for item in target.items() if isinstance(target.data, list) else ():
+        try:
+            found.append(get_field(item, node.name, env))
+        except Missing:
+            continue
+    return array(found, target.own)
+
+
+@handles(n.Wildcard)
+async def wildcard(node: n.Wildcard, env: Env) -> Value:
+    target = await evaluate(node.target, env)
+    if isinstance(target.data, dict):
+        return array((target.item(v) for v in target.data.values()), target.own)
+    if not isinstance(target.data, list):
+        raise EvaluationError(f"`[*]` wants an array, got {type_name(target)}", span=node.span)
+    return target
+
+
+@handles(n.Placeholder)
+async def placeholder(node: n.Placeholder, env: Env) -> Value:
+    at_hand: Any = env.mx.get("placeholder")
+    if at_hand is None:
+        raise EvaluationError("`<>` stands for a loaded file: only in the text after `as`", span=node.span)
+    return at_hand  # type: ignore[no-any-return]

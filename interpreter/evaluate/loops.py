@@ -1,0 +1,349 @@
+"""Repeating: `for` (in order or parallel), `foreach`, `loop`, `while`."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+from interpreter import nodes as n
+from interpreter import values_text as vt
+from interpreter.errors import EvaluationError, LimitReached, MlldError, UserBail
+from interpreter.labels import NONE, joined
+from interpreter.source import Span
+from interpreter.values import NULL, Undefined, Value, array, truthy, type_name
+
+from .blocks import block_value
+from .core import Env, LoopContinue, LoopDone, Returned, Skipped, at, evaluate, handles
+from .lookup import lenient
+from .operators import to_number
+
+DEFAULT_PARALLEL = 4
+MAX_PARALLEL = 64
+
+
+def pairs(source: Value, span: Span) -> Iterator[tuple[Value, Value]]:
+    """Key and element of each element; elements know their place as `.mx.key` and `.mx.index`."""
+    data = source.data
+    if isinstance(data, str):
+        parsed = vt.parse_loosely(data)
+        if not isinstance(parsed, str):
+            source, data = Value(parsed, source.labels), parsed
+    if isinstance(data, list):
+        for index, item in enumerate(source.items()):
+            yield Value(str(index)), item.with_meta(index=index, key=str(index))
+    elif isinstance(data, dict):
+        for key in list(data):
+            yield Value(key), source.item(data[key]).with_meta(key=key)
+    elif data is not None and not isinstance(data, Undefined):
+        raise EvaluationError(
+            f"for expects an array or an object, got {type_name(source)}", span=span, code="type",
+            hint="text is split first: `@text.split(\"\\n\")`" if isinstance(data, str) else None,
+        )  # fmt: skip
+
+
+class Round:
+    """One iteration: its environment, made when it starts."""
+
+    __slots__ = ("env", "index", "item", "key")
+
+    def __init__(self, index: int, key: Value, item: Value, env: Env) -> None:
+        self.index, self.key, self.item, self.env = index, key, item, env
+
+
+def rounds(node: n.For, source: Value, env: Env) -> list[Round]:
+    members = list(pairs(source, node.iterable.span))
+    is_object = isinstance(source.data, dict)
+    made = []
+    parallel = node.parallel is not None
+    for index, (key, item) in enumerate(members):
+        names = bind(node, key, item, is_object)
+        context = {"index": index, "total": len(members), "key": key.data, "parallel": parallel}
+        inside = env.block(names, barrier=parallel)
+        inside.mx = {**env.mx, "for": context}
+        made.append(Round(index, key, item, inside))
+    return made
+
+
+def bind(node: n.For, key: Value, item: Value, is_object: bool) -> dict[str, Value]:
+    names = {node.variable: item}
+    if node.key is not None:
+        names[node.key] = key
+    elif is_object:
+        names[f"{node.variable}_key"] = key
+    if node.path:
+        for step in node.path:
+            if not isinstance(item.data, dict) or step not in item.data:
+                raise EvaluationError(
+                    f'Field "{step}" not found in object in for binding @{node.variable}.{".".join(node.path)} (key {key.data})',
+                    span=node.span, code="field-not-found",
+                )  # fmt: skip
+            item = item.item(item.data[step])
+    return names
+
+
+Body = Callable[[Round], Awaitable[Value | None]]
+
+
+async def run_rounds(node: n.For, env: Env, body: Body) -> list[Value]:
+    """The results of all iterations in order of the elements; left-out ones are not there."""
+    source = await evaluate(node.iterable, env)
+    todo = rounds(node, source, env)
+    if node.parallel is not None:
+        results = await in_parallel(node, todo, env, body)
+    else:
+        results = []
+        for each in todo:
+            try:
+                result = await one(node, each, body)
+            except LoopDone:
+                break
+            if result is not None:
+                results.append(result)
+    return results
+
+
+async def one(node: n.For, each: Round, body: Body) -> Value | None:
+    try:
+        if node.condition is not None and not truthy(await lenient(node.condition, each.env)):
+            return None
+        return await body(each)
+    except (Skipped, LoopContinue):
+        return None
+
+
+async def in_parallel(node: n.For, todo: list[Round], env: Env, body: Body) -> list[Value]:
+    """Up to `limit` iterations at once. One that fails becomes an error marker; the others go on."""
+    assert node.parallel is not None
+    limit = await limit_of(node.parallel.limit, env) or DEFAULT_PARALLEL
+    pace = await seconds_of(node.parallel.rate, env)
+    results: dict[int, Value] = {}
+    errors: list[dict[str, Any]] = []
+    queue = iter(todo)
+    stop = False
+    gate = asyncio.Lock()
+    last_start = 0.0
+
+    async def worker() -> None:
+        nonlocal stop, last_start
+        for each in queue:
+            if stop:
+                return
+            if pace:
+                async with gate:
+                    wait = last_start + pace - env.ports.clock.monotonic()
+                    if last_start and wait > 0:
+                        await env.ports.clock.sleep(wait)
+                    last_start = env.ports.clock.monotonic()
+            try:
+                result = await one(node, each, body)
+            except LoopDone:
+                stop = True
+                return
+            except UserBail:
+                raise
+            except MlldError as error:
+                marker = error_marker(error, each)
+                errors.append(marker)
+                env.ports.output.stderr(f"  ⚠ for iteration {each.index} error: {env.run.mask(marker['message'])}\n")
+                results[each.index] = Value(marker)
+            else:
+                if result is not None:
+                    results[each.index] = result
+
+    tasks = [asyncio.ensure_future(worker()) for _ in range(min(limit, len(todo), MAX_PARALLEL))]
+    try:
+        await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+    env.scope.define("\0errors", Value(sorted(errors, key=lambda e: e["index"])))
+    return [results[index] for index in sorted(results)]
+
+
+def error_marker(error: MlldError, each: Round) -> dict[str, Any]:
+    return {
+        "index": each.index,
+        "key": each.key.data,
+        "message": getattr(error, "plain", None) or error.message,
+        "error": getattr(error, "plain", None) or error.message,
+        "value": vt.to_plain(each.item),
+    }
+
+
+async def limit_of(node: n.Node | None, env: Env) -> int | None:
+    if node is None:
+        return None
+    value = to_number((await evaluate(node, env)).data)
+    if value != value or value < 1:
+        raise EvaluationError("the limit must be a number of at least 1", span=node.span)
+    return min(int(value), MAX_PARALLEL)
+
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+
+
+async def seconds_of(node: n.Node | None, env: Env) -> float:
+    """A pause: `1s`, or text or a number of milliseconds."""
+    if node is None:
+        return 0.0
+    if isinstance(node, n.Duration):
+        return node.seconds
+    value = await evaluate(node, env)
+    text = vt.text(value).strip()
+    for unit in ("ms", "s", "m", "h", "d", "w"):
+        if text.endswith(unit) and text[: -len(unit)].replace(".", "", 1).isdigit():
+            return float(text[: -len(unit)]) * _UNITS[unit]
+    number = to_number(value.data)
+    if number != number or number < 0:
+        raise EvaluationError(f"a length of time was expected (`500ms`, `2s`), got {text!r}", span=node.span)
+    return float(number) / 1000
+
+
+@handles(n.For)
+async def for_(node: n.For, env: Env) -> Value:
+    """The results of a `for`, after its batch pipeline."""
+
+    async def body(each: Round) -> Value | None:
+        return await body_value(node.body, each.env)
+
+    results = await run_rounds(node, env, body)
+    value = array(results)
+    source_labels = joined(r.labels for r in results)
+    if source_labels is not NONE:
+        value = value.with_labels(source_labels)
+    if node.batch:
+        from .pipelines import run_stages
+
+        value = await run_stages(value, node.batch, env, node.span)
+    return value
+
+
+async def body_value(body: n.Node, env: Env) -> Value:
+    if isinstance(body, n.Block):
+        try:
+            value = await block_value(body, env)
+        except Returned as returned:
+            value = returned.value or NULL
+        return Value(None, value.labels) if isinstance(value.data, Undefined) else value
+    try:
+        value = await evaluate(body, env)
+    except Returned as returned:
+        value = returned.value or NULL
+    return Value(None, value.labels) if isinstance(value.data, Undefined) else value
+
+
+@handles(n.Foreach)
+async def foreach(node: n.Foreach, env: Env) -> Value:
+    """`foreach @f(@xs, @ys)`: the function over every combination of elements."""
+    from .calls import invoke
+
+    if node.function is None:
+        return await evaluate(node.arguments[0], env)
+    callee = await evaluate(node.function, env)
+    sources = [await evaluate(argument, env) for argument in node.arguments]
+    axes = []
+    for source, argument in zip(sources, node.arguments, strict=True):
+        if isinstance(source.data, str):
+            source = Value(vt.parse_loosely(source.data), source.labels)
+        if not isinstance(source.data, list):
+            raise EvaluationError(f"foreach expects arrays, got {type_name(source)}", span=argument.span, code="type")
+        axes.append(list(source.items()))
+    names = getattr(callee.data, "names", ())
+    if len(axes) > len(names) and names:
+        raise EvaluationError(
+            f"foreach gives {len(axes)} arguments to a function of {len(names)}", span=node.span, code="arity"
+        )
+    results = [await invoke(callee, list(combination), env, node.span) for combination in itertools.product(*axes)]
+    value = array(results)
+    if node.batch:
+        from .pipelines import run_stages
+
+        value = await run_stages(value, node.batch, env, node.span)
+    return value
+
+
+# ── loop and while ──────────────────────────────────────────────────────────────────────────────────
+
+
+async def loop_limit(node: n.Node | None, env: Env, what: str) -> int | None:
+    if node is None:
+        return None
+    if isinstance(node, n.Variable) and node.name == "endless":
+        return None
+    value = (await evaluate(node, env)).data
+    if isinstance(value, str) and value == "endless":
+        return None
+    if (
+        (isinstance(value, str) and not value.strip().isdigit())
+        or isinstance(value, bool | list | dict)
+        or value is None
+    ):
+        raise EvaluationError(f"{what} limit expects a number.", span=node.span, code="type")
+    number = to_number(value)
+    if number != number or number < 1:
+        raise EvaluationError(f"{what} limit must be a positive number.", span=node.span, code="type")
+    return int(number)
+
+
+@handles(n.Loop)
+async def loop(node: n.Loop, env: Env) -> Value:
+    limit = await loop_limit(node.limit, env, "loop")
+    pace = await seconds_of(node.rate, env)
+    state = NULL
+    bound = env.run.limits.iterations
+    for iteration in itertools.count(1):
+        if limit is not None and iteration > limit:
+            break
+        if iteration > bound:
+            raise LimitReached(f"the loop did not end within {bound:,} rounds", span=node.span)
+        if iteration > 1 and pace:
+            await env.ports.clock.sleep(pace)
+        inside = env.block({"input": state}, loop={"iteration": iteration, "limit": limit, "active": True}, input=state)
+        if node.until is not None and truthy(await lenient(node.until, inside)):
+            break
+        try:
+            from .blocks import statements
+
+            await statements(node.body.body, inside)
+        except LoopDone as done:
+            return done.value or NULL
+        except LoopContinue as again:
+            if again.value is not None:
+                state = again.value
+        if not iteration & 63:
+            await asyncio.sleep(0)
+    return state
+
+
+async def run_while(
+    state: Value, function: n.Node, limit_node: n.Node, rate: n.Node | None, env: Env, span: Span
+) -> Value:
+    """`| while(limit, rate) @f`: the function again and again, until it says `done`."""
+    from .pipelines import call_stage
+
+    limit = await loop_limit(limit_node, env, "while") or env.run.limits.iterations
+    pace = await seconds_of(rate, env)
+    for iteration in range(1, limit + 1):
+        if iteration > 1 and pace:
+            await env.ports.clock.sleep(pace)
+        context = {"iteration": iteration, "limit": limit, "active": True}
+        mx = {k: v for k, v in env.mx.items() if k not in ("pipeline", "retryable")}
+        inside = env.copy(mx={**mx, "while": context})
+        try:
+            state = await call_stage(function, state, inside)
+        except LoopDone as done:
+            return done.value or state
+        except LoopContinue as again:
+            state = again.value or state
+        except EvaluationError as error:
+            raise at(error, span) from None
+    return state
+
+
+@handles(n.While)
+async def while_(node: n.While, env: Env) -> Value:
+    return await run_while(NULL, node.function, node.limit, node.rate, env, node.span)

@@ -1,0 +1,169 @@
+"""What the operators compute, on values alone: arithmetic, order, equality, tolerant comparison."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from interpreter import values_text as vt
+from interpreter.errors import EvaluationError
+from interpreter.values import Undefined, Value, boolean, number
+
+
+class Pattern:
+    """A regular expression as a value: only methods of strings look inside."""
+
+    kind = "regex"
+    __slots__ = ("flags", "source")
+
+    def __init__(self, source: str, flags: str) -> None:
+        self.source, self.flags = source, flags
+
+    def describe(self) -> str:
+        return f"/{self.source}/{self.flags}"
+
+
+def apply_operator(operator: str, left: Value, right: Value) -> Value:
+    labels = left.labels | right.labels
+    if operator in ("==", "!="):
+        return boolean(equal(left, right) == (operator == "=="), labels)
+    if operator in ("~=", "!~="):
+        return boolean(tolerant(left, right) == (operator == "~="), labels)
+    if operator in ORDERINGS:
+        return boolean(compare(operator, left.data, right.data), labels)
+    result = arithmetic(operator, left.data, right.data)
+    if result != result and operator == "+" and isinstance(left.data, str) and isinstance(right.data, str):
+        raise EvaluationError(
+            "String concatenation with + is not supported. Use template strings instead.",
+            hint="a template joins texts: `@first @second`",
+        )
+    return Value(result, labels)
+
+
+def to_number(data: Any) -> int | float:
+    """The number that something stands for; NaN when it stands for none."""
+    if isinstance(data, Value):
+        data = data.data
+    if isinstance(data, bool):
+        return int(data)
+    if isinstance(data, int | float):
+        return data
+    if data is None:
+        return 0
+    if isinstance(data, str):
+        source = data.strip()
+        if not source:
+            return 0
+        try:
+            return number(int(source)) if source.lstrip("+-").isdigit() else number(float(source.replace("_", "x")))
+        except ValueError:
+            if source[:2].lower() in ("0x", "0b", "0o"):
+                try:
+                    return int(source, 0)
+                except ValueError:
+                    return math.nan
+            return math.nan
+    return math.nan
+
+
+def arithmetic(operator: str, left: Any, right: Any) -> int | float:
+    a, b = to_number(left), to_number(right)
+    try:
+        if operator == "+":
+            return number(a + b)
+        if operator == "-":
+            return number(a - b)
+        if operator == "*":
+            return number(a * b)
+        if b == 0:
+            return math.nan if operator == "%" or a == 0 or a != a else math.copysign(math.inf, a)
+        if operator == "/":
+            return number(a // b) if isinstance(a, int) and isinstance(b, int) and a % b == 0 else number(a / b)
+        return number(math.fmod(a, b))
+    except (OverflowError, ValueError):
+        return math.nan
+
+
+ORDERINGS: dict[str, Callable[[Any, Any], bool]] = {
+    "<": lambda a, b: a < b,
+    ">": lambda a, b: a > b,
+    "<=": lambda a, b: a <= b,
+    ">=": lambda a, b: a >= b,
+}
+
+
+def compare(operator: str, left: Any, right: Any) -> bool:
+    if isinstance(left, str) and isinstance(right, str):
+        a, b = to_number(left), to_number(right)
+        if a != a or b != b or not left.strip() or not right.strip():
+            return ORDERINGS[operator](left, right)
+        return ORDERINGS[operator](a, b)
+    return ORDERINGS[operator](to_number(left), to_number(right))
+
+
+def equal(left: Value, right: Value) -> bool:
+    """`==`: equal data; a number or boolean equals its text, null equals a missing value."""
+    a, b = left.data, right.data
+    if isinstance(a, Undefined):
+        a = None
+    if isinstance(b, Undefined):
+        b = None
+    if a is None or b is None:
+        return a is b
+    if isinstance(a, bool) or isinstance(b, bool):
+        if isinstance(a, bool) and isinstance(b, bool):
+            return a is b
+        if isinstance(a, str) or isinstance(b, str):
+            return vt.scalar_text(a) == vt.scalar_text(b)
+        return to_number(a) == to_number(b)
+    if isinstance(a, int | float) and isinstance(b, int | float):
+        return a == b
+    if isinstance(a, str) and isinstance(b, str):
+        return a == b
+    if (isinstance(a, int | float) and isinstance(b, str)) or (isinstance(a, str) and isinstance(b, int | float)):
+        return bool(str(a).strip() and str(b).strip() and to_number(a) == to_number(b))
+    if isinstance(a, list | dict) and type(a) is type(b):
+        return bool(vt.to_plain(left) == vt.to_plain(right))
+    if isinstance(a, list | dict) and isinstance(b, str):
+        return vt.text(left) == b
+    if isinstance(b, list | dict) and isinstance(a, str):
+        return vt.text(right) == a
+    return a is b
+
+
+def tolerant(left: Value, right: Value) -> bool:
+    """`~=`: the left side comes from a model; order, wrapping and representation do not matter, a subset will do."""
+    return _tolerant(vt.to_plain(left), vt.to_plain(right))
+
+
+def _nothing(x: Any) -> bool:
+    return x is None or (isinstance(x, str) and x.strip().lower() in ("", "null", "none", "undefined")) or x in ([], {})
+
+
+def _tolerant(a: Any, b: Any) -> bool:
+    if _nothing(b):
+        return _nothing(a)
+    if _nothing(a):
+        return False
+    if isinstance(a, dict) and isinstance(b, dict):
+        return all(key in b and _tolerant(value, b[key]) for key, value in a.items())
+    if isinstance(a, list) or isinstance(b, list):
+        mine = a if isinstance(a, list) else [a]
+        theirs = b if isinstance(b, list) else [b]
+        return all(any(_same(x, y) for y in theirs) for x in mine)
+    return _same(a, b)
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, dict | list) and isinstance(b, dict | list):
+        return _tolerant(a, b)
+    if type(a) is type(b):
+        return bool(a == b)
+    x, y = vt.scalar_text(a), vt.scalar_text(b)
+    if x is None or y is None:
+        return False
+    if x.strip() == y.strip():
+        return True
+    p, q = to_number(x), to_number(y)
+    return p == q

@@ -1,0 +1,301 @@
+"""Pipelines: `source | @a | @b(1)`, parallel groups, `while` stages, effects in between, `retry`.
+
+A stage gets what flows as its first argument. `retry` in a stage asks the one before it again (the source, for the first), with
+`@mx.try` counted up in both and `@mx.hint` in the one that is asked. Effects (`| show`, `| log`) belong to the stage before them and
+happen again with it. Text that is JSON flows on as data.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from interpreter import nodes as n
+from interpreter import values_text as vt
+from interpreter.errors import EvaluationError, MlldError, UserBail
+from interpreter.labels import Labels
+from interpreter.operations import RetryWanted
+from interpreter.source import Span
+from interpreter.values import NULL, Value, array, is_plain_text
+
+from .calls import CallOptions, call_with, invoke
+from .core import Env, RetryAsked, evaluate, handles
+from .functions import CALLABLES
+from .lookup import find
+
+MAX_RETRIES = 10
+EFFECTS = (n.Show, n.Log, n.Output, n.Append)
+
+
+class Context:
+    """`@p`, also called `@pipeline`: where the pipeline stands, and what came out of each stage."""
+
+    kind = "object"
+    __slots__ = ("contexts", "outputs", "stage", "tries", "try_")
+
+    def __init__(
+        self, stage: int, try_: int, outputs: list[Value], tries: list[Value] | None, contexts: list[list[Value]]
+    ) -> None:
+        self.stage, self.try_, self.outputs, self.tries, self.contexts = stage, try_, outputs, tries, contexts
+
+    def get_field(self, name: str, env: Env, own: Labels) -> Value | None:
+        if name.lstrip("-").isdigit():
+            index = int(name)
+            # [0] is the source, [-1] the stage before; the source itself cannot be reached from behind.
+            position = index if index >= 0 else len(self.outputs) + index
+            inside = (index >= 0 or position >= 1) and position < len(self.outputs)
+            return self.outputs[position] if inside else Value("")
+        if name == "stage":
+            return Value(self.stage)
+        if name == "try":
+            return Value(self.try_)
+        if name == "length":
+            return Value(len(self.outputs) - 1)
+        if name == "tries":
+            return array(self.tries) if self.tries is not None else self._all()
+        if name == "retries":
+            return Value({"all": self._all()})
+        if name == "input":
+            return self.outputs[-1]
+        return None
+
+    def _all(self) -> Value:
+        return array(array(context) for context in self.contexts)
+
+    def describe(self) -> dict[str, Any]:
+        plain: dict[str, Any] = {str(i): vt.to_plain(v) for i, v in enumerate(self.outputs)}
+        for back in range(1, len(self.outputs)):
+            plain[str(-back)] = vt.to_plain(self.outputs[-back])
+        tries = [vt.to_plain(v) for v in self.tries] if self.tries is not None else vt.to_plain(self._all())
+        return {
+            **plain, "stage": self.stage, "try": self.try_, "length": len(self.outputs) - 1, "tries": tries,
+            "retries": {"all": vt.to_plain(self._all())}, "input": vt.to_plain(self.outputs[-1]),
+        }  # fmt: skip
+
+
+@handles(n.Pipeline)
+async def pipeline(node: n.Pipeline, env: Env) -> Value:
+    source = node.source
+    if source is None:
+        flowing = env.mx.get("flowing")
+        return await run_stages(flowing if flowing is not None else Value(""), node.stages, env, node.span, node=node)
+
+    async def produce(inside: Env) -> Value:
+        if isinstance(source, n.Variable):
+            value = await evaluate(source, inside)
+            if isinstance(value.data, CALLABLES):  # `@start | @next`: the first stage is called
+                return await invoke(value, [], inside, source.span)
+            return value
+        return await evaluate(source, inside)
+
+    return await flow(produce, node.stages, env, node.span, node=node)
+
+
+async def run_stages(
+    value: Value, stages: tuple[n.Node, ...], env: Env, span: Span, *, node: n.Pipeline | None = None
+) -> Value:
+    async def produce(inside: Env) -> Value:
+        return value
+
+    return await flow(produce, stages, env, span, node=node)
+
+
+def grouped(stages: tuple[n.Node, ...]) -> tuple[list[n.Node], list[list[n.Node]]]:
+    """The stages proper, and the effects after each; the first list of effects belongs to the source."""
+    proper: list[n.Node] = []
+    effects: list[list[n.Node]] = [[]]
+    for stage in stages:
+        if isinstance(stage, EFFECTS):
+            effects[-1].append(stage)
+        else:
+            proper.append(stage)
+            effects.append([])
+    return proper, effects
+
+
+async def flow(
+    produce: Callable[[Env], Awaitable[Value]], stages: tuple[n.Node, ...], env: Env, span: Span,
+    *, node: n.Pipeline | None = None,
+) -> Value:  # fmt: skip
+    proper, effects = grouped(stages)
+    tries: dict[int, int] = {}  # position → attempt; 0 is the source
+    hints: dict[int, Value | None] = {}
+    contexts: dict[int, list[Value]] = {}  # of the stage that asks → outputs of the stage asked
+    outputs: list[Value] = []
+    position = 0
+    while position <= len(proper):
+        attempt = tries.get(position, 1)
+        asking = next((k for k in (position, position + 1) if k in contexts and tries.get(k, 1) > 1), None)
+        context = Context(position, attempt, outputs[:position] or [NULL], contexts.get(asking) if asking else None,
+                          list(contexts.values()))  # fmt: skip
+        try:
+            if position == 0:
+                inside = env.ambient(**{"try": attempt, "hint": hints.get(0), "retryable": False})
+                value = await produce(inside)
+            else:
+                value = await run_stage(
+                    proper[position - 1], outputs[position - 1], env, context, hints.get(position), node
+                )
+                if is_plain_text(value) and value.data == "retry":
+                    raise RetryAsked
+        except (RetryAsked, RetryWanted) as asked:
+            wanted = asked.value if isinstance(asked, RetryAsked) else Value(asked.hint)
+            again = attempt + 1
+            if again > MAX_RETRIES:
+                raise EvaluationError(
+                    f"Maximum retry attempts ({MAX_RETRIES}) exceeded at pipeline stage {position}", span=span, code="retry",
+                    hint="a last branch such as `* => \"fallback\"` ends the retries",
+                ) from None  # fmt: skip
+            contexts.setdefault(position, [])
+            tries[position] = tries[position - 1] = again
+            hints = {position - 1: wanted}
+            position -= 1
+            continue
+        del outputs[position:]
+        value = structured(value) if position else value
+        outputs.append(value)
+        if position + 1 in contexts and tries.get(position + 1, 1) > 1 and attempt > 1:
+            contexts[position + 1].append(value)
+        for effect in effects[position]:
+            await run_effect(effect, value, env, context)
+        if position and tries.get(position, 1) > 1:
+            tries.pop(position - 1, None)
+        position += 1
+    return outputs[-1]
+
+
+def structured(value: Value) -> Value:
+    """Text that is a JSON object or array flows on as data."""
+    if not is_plain_text(value) or value.data[:1] not in "{[ \n":
+        return value
+    data = vt.parse_loosely(value.data)
+    return value if isinstance(data, str) else Value(data, value.labels)
+
+
+def stage_env(value: Value, env: Env, context: Context, hint: Value | None) -> Env:
+    here = Value(context)
+    return env.block(
+        {"p": here, "pipeline": here},
+        pipeline=here, input=value, stage=context.stage, hint=hint, isPipeline=True, retryable=True, **{"try": context.try_},
+    )  # fmt: skip
+
+
+async def run_stage(
+    stage: n.Node, value: Value, env: Env, context: Context, hint: Value | None, node: n.Pipeline | None
+) -> Value:
+    if isinstance(stage, n.ParallelStage):
+        return await run_parallel(stage, value, env, context, hint, node)
+    inside = stage_env(value, env, context, hint)
+    if isinstance(stage, n.WhileStage):
+        from .loops import run_while
+
+        return await run_while(value, stage.function, stage.limit, stage.rate, inside, stage.span)
+    return await call_stage(stage, structured(value), inside)
+
+
+async def call_stage(stage: n.Node, value: Value, env: Env, options: CallOptions | None = None) -> Value:
+    """One stage: a function gets the value as its first argument, a command as its standard input."""
+    if isinstance(stage, n.With | n.Stream | n.Run):
+        from .commands import with_options
+
+        if isinstance(stage, n.With):
+            return await call_stage(stage.value, value, env, await with_options(stage, env))
+        return await call_stage(stage.value, value, env, options)
+    if isinstance(stage, n.Variable):
+        callee = await find(stage.name, env, stage.span)
+        if not isinstance(callee.data, CALLABLES):
+            callee = _shadowed(stage.name) or callee
+        return await invoke(callee, [value], env, stage.span, options=options)
+    if isinstance(stage, n.Field | n.Index):
+        return await invoke(await evaluate(stage, env), [value], env, stage.span, options=options)
+    if isinstance(stage, n.Call):
+        names_input = (
+            bool(stage.arguments) and isinstance(stage.arguments[0], n.Variable) and stage.arguments[0].name == "input"
+        )
+        inside = env.block({"input": value}) if any(_mentions_input(a) for a in stage.arguments) else env
+        return await call_with(stage, inside, () if names_input else (value,), options)
+    if isinstance(stage, n.Command | n.Code):
+        from .commands import run_node
+
+        return await run_node(stage, env.block({"input": value}), stdin=value, options=options)
+    if isinstance(stage, n.Retry):
+        return await evaluate(stage, env)
+    inside = env.block({"input": value})
+    inside.mx = {**inside.mx, "flowing": value}
+    result = await evaluate(stage, inside)
+    return await invoke(result, [value], inside, stage.span) if isinstance(result.data, CALLABLES) else result
+
+
+def _mentions_input(node: n.Node) -> bool:
+    if isinstance(node, n.Variable):
+        return node.name == "input"
+    return any(_mentions_input(child) for child in node.children())
+
+
+def _shadowed(name: str) -> Value | None:
+    from .builtins import BUILTINS
+
+    return BUILTINS.get(name)
+
+
+async def run_effect(effect: n.Node, value: Value, env: Env, context: Context) -> None:
+    from .effects import effect_stage
+
+    inside = stage_env(value, env, context, None)
+    inside.scope.define("input", value)
+    await effect_stage(effect, value, inside)
+
+
+async def run_parallel(
+    stage: n.ParallelStage, value: Value, env: Env, context: Context, hint: Value | None, node: n.Pipeline | None
+) -> Value:
+    """All branches at once on the same value. A branch that fails gives an error marker; the others go on."""
+    from .loops import DEFAULT_PARALLEL, limit_of, seconds_of
+
+    limit = (await limit_of(node.parallel, env) if node is not None else None) or DEFAULT_PARALLEL
+    pace = await seconds_of(node.delay, env) if node is not None else 0.0
+    slots = asyncio.Semaphore(limit)
+    errors: list[dict[str, Any]] = []
+
+    async def branch(index: int, each: n.Node) -> Value:
+        if pace and index:
+            await env.ports.clock.sleep(pace * index)
+        async with slots:
+            try:
+                return structured(await run_stage(each, value, env, context, hint, node))
+            except UserBail:
+                raise
+            except MlldError as error:
+                message = env.run.mask(getattr(error, "plain", None) or error.message)
+                marker = {
+                    "index": index,
+                    "key": index,
+                    "message": message,
+                    "error": message,
+                    "value": vt.to_plain(value),
+                }
+                errors.append(marker)
+                env.ports.output.stderr(f"  ⚠ parallel branch {index} error: {message}\n")
+                return Value(marker, value.labels)
+
+    tasks = [asyncio.ensure_future(branch(i, each)) for i, each in enumerate(stage.stages)]
+    try:
+        results = await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+    env.scope.define("\0errors", Value(sorted(errors, key=lambda e: e["index"])))
+    return array(results)
+
+
+@handles(n.ParallelStage)
+async def stray_parallel(node: n.ParallelStage, env: Env) -> Value:
+    return await run_stages(Value(""), (node,), env, node.span)
+
+
+@handles(n.WhileStage)
+async def stray_while(node: n.WhileStage, env: Env) -> Value:
+    raise EvaluationError("`while` is a stage: `@x | while(10) @f`", span=node.span)

@@ -1,0 +1,271 @@
+"""The texts that are handed to a shell, to Node and to Python: command lines with quoted values, code with its arguments."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from interpreter import nodes as n
+from interpreter import values_text as vt
+from interpreter.errors import EvaluationError
+from interpreter.labels import NONE, Labels, joined
+from interpreter.ports import ScriptFunction
+from interpreter.source import Span
+from interpreter.values import Undefined, Value, truthy
+
+from .core import Env, evaluate
+from .lookup import Missing
+from .templates import part_value
+
+# A program says what its body returned after this mark, behind everything that it printed.
+MARK = "\x1emlld:"
+IDENTIFIER = re.compile(r"[A-Za-z_$][\w$]*")
+
+
+class CommandLine:
+    """Builds a POSIX command line: literal text as written, values quoted for the place where they stand.
+
+    The quoting state is followed through the literal text, so that `"Hello @name"` and `@name` both end up as one word that says
+    exactly what the value says.
+    """
+
+    __slots__ = ("labels", "pieces", "quote", "words")
+
+    def __init__(self) -> None:
+        self.pieces: list[str] = []
+        self.labels: list[Labels] = []
+        self.quote: str | None = None
+
+    def literal(self, text: str, span: Span) -> None:
+        at = 0
+        while at < len(text):
+            char = text[at]
+            if self.quote == "'":
+                if char == "'":
+                    self.quote = None
+            elif char == "\\":
+                at += 1
+            elif self.quote == '"':
+                if char == '"':
+                    self.quote = None
+            elif char in "'\"":
+                self.quote = char
+            else:
+                refuse_operator(text, at, span)
+            at += 1
+        self.pieces.append(text)
+
+    def value(self, value: Value) -> None:
+        if value.labels is not NONE:
+            self.labels.append(value.labels)
+        if isinstance(value.data, list) and self.quote is None and not (value.meta and "text" in value.meta):
+            self.pieces.append(" ".join(shlex.quote(vt.text(item)) for item in value.items()))
+            return
+        text = vt.text(value).replace("\0", "")
+        if self.quote is None:
+            self.pieces.append(shlex.quote(text))
+        elif self.quote == '"':
+            self.pieces.append(re.sub(r'([\\$`"])', r"\\\1", text))
+        else:
+            self.pieces.append(text.replace("'", "'\\''"))
+
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+
+def refuse_operator(text: str, at: int, span: Span) -> None:
+    """`cmd` knows pipes and nothing else of the shell: an operator is more often an injection or a slip than meant."""
+    for operator in ("&&", "||", ";", ">>", ">", "<", "&"):
+        if text.startswith(operator, at):
+            if operator in (">", "<", ">>") and (
+                at and text[at - 1] in "0123456789&" and text[at + 1 : at + 2] in ("&", "/")
+            ):
+                return  # 2>&1, 2>/dev/null
+            if operator == "&" and (at and text[at - 1] == ">"):
+                return
+            raise EvaluationError(
+                f"Shell operator `{operator}` is not allowed in cmd {{…}}: it runs one command, or a pipe of them",
+                span=span, code="shell-operator", hint=f"use `sh {{ … {operator} … }}`, or quote the character",
+            )  # fmt: skip
+
+
+async def command_line(node: n.Command, env: Env) -> tuple[str, Labels]:
+    line = CommandLine()
+    await _parts(node.parts, env, line)
+    return textwrap.dedent(line.text()).strip(), joined(line.labels)
+
+
+async def _parts(parts: Sequence[n.Node], env: Env, line: CommandLine) -> None:
+    for part in parts:
+        if isinstance(part, n.Text):
+            line.literal(part.text, part.span)
+        elif isinstance(part, n.Conditional):
+            await _conditional(part, env, line)
+        else:
+            value = await part_value(part, env)
+            if not isinstance(value.data, Undefined):
+                line.value(value)
+
+
+async def _conditional(part: n.Conditional, env: Env, line: CommandLine) -> None:
+    try:
+        value = await evaluate(part.value, env)
+    except Missing:
+        return
+    if not truthy(value):
+        return
+    if isinstance(part.then, n.Template):
+        # What is written in the fragment is command text; what is interpolated in it is a value.
+        if value.labels is not NONE:
+            line.labels.append(value.labels)
+        await _parts(part.then.parts, env, line)
+    elif part.then is not None:
+        line.literal(vt.text(await evaluate(part.then, env)), part.span)
+    else:
+        line.value(value)
+
+
+# ── Code ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def identifiers(text: str) -> frozenset[str]:
+    return frozenset(IDENTIFIER.findall(text))
+
+
+def around(text: str, env: Env, without: Mapping[str, Any]) -> dict[str, Value]:
+    """Values of the scope that the code names without having them as parameters."""
+    wanted = identifiers(text)
+    found: dict[str, Value] = {}
+    scope = env.scope
+    while scope is not None:
+        for name in scope.names.keys() & wanted:
+            if name not in found and name not in without:
+                found[name] = scope.names[name]
+        scope = scope.parent  # type: ignore[assignment]
+    return found
+
+
+def shell_variable(value: Value) -> str:
+    return "" if value.data is None or isinstance(value.data, Undefined) else vt.text(value).replace("\0", "")
+
+
+def shell_program(text: str, values: Mapping[str, Value]) -> tuple[str, dict[str, str]]:
+    """The script and the variables for it; long ones are assigned in the text, where length does not matter."""
+    environment: dict[str, str] = {}
+    head: list[str] = []
+    for name, value in values.items():
+        if not name.isidentifier():
+            continue
+        content = shell_variable(value)
+        if len(content) > 60_000:
+            head.append(f"{name}={shlex.quote(content)}")
+        else:
+            environment[name] = content
+    body = textwrap.dedent(text).strip("\n")
+    return ("\n".join([*head, body]) if head else body), environment
+
+
+def python_program(text: str, values: Mapping[str, Value], functions: Sequence[ScriptFunction]) -> str:
+    """Python that runs the body as a function of its arguments, so that `return` works and line numbers stay right."""
+    plain = {name: vt.to_plain(value) for name, value in values.items() if name.isidentifier()}
+    helpers = [[f.name, list(f.parameters), dedent(f.body)] for f in functions]
+    return PYTHON.format(
+        body=json.dumps(dedent(text)), names=json.dumps(list(plain)), values=json.dumps(json.dumps(list(plain.values()))),
+        helpers=json.dumps(helpers), mark=json.dumps(MARK),
+    )  # fmt: skip
+
+
+def dedent(text: str) -> str:
+    first, newline, rest = text.partition("\n")
+    if not newline:
+        return text.strip()
+    return f"{first.strip()}\n{textwrap.dedent(rest)}" if first.strip() else textwrap.dedent(rest).rstrip()
+
+
+PYTHON = """\
+import ast as _a, json as _j, sys as _s, types as _t
+def _make(name, names, text, space):
+    tree = _a.parse("def " + name + "(" + ", ".join(names) + "): pass")
+    body = _a.parse(text).body
+    if len(body) == 1 and isinstance(body[0], _a.Expr) and name != "_body":
+        body = [_a.Return(body[0].value)]
+    tree.body[0].body = body or tree.body[0].body
+    _a.fix_missing_locations(tree)
+    exec(compile(tree, "<py>", "exec"), space)
+    return space[name]
+_space = {{"__name__": "__main__", "mlld": _t.SimpleNamespace(is_variable=lambda x: False)}}
+for _n, _p, _b in {helpers}:
+    _f = _make(_n, _p, _b, _space)
+    def _wrap(f):
+        import contextlib, io
+        def call(*a, **k):
+            out = io.StringIO()
+            with contextlib.redirect_stdout(out):
+                r = f(*a, **k)
+            text = out.getvalue().rstrip("\\n")
+            if r is not None:
+                if text: print(text)
+                return r
+            try: return _j.loads(text) if text else None
+            except ValueError: return text
+        return call
+    _space[_n] = _wrap(_f)
+_names, _values = {names}, _j.loads({values})
+_r = _make("_body", _names, {body}, _space)(*_values)
+if _r is not None:
+    _s.stdout.write({mark} + _j.dumps(_r, default=str))
+"""
+
+
+def node_program(
+    text: str, values: Mapping[str, Value], ambient: Mapping[str, Any], functions: Sequence[ScriptFunction]
+) -> str:
+    """JavaScript for Node that runs the body as an async function of its arguments."""
+    plain = {name: vt.to_plain(value) for name, value in values.items()}
+    helpers = [[f.name, list(f.parameters), f.body] for f in functions]
+    return NODE.replace("$INPUT", json.dumps(json.dumps(
+        {"body": text, "names": list(plain), "values": list(plain.values()), "ambient": list(ambient),
+         "around": list(ambient.values()), "helpers": helpers, "mark": MARK}
+    )))  # fmt: skip
+
+
+NODE = r"""
+const { createRequire } = require('module');
+const input = JSON.parse($INPUT);
+const AsyncFunction = (async () => {}).constructor;
+const wrap = (body) => {
+  if (!/\breturn\b/.test(body)) {
+    try { new AsyncFunction(`return (\n${body}\n)`); return `return (\n${body}\n)`; } catch {}
+  }
+  return body;
+};
+const helpers = input.helpers.map(([name, names, body]) =>
+  `${/\bawait\b/.test(body) ? 'async ' : ''}function ${name}(${names.join(', ')}) {\n${wrap(body)}\n}`).join('\n');
+const source = `${helpers}\nreturn async function (${input.names.join(', ')}) {\n${wrap(input.body)}\n};`;
+const here = createRequire(process.cwd() + '/');
+(async () => {
+  try {
+    const make = new Function('require', '__dirname', ...input.ambient, source);
+    const value = await make(here, process.cwd(), ...input.around)(...input.values);
+    if (value !== undefined) process.stdout.write(input.mark + JSON.stringify(value === undefined ? null : value));
+  } catch (error) {
+    process.stderr.write(String((error && error.stack) || error) + '\n');
+    process.exitCode = 1;
+  }
+})();
+"""
+
+
+def split_result(stdout: str) -> tuple[str, Any, bool]:
+    """What a program printed, what its body returned, and whether it returned anything."""
+    printed, mark, returned = stdout.rpartition(MARK)
+    if not mark:
+        return stdout, None, False
+    try:
+        return printed, json.loads(returned), True
+    except ValueError:
+        return printed, returned, True

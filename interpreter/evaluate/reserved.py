@@ -1,0 +1,121 @@
+"""Names that the language defines: `@mx`, `@root`, `@now`, `@fm`, `@input`, `@debug`."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from typing import Any
+
+from interpreter import values_text as vt
+from interpreter.labels import Labels
+from interpreter.values import NULL, Value
+
+from .core import Env
+
+
+class AmbientMx:
+    """`@mx`: what is going on around: the loop, the pipeline, the operation, the guard, the profile."""
+
+    kind = "object"
+    __slots__ = ("env",)
+
+    def __init__(self, env: Env) -> None:
+        self.env = env
+
+    def get_field(self, name: str, env: Env, own: Labels) -> Value | None:
+        env = self.env
+        if name in env.mx:
+            found = env.mx[name]
+            return found if isinstance(found, Value) else Value(found)
+        computed = AMBIENT.get(name)
+        return Value(computed(env)) if computed is not None else NULL
+
+    def describe(self) -> Any:
+        shown = {key: vt.to_plain(value) for key, value in self.env.mx.items() if key in PUBLIC}
+        return {**shown, "profile": _profile(self.env)}
+
+    def shown(self) -> str:
+        return vt.layout(self.describe())
+
+
+def _profile(env: Env) -> Any:
+    if env.box is not None and env.box.profile is not None:
+        return env.box.profile
+    return env.module.profile_name
+
+
+def _tools(env: Env) -> Any:
+    calls = [call["name"] for call in env.run.tool_calls]
+    scope = env.box.tool_names() if env.box is not None else {}
+    return {"calls": calls, "history": list(env.run.tool_calls), **scope}
+
+
+def _policy(env: Env) -> Any:
+    return env.authority.describe_policies()
+
+
+def _errors(env: Env) -> Any:
+    found = env.scope.find("\0errors")
+    return found.data if found is not None else []
+
+
+PUBLIC = {
+    "for",
+    "loop",
+    "while",
+    "try",
+    "stage",
+    "hint",
+    "isPipeline",
+    "op",
+    "guard",
+    "labels",
+    "taint",
+    "sources",
+    "args",
+}
+AMBIENT: dict[str, Callable[[Env], Any]] = {
+    "profile": _profile,
+    "tools": _tools,
+    "policy": _policy,
+    "errors": _errors,
+    "denied": lambda env: False,
+    "isPipeline": lambda env: False,
+    "try": lambda env: 1,
+    "labels": lambda env: [],
+    "taint": lambda env: [],
+    "sources": lambda env: [],
+}
+
+
+def now(env: Env) -> Value:
+    """The time as ISO text; it carries its formats, for `import { iso, unix } from @now`."""
+    moment = datetime.datetime.fromtimestamp(env.ports.clock.now(), datetime.UTC)
+    text = moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+    return Value(text)
+
+
+def _input(env: Env) -> Value | None:
+    from .inputs import script_input
+
+    return script_input(env)
+
+
+def _debug(env: Env) -> Value:
+    names = [name for name in env.scope.visible() if not name.startswith("_")]
+    return Value({"variables": names, "module": str(env.module.path), "root": str(env.run.root)})
+
+
+RESERVED: dict[str, Callable[[Env], Value | None]] = {
+    "mx": lambda env: Value(AmbientMx(env)),
+    "root": lambda env: Value(str(env.run.root)),
+    "base": lambda env: Value(str(env.run.root)),
+    "now": now,
+    "time": now,
+    "fm": lambda env: Value(env.module.frontmatter if env.module.frontmatter is not None else {}),
+    "p": lambda env: env.mx.get("pipeline"),
+    "pipeline": lambda env: env.mx.get("pipeline"),
+    "input": _input,
+    "stdin": _input,
+    "debug": _debug,
+}

@@ -1,0 +1,133 @@
+"""Running a script: from its text to its output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from interpreter import nodes as n
+from interpreter.errors import EvaluationError, LimitReached, MlldError
+from interpreter.operations_output import Document
+from interpreter.parser import parse_or_raise
+from interpreter.ports import Ports
+from interpreter.source import Mode, Source
+from interpreter.values import NULL, Value
+
+from .authority import Authority
+from .core import Env, Limits, LoopContinue, LoopDone, RetryAsked, Returned, Run, Signal, Skipped, at
+from .frontmatter import read as read_frontmatter
+from .modules import Module
+from .statements import execute
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What whoever starts a script decides about it."""
+
+    root: Path
+    directory: Path | None = None  # where commands start; the directory of the script by default
+    mode: Mode | None = None
+    payload: Any = None
+    state: Any = None
+    variables: Mapping[str, Any] | None = None
+    settings: Mapping[str, Any] | None = None  # mlld-config.json
+    profile: str | None = None
+    strict_profiles: bool = False
+    provider: str | None = None
+    recursion: int = 64
+    quiet: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """What is left of a script that ran: the value of its `=>`, if it had one."""
+
+    value: Any = None
+    returned: bool = False
+
+
+async def run_script(source: Source, path: Path | None, ports: Ports, options: RunOptions) -> RunResult:
+    """Evaluate a script with the powers that it is given. Errors: `MlldError`, with a place."""
+    document = parse_or_raise(source, options.mode)
+    env = make_env(source, path, document, ports, options)
+    try:
+        result = await run_body(document, env, prose=True)
+    finally:
+        await close(env.run)
+    return RunResult() if result is None else RunResult(value=result, returned=True)
+
+
+def make_env(source: Source, path: Path | None, document: n.Document | None, ports: Ports, options: RunOptions) -> Env:
+    directory = options.directory or (path.parent if path is not None else options.root)
+    secrets: set[str] = set()
+    run = Run(
+        root=options.root, directory=directory, document=None, limits=Limits(recursion=options.recursion), secrets=secrets,
+        settings=options.settings or {}, profile=options.profile, strict_profiles=options.strict_profiles,
+        provider=options.provider, quiet=options.quiet,
+    )  # type: ignore[arg-type]  # fmt: skip
+    run.document = Document(ports.output.document, run.mask)
+    for name, given in (("payload", options.payload), ("state", options.state)):
+        run.variables[name] = Value({} if given is None else given)
+    for name, given in (options.variables or {}).items():
+        run.variables[name] = Value(given)
+    frontmatter = None
+    if document is not None and document.frontmatter is not None:
+        frontmatter = read_frontmatter(f"---\n{document.frontmatter.text}\n---\n")[0]
+    module = Module(
+        path=path, name=source.name, directory=path.parent if path is not None else directory, document=document,
+        frontmatter=frontmatter,
+    )  # fmt: skip
+    return Env(run=run, module=module, scope=module.scope, ports=ports, authority=Authority((module,)), top=True)
+
+
+async def close(run: Run) -> None:
+    """End what the script opened: servers, sandboxes, the engine."""
+    for closer in reversed(run.closers):
+        await closer()
+    run.closers.clear()
+    if run.engine is not None:
+        run.engine.close()
+        run.engine = None
+
+
+async def run_body(document: n.Document, env: Env, *, prose: bool) -> Value | None:
+    """The statements of a file in order; the value of a `=>` at its top ends it. None without one."""
+    try:
+        for statement in document.body:
+            if isinstance(statement, n.Text):
+                if prose:
+                    env.run.document.prose(statement.text)
+                continue
+            await run_statement(statement, env)
+    except Returned as returned:
+        return returned.value or NULL
+    return None
+
+
+async def run_statement(statement: n.Node, env: Env) -> None:
+    try:
+        await execute(statement, env)
+    except MlldError as error:
+        raise at(error, statement.span) from None
+    except RecursionError:
+        raise LimitReached("the script is nested too deeply", span=statement.span) from None
+    except (LoopDone, LoopContinue, Skipped, RetryAsked) as stray:
+        raise misplaced(stray, statement) from None
+
+
+def misplaced(signal: Signal, statement: n.Node) -> EvaluationError:
+    word, where = {
+        LoopDone: ("done", "a loop"), LoopContinue: ("continue", "a loop"), Skipped: ("skip", "the body of a `for`"),
+        RetryAsked: ("retry", "a stage of a pipeline"),
+    }[type(signal)]  # fmt: skip
+    return EvaluationError(f"`{word}` has a meaning in {where} only", span=statement.span, code="misplaced")
+
+
+def recursion_depth(environment: Mapping[str, str]) -> int:
+    """`MLLD_RECURSION_DEPTH`, within what the stack bears."""
+    try:
+        return max(1, min(int(environment.get("MLLD_RECURSION_DEPTH", "64")), 400))
+    except ValueError:
+        return 64

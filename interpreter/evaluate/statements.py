@@ -1,0 +1,87 @@
+"""Statements where their result is printed: at the top of a file, and in the bodies of `for`, `when` and `if` there.
+
+Inside functions the same nodes are evaluated for their value; here `run @f()`, `@f()` and `for … => @f()` print it.
+"""
+
+from __future__ import annotations
+
+from interpreter import nodes as n
+from interpreter.values import Undefined, Value, truthy
+
+from .control import choose
+from .core import Env, evaluate
+from .effects import print_result
+from .functions import CALLABLES
+from .lookup import lenient
+from .loops import Round, run_rounds
+
+
+async def execute(node: n.Node, env: Env) -> None:
+    """One statement, printing what it gives if it is one that runs something."""
+    if isinstance(node, n.Run | n.Stream):
+        print_value(await evaluate(node, env), env)
+    elif isinstance(node, n.ExpressionStatement):
+        await execute_expression(node.value, env)
+    elif isinstance(node, n.For):
+        await execute_for(node, env)
+    elif isinstance(node, n.When):
+        await execute_when(node, env)
+    elif isinstance(node, n.If):
+        condition = await lenient(node.condition, env)
+        branch = node.then if truthy(condition) else node.otherwise
+        if branch is not None:
+            await execute_action(branch, env)
+    else:
+        await evaluate(node, env)
+
+
+def print_value(value: Value, env: Env) -> None:
+    if not isinstance(value.data, Undefined) and not isinstance(value.data, CALLABLES):
+        print_result(value, env)
+
+
+async def execute_expression(node: n.Node, env: Env) -> None:
+    if isinstance(node, n.For | n.When | n.If | n.Run | n.Stream):
+        await execute(node, env)
+        return
+    value = await evaluate(node, env)
+    if not (isinstance(node, n.Pipeline) and isinstance(node.stages[-1], n.Show | n.Log | n.Output | n.Append)):
+        print_value(value, env)
+
+
+async def execute_action(node: n.Node, env: Env) -> None:
+    """A branch or body: a block of statements, one statement, or an expression whose value is printed."""
+    if isinstance(node, n.Block):
+        inside = env.block()
+        for statement in node.body:
+            await execute(statement, inside)
+    elif isinstance(node, n.Literal | n.Object | n.Array | n.Variable | n.Field):
+        await evaluate(node, env)
+    elif isinstance(node, STATEMENTS):
+        await execute(node, env)
+    else:
+        await execute_expression(node, env)
+
+
+STATEMENTS = (
+    n.Run, n.Stream, n.For, n.When, n.If, n.Show, n.Log, n.Output, n.Append, n.Var, n.Let, n.Augment, n.Exe, n.Return,
+    n.ExpressionStatement, n.Loop, n.Box, n.File, n.Files, n.Bail, n.Skip, n.Done, n.Continue, n.Retry,
+)  # fmt: skip
+
+
+async def execute_for(node: n.For, env: Env) -> None:
+    if node.batch:
+        value = await evaluate(node, env)
+        print_value(value, env)
+        return
+
+    async def body(each: Round) -> None:
+        await execute_action(node.body, each.env)
+
+    await run_rounds(node, env, body)
+
+
+async def execute_when(node: n.When, env: Env) -> None:
+    chosen = await choose(node, env)
+    if chosen is not None and chosen.body is not None:
+        await execute_action(chosen.body, chosen.env)

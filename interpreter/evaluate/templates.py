@@ -1,0 +1,116 @@
+"""Text with holes: templates, template files, `/for` inside them, and the parts of commands and paths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from interpreter import nodes as n
+from interpreter import values_text as vt
+from interpreter.errors import EvaluationError, LimitReached
+from interpreter.labels import NONE, Labels, joined
+from interpreter.values import Undefined, Value, truthy, type_name
+
+from .core import Env, evaluate, handles
+from .lookup import Missing
+
+
+class Builder:
+    """Collects pieces of text and the labels of what they came from."""
+
+    __slots__ = ("labels", "pieces", "size")
+
+    def __init__(self) -> None:
+        self.pieces: list[str] = []
+        self.labels: list[Labels] = []
+        self.size = 0
+
+    def add(self, text: str, labels: Labels = NONE) -> None:
+        self.size += len(text)
+        if self.size > vt.MAX_TEXT:
+            raise LimitReached(f"the text would be longer than {vt.MAX_TEXT // 2**20} MiB")
+        self.pieces.append(text)
+        if labels is not NONE:
+            self.labels.append(labels)
+
+    def value(self) -> Value:
+        text = self.pieces[0] if len(self.pieces) == 1 else "".join(self.pieces)
+        return Value(text, joined(self.labels)) if self.labels else Value(text)
+
+
+@handles(n.Template)
+async def template(node: n.Template, env: Env) -> Value:
+    builder = Builder()
+    await fill(node.parts, env, builder)
+    return builder.value()
+
+
+async def fill(parts: Iterable[n.Node], env: Env, builder: Builder) -> None:
+    for part in parts:
+        if isinstance(part, n.Text):
+            builder.add(part.text)
+        elif isinstance(part, n.TemplateFor):
+            await repeat(part, env, builder)
+        elif isinstance(part, n.Conditional):
+            await optional_part(part, env, builder)
+        else:
+            value = await part_value(part, env)
+            builder.add(vt.text(value), value.labels)
+
+
+async def part_value(part: n.Node, env: Env) -> Value:
+    """The value of a hole. A name that nobody defined stays as it is written: `me@example.com` is text, too."""
+    try:
+        return await evaluate(part, env)
+    except Missing as missing:
+        if missing.code == "undefined-variable":
+            return Value(part.span.text or f"@{getattr(part, 'name', '')}")
+        raise
+
+
+async def optional_part(part: n.Conditional, env: Env, builder: Builder) -> None:
+    try:
+        value = await evaluate(part.value, env)
+    except Missing:
+        return
+    if not truthy(value):
+        return
+    if part.then is not None:
+        value = (await evaluate(part.then, env)).with_labels(value.labels)
+    builder.add(vt.text(value), value.labels)
+
+
+async def repeat(node: n.TemplateFor, env: Env, builder: Builder) -> None:
+    from .loops import pairs
+
+    source = await evaluate(node.iterable, env)
+    if isinstance(source.data, Undefined) or source.data is None:
+        return
+    for key, item in pairs(source, node.span):
+        names = {node.variable: item}
+        if node.key is not None:
+            names[node.key] = key
+        await fill(node.parts, env.block(names), builder)
+
+
+async def text_of_parts(parts: tuple[n.Node, ...], env: Env) -> Value:
+    """The text of parts that are no template node: a path, a command."""
+    builder = Builder()
+    await fill(parts, env, builder)
+    return builder.value()
+
+
+async def text_of(node: n.Node, env: Env, what: str) -> Value:
+    """A value that must be text. Errors: `EvaluationError` naming what was to be said."""
+    value = await evaluate(node, env)
+    if isinstance(value.data, str):
+        return value
+    if isinstance(value.data, int | float):
+        return Value(vt.text(value), value.labels)
+    raise EvaluationError(f"{what} must be text, got {type_name(value)}", span=node.span)
+
+
+@handles(n.TemplateFor)
+async def stray_repeat(node: n.TemplateFor, env: Env) -> Value:
+    builder = Builder()
+    await repeat(node, env, builder)
+    return builder.value()

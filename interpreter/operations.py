@@ -1,0 +1,244 @@
+"""Everything that touches the world: the one file that calls a port.
+
+An effect goes through `perform`: guards before → policy → the port → labels of the result → guards after → event. The evaluator
+describes what is about to happen (`Operation` with its inputs) and hands over the call as a function; it has no other way to a port,
+so that an effect which skips a guard cannot be written by accident.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from interpreter import events
+from interpreter.declarations import EnvironmentSpec
+from interpreter.errors import Denied, MlldError
+from interpreter.guards import Guarded, Guards, Verdict
+from interpreter.labels import Labels
+from interpreter.policy import Denied as Refusal
+from interpreter.policy import Policy, added_labels, effective_taint, judge
+from interpreter.policy_subjects import Operation
+from interpreter.ports import (
+    Command,
+    CommandResult,
+    FilePort,
+    Output,
+    Ports,
+    SandboxSession,
+    ScriptEngine,
+    ScriptFunction,
+    ScriptResult,
+    ToolConnection,
+    ToolResult,
+)  # fmt: skip
+from interpreter.source import Span
+from interpreter.values import Value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One operation with the values that flow into it."""
+
+    operation: Operation
+    inputs: tuple[Value, ...] = ()
+    span: Span | None = None
+    retryable: bool = False  # a stage of a pipeline, which can be asked again
+    user_guards: Any = None  # `with { guards: … }` as ("only" | "except", names)
+    attempt: int = 1
+    hint: str = ""
+
+
+class Authority(Protocol):
+    """What binds operations here: the composed policy and the guards in force."""
+
+    @property
+    def policy(self) -> Policy: ...
+
+    @property
+    def guards(self) -> Guards: ...
+
+
+class Place(Protocol):
+    """Where an operation happens (the evaluator's `Env`)."""
+
+    @property
+    def authority(self) -> Authority: ...
+
+    @property
+    def ports(self) -> Ports: ...
+
+
+class GuardDenied(Denied):
+    """A guard refused; `denied =>` catches it."""
+
+    catchable = True
+
+    def __init__(self, verdict: Verdict, operation: Operation, span: Span | None) -> None:
+        what = operation.directive or operation.kind
+        super().__init__(
+            f"Guard blocked operation: {verdict.reason}", rule=verdict.rule, reason=verdict.reason, span=span,
+            hint=f"{verdict.rule} decided about {what}{f' @{operation.name}' if operation.name else ''}",
+        )  # fmt: skip
+        self.guard_name = verdict.rule.removeprefix("guard @").split(" ")[0]
+
+
+class PolicyDenied(Denied):
+    """A policy refused; `denied =>` catches it when the rule is one about the flow of labels."""
+
+    def __init__(self, decision: Refusal, span: Span | None) -> None:
+        super().__init__(
+            decision.reason, rule=str(decision), reason=decision.reason, span=span, hint=f"the rule: {decision}"
+        )
+        self.catchable = decision.gate in ("rule", "label")
+
+
+class GuardRetry(MlldError):
+    """A guard wants the operation again, which only a pipeline can give it."""
+
+    code = "guard-retry"
+    exit_code = 4
+
+
+async def perform(request: Request, place: Place, call: Callable[[tuple[Value, ...]], Awaitable[Value]]) -> Value:
+    """Run one operation through guards and policy. `call` gets the inputs, as guards may have changed them."""
+    authority = place.authority
+    policy, guards = authority.policy, authority.guards
+    if not policy.layers and not guards:
+        return await call(request.inputs)
+    if request.user_guards is not None:
+        how, names = request.user_guards
+        guards = guards.without(only=names) if how == "only" else guards.without(names=names)
+        place.ports.output.stderr("[Guard Override] guards are switched off for this operation\n")
+    operation, inputs, verdict = request.operation, request.inputs, None
+    output = place.ports.output
+    if guards:
+        guarded = [Guarded(value=v, labels=v.labels) for v in inputs]
+        verdict = await guards.before(operation, guarded, attempt=request.attempt, hint=request.hint)
+        _heed(verdict, request, output)
+        if verdict.kind == "transform":
+            inputs = tuple(unguarded(g) for g in verdict.inputs)
+            operation = replace(operation, inputs=tuple(v.labels for v in inputs))
+    _obey(policy, operation, request, output, verdict)
+    result = await call(inputs)
+    extra = added_labels(policy, operation)
+    if extra:
+        result = result.with_labels(Labels.of(*extra))
+    if guards and any(guard.watches("after") for guard in guards.all):
+        verdict = await guards.after(
+            operation, [Guarded(value=v, labels=v.labels) for v in inputs], Guarded(value=result, labels=result.labels),
+            attempt=request.attempt, hint=request.hint,
+        )  # fmt: skip
+        _heed(verdict, request, output)
+        if verdict.kind == "transform" and verdict.output is not None:
+            result = unguarded(verdict.output)
+    return result
+
+
+def unguarded(guarded: Guarded) -> Value:
+    """The value that goes on after a guard: with exactly the labels that the guard left."""
+    value = guarded.value if isinstance(guarded.value, Value) else Value(guarded.value)
+    gone = [label for label in value.labels.taint if label not in guarded.labels]
+    if gone:
+        value = value.relabelled(lambda labels: labels.without(*gone, privileged=True))
+    return value.with_labels(guarded.labels)
+
+
+def _heed(verdict: Verdict, request: Request, output: Output) -> None:
+    for warning in verdict.warnings:
+        output.stderr(f"[Guard Warning] {warning}\n")
+    if not verdict.heard:
+        return
+    operation = request.operation
+    output.event(events.Decided(
+        kind="guard", operation=operation.kind, name=operation.name or operation.tool, decision=verdict.kind,
+        rule=verdict.rule, reason=verdict.reason, labels=operation.incoming.taint,
+    ))  # fmt: skip
+    if verdict.kind == "deny":
+        raise GuardDenied(verdict, operation, request.span)
+    if verdict.kind == "retry":
+        if request.retryable:
+            raise RetryWanted(verdict.reason)
+        raise GuardRetry(
+            f"Guard retry failed: {verdict.reason or 'retry'}: guard retry requires pipeline context", span=request.span,
+            hint="only a stage of a pipeline can be asked again: `@source() | @stage`",
+        )  # fmt: skip
+
+
+class RetryWanted(Exception):
+    """A guard wants the stage again, with a hint."""
+
+    def __init__(self, hint: str) -> None:
+        super().__init__(hint)
+        self.hint = hint
+
+
+def _obey(policy: Policy, operation: Operation, request: Request, output: Output, verdict: Verdict | None) -> None:
+    decision = judge(policy, operation)
+    if not isinstance(decision, Refusal) or (decision.overridable and verdict is not None and verdict.privileged):
+        return
+    output.event(events.Decided(
+        kind="policy", operation=operation.kind, name=operation.name or operation.tool, decision="deny",
+        rule=str(decision), reason=decision.reason, labels=effective_taint(policy, operation.incoming),
+    ))  # fmt: skip
+    raise PolicyDenied(decision, request.span)
+
+
+# ── Ports ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def run_command(ports: Ports, command: Command) -> CommandResult:
+    assert ports.commands is not None
+    return await ports.commands.run(command)
+
+
+def read_file(files: FilePort, path: Path) -> bytes:
+    return files.read(path)
+
+
+def write_file(files: FilePort, path: Path, data: bytes, *, append: bool = False) -> None:
+    files.write(path, data, append=append)
+
+
+def find_files(files: FilePort, root: Path, pattern: str) -> Sequence[Path]:
+    return files.glob(root, pattern)
+
+
+async def load_url(ports: Ports, url: str) -> tuple[bytes, str]:
+    assert ports.http is not None
+    return await ports.http.get(url)
+
+
+async def call_tool(connection: ToolConnection, tool: str, arguments: dict[str, Any]) -> ToolResult:
+    return await connection.call(tool, arguments)
+
+
+def file_exists(files: FilePort, path: Path) -> bool:
+    return files.exists(path)
+
+
+def is_directory(files: FilePort, path: Path) -> bool:
+    return files.is_dir(path)
+
+
+async def run_script(
+    engine: ScriptEngine, body: str, arguments: Mapping[str, object], *, ambient: Mapping[str, object],
+    functions: Sequence[ScriptFunction],
+) -> ScriptResult:  # fmt: skip
+    return await engine.evaluate(body, arguments, ambient=ambient, functions=functions)
+
+
+def read_secret(ports: Ports, source: str) -> str:
+    assert ports.secrets is not None
+    return ports.secrets.read(source)
+
+
+async def open_sandbox(ports: Ports, spec: EnvironmentSpec) -> SandboxSession:
+    assert ports.sandboxes is not None
+    return await ports.sandboxes.open(spec)
+
+
+async def open_tools(ports: Ports, spec: str) -> ToolConnection:
+    assert ports.tools is not None
+    return await ports.tools.open(spec)

@@ -1,0 +1,148 @@
+"""Programs on this machine (`ports.CommandPort`): for scripts without an env block, and for the `local` provider.
+
+Each command is a process group of its own, so that a time-out or Ctrl-C ends everything it started. Secrets go into its environment
+and nowhere else. Output is bounded: a command that prints without end is killed, not swallowed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal
+
+from interpreter.ports import Command, CommandResult
+
+MOST_OUTPUT = 256 * 1024 * 1024
+# One argument of execve may be 128 KiB; a longer text goes through a file.
+LONGEST_ARGUMENT = 100_000
+GRACE_SECONDS = 2.0
+SUFFIX = {"node": ".cjs", "py": ".py", "sh": ".sh", "cmd": ".sh"}
+
+
+class HostCommands:
+    """Runs commands as child processes with the environment that it was given."""
+
+    def __init__(self, *, env: Mapping[str, str], cwd: str | None = None, shell: str = "/bin/bash") -> None:
+        self._env = dict(env)
+        self._cwd = cwd
+        self._shell = shell if os.path.exists(shell) else "/bin/sh"
+
+    async def run(self, command: Command) -> CommandResult:
+        environment = {**self._env, **command.env, **command.secrets}
+        cwd = command.cwd or self._cwd
+        if cwd is not None and not os.path.isdir(cwd):
+            raise OSError(f"the working directory {cwd} does not exist")
+        with self._argv(command) as argv:
+            if command.tty:
+                return await self._interactive(argv, environment, cwd)
+            process = await asyncio.create_subprocess_exec(
+                *argv,
+                stdin=asyncio.subprocess.PIPE if command.stdin is not None else asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env=environment,
+                cwd=cwd,
+                start_new_session=True,
+            )
+            return await self._follow(process, command)
+
+    @contextlib.contextmanager
+    def _argv(self, command: Command) -> Iterator[list[str]]:
+        text = command.text
+        name: str | None = None
+        if len(text.encode()) > LONGEST_ARGUMENT:
+            handle, name = tempfile.mkstemp(suffix=SUFFIX[command.kind], prefix="mlld-")
+            with os.fdopen(handle, "w") as file:
+                file.write(text)
+        try:
+            match command.kind:
+                case "cmd":
+                    yield ["/bin/sh", name] if name else ["/bin/sh", "-c", text]
+                case "sh":
+                    yield [self._shell, name] if name else [self._shell, "-c", text]
+                case "node":
+                    yield ["node", name] if name else ["node", "-e", text]
+                case "py":
+                    yield ["python3", name] if name else ["python3", "-c", text]
+        finally:
+            if name:
+                os.unlink(name)
+
+    async def _interactive(self, argv: list[str], env: Mapping[str, str], cwd: str | None) -> CommandResult:
+        process = await asyncio.create_subprocess_exec(*argv, env=env, cwd=cwd)
+        code = await process.wait()
+        return CommandResult(exit_code=code if code >= 0 else 128 - code, stdout=b"", stderr=b"")
+
+    async def _follow(self, process: asyncio.subprocess.Process, command: Command) -> CommandResult:
+        assert process.stdout and process.stderr
+        out: list[bytes] = []
+        err: list[bytes] = []
+        timed_out = False
+        work = asyncio.gather(
+            _feed(process, command.stdin),
+            _collect(process.stdout, out, "stdout", command.on_output),
+            _collect(process.stderr, err, "stderr", command.on_output),
+            process.wait(),
+        )
+        try:
+            await asyncio.wait_for(work, command.timeout_seconds)
+        except TimeoutError:
+            timed_out = True
+            await _end(process)
+        except BaseException:
+            await _end(process)
+            raise
+        code = process.returncode if process.returncode is not None else -signal.SIGKILL
+        return CommandResult(
+            exit_code=code if code >= 0 else 128 - code,
+            stdout=b"".join(out),
+            stderr=b"".join(err),
+            signal=-code if code < 0 else None,
+            timed_out=timed_out,
+        )
+
+
+async def _feed(process: asyncio.subprocess.Process, data: bytes | None) -> None:
+    if data is None or process.stdin is None:
+        return
+    # A command that does not read its input ends before all of it is written; that is its own business.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        process.stdin.write(data)
+        await process.stdin.drain()
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        process.stdin.close()
+        await process.stdin.wait_closed()
+
+
+async def _collect(
+    stream: asyncio.StreamReader,
+    into: list[bytes],
+    name: Literal["stdout", "stderr"],
+    on_output: Callable[[Literal["stdout", "stderr"], bytes], None] | None,
+) -> None:
+    size = 0
+    while chunk := await stream.read(65536):
+        size += len(chunk)
+        if size > MOST_OUTPUT:
+            raise OSError(f"the command printed more than {MOST_OUTPUT >> 20} MiB")
+        into.append(chunk)
+        if on_output:
+            on_output(name, chunk)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """The whole process group, politely and then for certain."""
+    for number, patience in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, GRACE_SECONDS)):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(process.wait()), patience)
+            if number == signal.SIGTERM:
+                # The leader is gone; what it left in its group goes too.
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)
+            return
