@@ -54,60 +54,194 @@ class Found:
         return str((self.manifest or {}).get("about", ""))
 
 
-def find_module(ref: str, *, project: Path, files: FilePort, home: Path | None = None) -> Found:
-    """The environment module that a reference names.
+def find_module(
+    ref: str,
+    *,
+    project: Path,
+    files: FilePort,
+    home: Path | None = None,
+    directory: Path | None = None,
+    kind: str | None = "environment",
+) -> Found:
+    """The module that a reference names. Relative paths start at `directory` (default: the project).
 
+    `kind` is the type that a manifest must state; None takes any, for modules that are only served.
     Errors: `BadModuleName`, `ModuleNotFound` with the nearest name, `NotAnEnvironment` with what is wrong.
     """
-    text = ref.strip()
-    if not text or "\0" in text:
-        raise BadModuleName(
-            "the name of the environment is empty", hint="give @local/NAME, or a path such as ./envs/my"
-        )
-    if not text.startswith("@"):
-        if _is_path(text):
-            return _at(project / text, ref, files)
-        # A bare word is meant as a local name: `mlld sandbox spawn … --env myenv`.
-        return _local(text, ref, project, files, home)
-    prefix, _, rest = text.partition("/")
-    if prefix == "@local":
-        return _local(rest, ref, project, files, home)
-    base = _prefixes(project, files).get(prefix + "/")
-    if base is None:
-        known = ["@local/", *_prefixes(project, files)]
-        close = nearest(prefix + "/", known)
-        raise ModuleNotFound(
-            f"no module source is called '{prefix}'",
-            hint=f"did you mean {close}{rest}?"
-            if close
-            else f"known are {listing(known)}; a path such as ./envs/my works too",
-        )
-    parts = rest.split("/")
-    if not all(NAME.match(part.removesuffix(".mld")) for part in parts):
-        raise _bad_name(rest)
-    return _at(project / base / rest, ref, files)
+    return _Search(project=project, files=files, home=home, kind=kind).find(ref, directory or project)
 
 
 def list_modules(*, project: Path, files: FilePort, home: Path | None = None) -> Iterator[Found]:
     """Every environment module that `@local/NAME` can name, the one that wins where two share a name."""
-    seen: set[str] = set()
-    for directory in _directories(project, home):
-        for path in sorted(files.glob(directory, "*")):
-            name = path.name
-            for suffix in reversed(SUFFIXES):
-                name = name.removesuffix(suffix)
-            if name in seen or not NAME.match(name):
-                continue
+    return _Search(project=project, files=files, home=home, kind="environment").all()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Search:
+    """Where modules are looked for, and what counts as one."""
+
+    project: Path
+    files: FilePort
+    home: Path | None
+    kind: str | None
+
+    def find(self, ref: str, directory: Path) -> Found:
+        text = ref.strip()
+        if not text or "\0" in text:
+            raise BadModuleName(
+                "the name of the environment is empty", hint="give @local/NAME, or a path such as ./envs/my"
+            )
+        if not text.startswith("@"):
+            if text.startswith("~/") and self.home:
+                return self._at(self.home / text[2:], ref)
+            if text.startswith((".", "/", "~")) or "/" in text or text.endswith(SUFFIXES):
+                return self._at(directory / text, ref)
+            # A bare word is meant as a local name: `mlld sandbox spawn … --env myenv`.
+            return self._local(text, ref)
+        prefix, _, rest = text.partition("/")
+        if prefix == "@local":
+            return self._local(rest, ref)
+        prefixes = self._prefixes()
+        base = prefixes.get(prefix + "/")
+        if base is None:
+            close = nearest(prefix + "/", ["@local/", *prefixes])
+            known = f"known are {listing(['@local/', *prefixes])}; a path such as ./envs/my works too"
+            raise ModuleNotFound(
+                f"no module source is called '{prefix}'", hint=f"did you mean {close}{rest}?" if close else known
+            )
+        if not all(NAME.match(part.removesuffix(".mld")) for part in rest.split("/")):
+            raise _bad_name(rest)
+        return self._at(self.project / base / rest, ref)
+
+    def all(self) -> Iterator[Found]:
+        seen: set[str] = set()
+        for directory in self._directories():
+            for path in sorted(self._candidates(directory)):
+                name = _plain_name(path)
+                if name in seen or not NAME.match(name):
+                    continue
+                try:
+                    found = self._at(path, f"@local/{name}")
+                except (MlldError, OSError):
+                    continue
+                seen.add(name)
+                yield found
+
+    def _candidates(self, directory: Path) -> Iterator[Path]:
+        patterns = ["*/module.yml", "*/module.yaml", *(f"*{s}" for s in SUFFIXES if directory.name == "modules")]
+        for pattern in patterns:
             try:
-                found = _at(path, f"@local/{name}", files)
-            except (MlldError, PermissionError):
+                found = self.files.glob(directory, pattern)
+            except OSError:  # not there, or not ours to look at: there is no module then
                 continue
-            seen.add(name)
-            yield found
+            yield from (path.parent if path.name.startswith("module.y") else path for path in found)
+
+    def _directories(self) -> Iterator[Path]:
+        for name in DIRECTORIES:
+            yield self.project / name
+        if self.home is not None:
+            for name in DIRECTORIES[:2]:
+                yield self.home / name
+
+    def _exists(self, path: Path) -> bool:
+        try:
+            return self.files.exists(path)
+        except PermissionError:  # a home directory that the port does not show
+            return False
+
+    def _local(self, name: str, ref: str) -> Found:
+        if not NAME.match(name):
+            raise _bad_name(name)
+        for directory in self._directories():
+            single = [directory / f"{name}{suffix}" for suffix in SUFFIXES] if directory.name == "modules" else []
+            for candidate in (directory / name, *single):
+                if self._exists(candidate):
+                    return self._at(candidate, ref)
+        known = [found.name for found in self.all()]
+        close = nearest(name, known)
+        if close:
+            hint = f"did you mean @local/{close}?"
+        elif known:
+            hint = f"there are {listing(f'@local/{each}' for each in known)}"
+        else:
+            hint = f"mlld sandbox init {name} makes one in .mlld/env/{name}"
+        raise ModuleNotFound(f"there is no environment '{ref}': looked in {listing(DIRECTORIES)}", hint=hint)
+
+    def _prefixes(self) -> Mapping[str, str]:
+        """`resolvers.prefixes` of mlld-config.json, those that name a directory of the project: prefix → directory."""
+        path = self.project / "mlld-config.json"
+        if not self._exists(path):
+            return {}
+        try:
+            config = json.loads(self.files.read(path))
+            entries = config.get("resolvers", {}).get("prefixes", [])
+        except (ValueError, AttributeError) as error:
+            raise NotAnEnvironment(
+                f"mlld-config.json cannot be read: {error}", hint="it must be a JSON object"
+            ) from None
+        found: dict[str, str] = {}
+        for entry in entries if isinstance(entries, list) else []:
+            if not isinstance(entry, dict) or entry.get("resolver", "LOCAL") != "LOCAL":
+                continue
+            prefix, settings = entry.get("prefix"), entry.get("config")
+            base = settings.get("basePath") if isinstance(settings, dict) else None
+            # Only below the project: a prefix of a cloned repository must not read elsewhere.
+            inside = isinstance(base, str) and not base.startswith(("/", "~")) and ".." not in base.split("/")
+            if isinstance(prefix, str) and inside:
+                found[prefix if prefix.endswith("/") else prefix + "/"] = str(base)
+        return found
+
+    def _at(self, path: Path, ref: str) -> Found:
+        if self.files.is_dir(path):
+            return self._directory(path, ref)
+        if not self.files.exists(path):
+            for suffix in SUFFIXES:
+                if self.files.exists(single := path.with_name(path.name + suffix)):
+                    return self._at(single, ref)
+            raise ModuleNotFound(
+                f"there is nothing at '{ref}'", hint="give the directory that holds module.yml, or a .mld file"
+            )
+        if not path.name.endswith(SUFFIXES):
+            raise NotAnEnvironment(
+                f"'{ref}' is no {self._wanted}: not a .mld file", hint="mlld sandbox init NAME makes one"
+            )
+        return Found(name=_plain_name(path), root=path.parent, entry=path)
+
+    @property
+    def _wanted(self) -> str:
+        return f"{self.kind} module" if self.kind else "module"
+
+    def _directory(self, path: Path, ref: str) -> Found:
+        manifest_path = next((p for n in ("module.yml", "module.yaml") if self.files.exists(p := path / n)), None)
+        if manifest_path is None:
+            raise NotAnEnvironment(
+                f"'{ref}' is no {self._wanted}: it has no module.yml",
+                hint=f"write module.yml with name, type: {self.kind or 'library'} and entry: index.mld",
+            )
+        manifest = _manifest(self.files.read(manifest_path), ref)
+        kind = manifest.get("type")
+        if self.kind is not None and kind != self.kind:
+            said = f"its type is '{kind}'" if kind else "its module.yml says no type"
+            raise NotAnEnvironment(f"'{ref}' is no {self._wanted}: {said}", hint=f"type: {self.kind} makes it one")
+        entry_name = manifest.get("entry", "index.mld")
+        if not isinstance(entry_name, str) or entry_name.startswith("/") or ".." in entry_name.split("/"):
+            raise NotAnEnvironment(f"'{ref}': entry must name a file inside the module", hint="entry: index.mld")
+        entry = path / entry_name
+        if not self.files.exists(entry) or self.files.is_dir(entry):
+            raise NotAnEnvironment(
+                f"'{ref}': its entry {entry_name} is not there", hint=f"create {entry_name}, or correct entry:"
+            )
+        name = manifest.get("name", path.name)
+        if not isinstance(name, str) or not NAME.match(name):
+            raise NotAnEnvironment(f"'{ref}': the name in module.yml is no name", hint="letters, digits, - and _")
+        return Found(name=name, root=path, entry=entry, manifest=manifest)
 
 
-def _is_path(text: str) -> bool:
-    return text.startswith((".", "/", "~")) or "/" in text or text.endswith(SUFFIXES)
+def _plain_name(path: Path) -> str:
+    name = path.name
+    for suffix in reversed(SUFFIXES):
+        name = name.removesuffix(suffix)
+    return name
 
 
 def _bad_name(name: str) -> BadModuleName:
@@ -115,101 +249,6 @@ def _bad_name(name: str) -> BadModuleName:
         f"'{name}' is no name of an environment",
         hint="a name is made of letters, digits, - and _; for a file give a path such as ./envs/my",
     )
-
-
-def _directories(project: Path, home: Path | None) -> Iterator[Path]:
-    for directory in DIRECTORIES:
-        yield project / directory
-    for directory in DIRECTORIES[:2] if home else ():
-        yield home / directory  # type: ignore[operator]
-
-
-def _local(name: str, ref: str, project: Path, files: FilePort, home: Path | None) -> Found:
-    if not NAME.match(name):
-        raise _bad_name(name)
-    for directory in _directories(project, home):
-        single = [directory / f"{name}{suffix}" for suffix in SUFFIXES] if directory.name == "modules" else []
-        for candidate in (directory / name, *single):
-            if files.exists(candidate):
-                return _at(candidate, ref, files)
-    known = [found.name for found in list_modules(project=project, files=files, home=home)]
-    close = nearest(name, known)
-    if close:
-        hint = f"did you mean @local/{close}?"
-    elif known:
-        hint = f"there are {listing(f'@local/{each}' for each in known)}"
-    else:
-        hint = f"mlld sandbox init {name} makes one in .mlld/env/{name}"
-    looked = listing(str(each.relative_to(project)) for each in _directories(project, None))
-    raise ModuleNotFound(f"there is no environment '{ref}': looked in {looked}", hint=hint)
-
-
-def _prefixes(project: Path, files: FilePort) -> Mapping[str, str]:
-    """`resolvers.prefixes` of mlld-config.json, those that name a directory of the project: prefix → directory."""
-    path = project / "mlld-config.json"
-    if not files.exists(path):
-        return {}
-    try:
-        config = json.loads(files.read(path))
-        entries = config.get("resolvers", {}).get("prefixes", [])
-    except (ValueError, AttributeError) as error:
-        raise NotAnEnvironment(f"mlld-config.json cannot be read: {error}", hint="it must be a JSON object") from None
-    found: dict[str, str] = {}
-    for entry in entries if isinstance(entries, list) else []:
-        prefix, settings = entry.get("prefix"), entry.get("config") or {}
-        base = settings.get("basePath")
-        if entry.get("resolver", "LOCAL") != "LOCAL" or not isinstance(prefix, str) or not isinstance(base, str):
-            continue
-        # Only below the project: a prefix of a cloned repository must not read elsewhere.
-        if not base.startswith(("/", "~")) and ".." not in base.split("/"):
-            found[prefix if prefix.endswith("/") else prefix + "/"] = base
-    return found
-
-
-def _at(path: Path, ref: str, files: FilePort) -> Found:
-    if files.is_dir(path):
-        return _directory(path, ref, files)
-    if not files.exists(path):
-        for suffix in SUFFIXES:
-            if files.exists(single := path.with_name(path.name + suffix)):
-                return _at(single, ref, files)
-        raise ModuleNotFound(
-            f"there is nothing at '{ref}'", hint="give the directory that holds module.yml, or a .mld file"
-        )
-    if not path.name.endswith((".mld", ".mld.md")):
-        raise NotAnEnvironment(
-            f"'{ref}' is no environment module: not a .mld file", hint="mlld sandbox init NAME makes one"
-        )
-    name = path.name
-    for suffix in reversed(SUFFIXES):
-        name = name.removesuffix(suffix)
-    return Found(name=name, root=path.parent, entry=path)
-
-
-def _directory(path: Path, ref: str, files: FilePort) -> Found:
-    manifest_path = next((p for n in ("module.yml", "module.yaml") if files.exists(p := path / n)), None)
-    if manifest_path is None:
-        raise NotAnEnvironment(
-            f"'{ref}' is no environment module: it has no module.yml",
-            hint="write module.yml with name, type: environment and entry: index.mld",
-        )
-    manifest = _manifest(files.read(manifest_path), ref)
-    kind = manifest.get("type")
-    if kind != "environment":
-        said = f"its type is '{kind}'" if kind else "its module.yml says no type"
-        raise NotAnEnvironment(f"'{ref}' is no environment module: {said}", hint="type: environment makes it one")
-    entry_name = manifest.get("entry", "index.mld")
-    if not isinstance(entry_name, str) or entry_name.startswith("/") or ".." in entry_name.split("/"):
-        raise NotAnEnvironment(f"'{ref}': entry must name a file inside the module", hint="entry: index.mld")
-    entry = path / entry_name
-    if not files.exists(entry) or files.is_dir(entry):
-        raise NotAnEnvironment(
-            f"'{ref}': its entry {entry_name} is not there", hint=f"create {entry_name}, or correct entry:"
-        )
-    name = manifest.get("name", path.name)
-    if not isinstance(name, str) or not NAME.match(name):
-        raise NotAnEnvironment(f"'{ref}': the name in module.yml is no name", hint="letters, digits, - and _")
-    return Found(name=name, root=path, entry=entry, manifest=manifest)
 
 
 def _manifest(data: bytes, ref: str) -> Mapping[str, object]:

@@ -30,6 +30,7 @@ _RESUME = re.compile(rf"^/?(?:{_WORDS})(?![\w-])(?!\s*[:,])", re.MULTILINE)
 _FRONTMATTER = re.compile(r"\s*---[ \t]*\n(.*?)^---[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
 _FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})([^\n]*)")
 _BLANK = re.compile(r"[ \t\r]*(?:(?:>>|<<)[^\n]*)?(?:\n|\Z)")
+_HEADING_LINE = re.compile(r"[ \t]*#[^\n]*(?:\n|\Z)")
 _COMMENT_LINE = re.compile(r"[ \t]*(?:>>|<<)[^\n]*(?:\n|\Z)")
 
 
@@ -43,7 +44,9 @@ class Lexed:
 
 
 class Lexer(DirectiveLexer):
-    """A whole file."""
+    """A whole file. In a `mlld-run` fence of a document (`fenced`) headings are comments, as people write them there."""
+
+    fenced = False
 
     def __init__(self, source: Source, mode: Mode) -> None:
         super().__init__(source)
@@ -68,6 +71,9 @@ class Lexer(DirectiveLexer):
         while at < end and len(self.faults) < MOST_FAULTS:
             if (blank := _BLANK.match(text, at)) and blank.end() > at:
                 at = blank.end()
+                continue
+            if self.fenced and (heading := _HEADING_LINE.match(text, at)):
+                at = heading.end()
                 continue
             start = at
             while text[start] in " \t\r":
@@ -134,7 +140,7 @@ class Lexer(DirectiveLexer):
         """```` ```mlld-run ````: its content is strict."""
         close = self.text.rfind("```", begin, end)
         inner = Lexer(Source(name=self.source.name, text=self.text[:close]), "strict")
-        inner.source = self.source
+        inner.source, inner.fenced = self.source, True
         inner._strict(begin, close)
         self.items += inner.items
         self.faults += inner.faults

@@ -43,12 +43,13 @@ _REGEX = re.compile(r"/((?:\\.|\[(?:\\.|[^\]\\\n])*\]|[^/\n\\\[ ])(?:\\.|\[(?:\\
 _CLOSERS = {"]": ("block", "list", "index"), "}": ("brace",), ")": ("paren", "call", "params")}
 _OPENER_OF = {"block": "[", "list": "[", "index": "[", "brace": "{", "paren": "(", "call": "(", "params": "("}
 _CLOSER_OF = {"[": "]", "{": "}", "(": ")"}
-_OPENING = frozenset(["BLOCK", "CASES", "LBRACK", "INDEX", "LBRACE", "LPAR", "CALL", "PARAMS", "ARGS", "T_OPEN", "C_OPEN", "L_OPEN"])
+_OPENING = frozenset(
+    ["BLOCK", "CASES", "LBRACK", "INDEX", "LBRACE", "LPAR", "CALL", "PARAMS", "ARGS", "T_OPEN", "C_OPEN", "L_OPEN"]
+)
 _CLOSING = frozenset(["RBRACK", "RBRACE", "RPAR", "T_CLOSE", "C_CLOSE", "L_CLOSE"])
 _MAY_GO_ON = re.compile(r"=>|\[|when\b")
 _ANY_CASE = re.compile(r"\*[ \t]*=>")
 _COLON_BLOCK = re.compile(r":[ \t]*\[")
-_SLASH_WORD = re.compile(rf"/(?:{'|'.join(STATEMENT_WORDS)})\b")
 _CLOSE_TOKEN = {"]": "RBRACK", "}": "RBRACE", ")": "RPAR"}
 _STATEMENT_STARTS = frozenset(
     {"RUN", "WHEN", "IF", "FOR", "STREAM", "SHOW", "LET", "ARROW", "BOX", "CMD", "LANG", "FOREACH"}
@@ -256,6 +257,9 @@ class DirectiveLexer(NameLexer):
             return end
         if mark == "," and self.frames:
             self.frames[-1].comma = True
+            if self.frames[-1].cases:
+                message = "unexpected ',' in when condition list. Separate conditions with whitespace or newlines (no commas)."
+                raise self.fault("when-comma", at, end, message, hint="remove the comma", resume=self.line_end(at))
         if mark in ("=", "+=") and self.in_header():
             self.header = ""
         if mark == "!" and self.prev in VALUE_ENDS:
@@ -297,7 +301,7 @@ class DirectiveLexer(NameLexer):
 
     def _slash(self, at: int) -> int:
         """Where a value may begin: a regular expression, or the slash of a directive inside a block."""
-        if self.prev in STARTS or (self.prev == "ARROW" and _SLASH_WORD.match(self.text, at)):
+        if self.prev in STARTS:
             return at + 1
         found = _REGEX.match(self.text, at)
         if not found:
@@ -342,12 +346,16 @@ class DirectiveLexer(NameLexer):
             else:
                 self.push("paren", "LPAR", at)
         elif self.prev in ("RUN", "STREAM") or (
-            self.prev in ("PIPE", "BATCH", "OROR") and not _OBJECT.match(self.text, at)
+            self.prev == "PIPE" and self._runs() and not _OBJECT.match(self.text, at)
         ):
             return self.command(at)
         else:
             self.push("brace", "LBRACE", at)
         return at + 1
+
+    def _runs(self) -> bool:
+        """Is this a `run`, where `| { … }` is a command?"""
+        return any(token is not None and token[0] == "RUN" for token in self.out)
 
     def _open_square(self, at: int, touches: bool) -> None:
         gap = _GAP.match(self.text, at + 1)

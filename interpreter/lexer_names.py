@@ -164,6 +164,18 @@ class NameLexer(CommandLexer):
             return shadow.end()
         label = LABEL.match(text, at)
         end = label.end() if label else end
+        if (
+            self.prev == "LABEL"
+            and header in ("VAR", "LET", "EXE")
+            and (last := self.out[-1])
+            and last[1] != "tools"
+            and "," not in text[last[3] : at]
+        ):
+            self.faults.append(
+                self.fault(
+                    "label-comma", at, end, "labels are separated by commas", hint=f"write {last[1]}, {text[at:end]}"
+                ).diagnostic
+            )
         self.emit("LABEL", text[at:end], at, end)
         return end
 
@@ -177,9 +189,6 @@ class NameLexer(CommandLexer):
             return self._target(at)
         if word == "with" and _OBJECT_NEXT.match(self.text, end):
             self.emit("WITH", word, at, end)
-            return end
-        if word == "keychain" and self.text.startswith(".", end):
-            self.emit("AT", word, at, end)
             return end
         if self.prev == "USING" and (label := LABEL.match(self.text, at)):
             self.emit("LABEL", label.group(), at, label.end())

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import nodes as n
+from . import parser_rules as rules
 from .errors import Diagnostic
 from .lexer_words import Token
 from .source import Source, Span
@@ -142,7 +143,9 @@ class ValueBuilder:
         return None, None
 
     def arguments(self, c: Children, span: Span) -> tuple[Any, ...]:
-        return _present(c)
+        made = _present(c)
+        self.faults += rules.of_arguments(made)
+        return made
 
     def conditional(self, c: Children, span: Span) -> Any:
         return n.Conditional(value=c[0], then=c[2] if len(c) > 2 else None, span=span)
@@ -171,7 +174,9 @@ class ValueBuilder:
 
         def combine() -> None:
             right, left = operands.pop(), operands.pop()
-            operands.append(n.Binary(operator=waiting.pop(), left=left, right=right, span=left.span.to(right.span)))
+            made = n.Binary(operator=waiting.pop(), left=left, right=right, span=left.span.to(right.span))  # type: ignore[arg-type]
+            self.faults += rules.of_binary(made)
+            operands.append(made)
 
         for token, operand in zip(c[1::2], c[2::2], strict=True):
             while waiting and PRECEDENCE[waiting[-1]] >= PRECEDENCE[token[1]]:
@@ -180,8 +185,7 @@ class ValueBuilder:
             operands.append(operand)
         while waiting:
             combine()
-        made: n.Node = operands[0]
-        return made
+        return operands[0]
 
     def tight_default(self, c: Children, span: Span) -> Any:
         return n.Binary(operator="??", left=c[0], right=c[1], span=span)
@@ -229,7 +233,8 @@ class ValueBuilder:
         return made
 
     def with_(self, c: Children, span: Span) -> Any:
-        value, options = c
+        value: Any = c[0]
+        options = c[1]
         if isinstance(value, n.New) and value.options is None and not value.arguments:
             return n.New(function=value.function, options=options, span=span)
         using = None

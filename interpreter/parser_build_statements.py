@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from . import nodes as n
+from . import parser_rules as rules
+from .errors import Diagnostic
 from .parser_build import Children, ValueBuilder
 from .source import Span
 
@@ -47,7 +50,7 @@ class Builder(ValueBuilder):
         *labels, name, optional, value = c
         words = tuple(label[1] for label in labels)
         mcp = isinstance(value, _Mcp)
-        return n.Var(
+        made = n.Var(
             name=name[1],
             labels=tuple(w for w in words if w != "tools"),
             tools="tools" in words,
@@ -56,6 +59,11 @@ class Builder(ValueBuilder):
             value=value.value if mcp else value,
             span=span,
         )
+        return self.judged(made, rules.of_var(made))
+
+    def judged(self, made: Any, faults: Iterable[Diagnostic]) -> Any:
+        self.faults += faults
+        return made
 
     def mcp(self, c: Children, span: Span) -> Any:
         return _Mcp(c[0])
@@ -74,7 +82,7 @@ class Builder(ValueBuilder):
         options = using = None
         if isinstance(body, n.With):
             body, options, using = body.value, body.options, body.using
-        return n.Exe(
+        made = n.Exe(
             name=name[1],
             labels=tuple(label[1] for label in labels),
             parameters=parameters,
@@ -83,6 +91,7 @@ class Builder(ValueBuilder):
             using=using,
             span=span,
         )
+        return self.judged(made, rules.of_exe(made))
 
     def parameters(self, c: Children, span: Span) -> tuple[Any, ...]:
         return tuple(p for p in c if p is not None)
@@ -106,7 +115,7 @@ class Builder(ValueBuilder):
         word, ttl = kind or (None, None)
         if what.everything and what.names:
             name = what.names[0].alias
-        return n.Import(
+        made = n.Import(
             kind=word,
             ttl=ttl,
             labels=words,
@@ -118,6 +127,7 @@ class Builder(ValueBuilder):
             options=options,
             span=span,
         )
+        return self.judged(made, rules.of_import(made))
 
     def import_named(self, c: Children, span: Span) -> Any:
         (kind, ttl), name, origin, options = c
@@ -285,15 +295,24 @@ class Builder(ValueBuilder):
     # ── Flow ─────────────────────────────────────────────────────────────────────────────────────
 
     def block(self, c: Children, span: Span) -> Any:
-        return n.Block(body=tuple(c), span=span)
+        made = n.Block(body=tuple(c), span=span)
+        return self.judged(made, rules.of_block(made))
 
     def when(self, c: Children, span: Span) -> Any:
-        return n.When(subject=c[0], cases=tuple(c[1:]), span=span)
+        made = n.When(subject=c[0], cases=tuple(c[1:]), span=span)
+        return self.judged(made, rules.of_when(made))
 
     def when_one(self, c: Children, span: Span) -> Any:
         return n.When(cases=(n.Case(condition=c[0], body=c[1], span=span),), span=span)
 
-    when_block = when_one
+    def when_block(self, c: Children, span: Span) -> Any:
+        self.fault(
+            "when-without-arrow",
+            span,
+            "when with statements in its block is ambiguous",
+            hint="write => before the block: when @condition => [ … ]",
+        )
+        return self.when_one(c, span)
 
     def case(self, c: Children, span: Span) -> Any:
         return n.Case(condition=c[0], body=c[1], span=span)
@@ -353,7 +372,8 @@ class Builder(ValueBuilder):
     def loop(self, c: Children, span: Span) -> Any:
         limits, until, body = c
         limit, rate = limits or (None, None)
-        return n.Loop(limit=limit, rate=rate, until=until, body=body, span=span)
+        made = n.Loop(limit=limit, rate=rate, until=until, body=body, span=span)
+        return self.judged(made, rules.of_loop(made))
 
     def box(self, c: Children, span: Span) -> Any:
         return n.Box(config=c[0], options=c[1], body=c[2], span=span)

@@ -24,7 +24,7 @@ from runner.backends.base import Backend, Execution, Pipe, Seats
 from runner.backends.waiting import finished
 from runner.commands import execution
 from runner.endpoint import Endpoint
-from runner.errors import RunnerError, SandboxFailure
+from runner.errors import EngineFailure, RunnerError, SandboxFailure
 from runner.handover import Handover
 from runner.plan import AGENT, BRIDGE, LINK, SandboxPlan
 from runner.planner import MCP_PORT, proxy_environment
@@ -33,6 +33,7 @@ from runner.selftest import SelfTest
 
 T = TypeVar("T")
 _SELF_TEST_SECONDS = 30.0  # a bridge gives its link 15; an engine under load may take as long again
+_TOLD_LATER = 0.5
 
 
 class Holder(Protocol):
@@ -183,7 +184,23 @@ class Sandbox:
     async def execute(self, wanted: Execution, *, member: str = AGENT) -> CommandResult:
         """Runs a program in a seat. Errors: `OSError` if it cannot be started, else what stopped the run."""
         assert self._seats is not None
-        return await self._unless_failed(self._seats.execute(member, wanted))
+        assert self._failure is not None
+        try:
+            result = await self._unless_failed(self._seats.execute(member, wanted))
+            suspicious = result.signal is not None
+        except EngineFailure:
+            await self._told_why()
+            raise
+        if suspicious:
+            await self._told_why()
+        return result
+
+    async def _told_why(self) -> None:
+        """A command that was killed may have been killed with its whole seat, which is told a moment later."""
+        assert self._failure is not None
+        await asyncio.wait([self._failure], timeout=_TOLD_LATER)
+        if self._failure.done():
+            await self._failure
 
     async def write(self, path: str, data: bytes) -> None:
         """Puts a file into the agent's seat, where it may write. Errors: `SandboxFailure`."""

@@ -107,7 +107,7 @@ async def run(config: SidecarConfig, *, leased: bool, started: float) -> int:
         parts.push_async_callback(gate.close)
         await gate.start(config.links)
         judges = guarding.Guarding(module, admission, audit.emit)
-        endpoint = Endpoint(config.endpoint, admission, judges, audit)
+        endpoint = Endpoint(config.endpoint, admission, judges, audit, gate.dial)
         parts.push_async_callback(endpoint.close)
         endpoint.listen_unix(f"{config.agent_link}/{MCP_SOCKET}")
         if not leased:

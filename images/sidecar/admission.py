@@ -27,6 +27,7 @@ _CAMEL_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _SEPARATOR = re.compile(r"[/\\]")
 _OTHER = re.compile(r"[^a-z0-9]+")
 MOST_TOLD = 1000
+MOST_REMEMBERED = 10_000
 _LONGEST_DIFF = 4096
 # What an agent acts on; a server may count or date what it likes in `_meta`.
 _PINNED = ("title", "description", "inputSchema", "outputSchema", "annotations")
@@ -46,6 +47,7 @@ class Filter:
         self._tools: dict[str, str] = {}
         self._exact: set[str] = set()
         self._prefixes: tuple[str, ...] = ()
+        self._decided: dict[tuple[Kind, str], Allowed | Hidden] = {}
         for entry in () if rules.tools == "*" else rules.tools:
             if not entry.startswith(("prompt:", "resource:")):
                 self._tools[spelling(entry)] = entry
@@ -61,6 +63,14 @@ class Filter:
         return self._shapes.get(spelling(tool)) if self._shapes else None
 
     def admit(self, kind: Kind, name: str) -> Allowed | Hidden:
+        known = self._decided.get((kind, name))
+        if known is None:
+            known = self._decide(kind, name)
+            if len(self._decided) < MOST_REMEMBERED:
+                self._decided[kind, name] = known
+        return known
+
+    def _decide(self, kind: Kind, name: str) -> Allowed | Hidden:
         match kind:
             case "tool":
                 if self._all or spelling(name) in self._tools:

@@ -17,7 +17,7 @@ from images.sidecar.http import Head
 from images.sidecar.jsonrpc import Incoming, Malformed
 from images.sidecar.relay import Judges
 from images.sidecar.router import Router
-from images.sidecar.seams import Admission, Audit, EndpointSpec, Guarding
+from images.sidecar.seams import Admission, Audit, Dial, EndpointSpec, Guarding
 from images.sidecar.sessions import MAX_SESSIONS, VERSIONS, Session, Sessions, offers
 from images.sidecar.stateless import Stateless
 from images.sidecar.stream import split_event_id
@@ -30,10 +30,12 @@ _SESSION_IDLE_SECONDS = 1800.0
 class Endpoint:
     """Everything between the agent's socket and the servers' links. Use: `listen…`, then serve until `close`."""
 
-    def __init__(self, spec: EndpointSpec, admission: Admission, guarding: Guarding, audit: Audit) -> None:
+    def __init__(
+        self, spec: EndpointSpec, admission: Admission, guarding: Guarding, audit: Audit, dial: Dial | None = None
+    ) -> None:
         self._spec, self._admission, self._audit = spec, admission, audit
         self._loop = asyncio.get_running_loop()
-        self.upstreams = [Upstream(server, spec.lifecycle, spec.limits) for server in spec.servers]
+        self.upstreams = [Upstream(server, spec.lifecycle, spec.limits, dial) for server in spec.servers]
         judges = Judges(guarding=guarding, audit=audit, result_limit=spec.limits.result_bytes)
         self._router = Router(admission, judges)
         self._sessions = Sessions()
@@ -64,8 +66,7 @@ class Endpoint:
     async def close(self) -> None:
         """Ends sessions, processes and sockets."""
         self._timer.cancel()
-        for session in self._sessions.all():
-            self._end(session)
+        self.end_sessions()
         for cohort in self.cohorts():
             cohort.close()
         for task in self._tasks:
@@ -76,6 +77,11 @@ class Endpoint:
     def cohorts(self) -> list[Cohort]:
         """Every cohort there is."""
         return [*self._shared.values(), *self._own.values(), *(c.cohort for c in self._stateless.callers.values())]
+
+    def end_sessions(self) -> None:
+        """Ends every session; agents begin anew."""
+        for session in self._sessions.all():
+            self._end(session)
 
     # --- requests
 

@@ -90,6 +90,11 @@ class Exchange:
             self.stream.attach(self._connection, prime=self._prime, extra=self._headers)
         return self.stream
 
+    def pause(self) -> None:
+        """Lets the client go, to come back for the rest, if it knows how to."""
+        if self._prime and self.commit() is not None and self.stream is not None:
+            self.stream.pause()
+
     def with_headers(self, lines: bytes) -> None:
         """Header lines of the answer (a new session's id)."""
         self._headers += lines

@@ -89,7 +89,8 @@ def split_request(body: bytes) -> Incoming:
         raise Malformed(PARSE_ERROR, f"Parse error: {e}") from None
     if message.method is None and not raw(message.result) and not raw(message.error):
         raise Malformed(INVALID_REQUEST, "Invalid request: neither a method nor a result")
-    if raw(message.id) and not is_id(raw(message.id)):
+    spelt = raw(message.id)
+    if spelt and not is_id(spelt) and (message.method is not None or spelt != b"null"):
         raise Malformed(INVALID_REQUEST, "Invalid request: an id is a string or an integer")
     return message
 

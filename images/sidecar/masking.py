@@ -45,6 +45,8 @@ class Masker:
     def head(self, data: bytes, limit: int) -> str:
         """The first `limit` bytes as text; a secret that the cut would divide is blotted out whole."""
         window = data[: limit + self._longest]
+        if not self.found_in(window):
+            return window[:limit].decode("utf-8", "replace")
         for needle in self._needles:
             window = window.replace(needle, _BLOT * len(needle))
         return _BLOTS.sub(MASK, window[:limit].decode("utf-8", "replace"))

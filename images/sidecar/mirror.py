@@ -40,13 +40,10 @@ def check_head(headers: Mapping[bytes, bytes], method: str, version: str, fields
 def check_params(headers: Mapping[bytes, bytes], schema: bytes, arguments: bytes) -> None:
     """The arguments that a tool's schema wants mirrored, against their headers."""
     try:
-        marked = list(_marked(json.loads(schema), (), 0))
+        marked = _marks(schema)
         given = json.loads(arguments) if arguments else {}
     except (ValueError, RecursionError):
         return  # no schema to hold the headers against
-    names = [name.lower() for _, name, _ in marked]
-    if len(set(names)) != len(names) or not all(map(_TOKEN.fullmatch, names)):
-        return  # clients are told to ignore such a schema
     for path, name, kind in marked:
         spelt = headers.get(_PARAM + name.lower().encode())
         value = _at(given, path)
@@ -56,6 +53,22 @@ def check_params(headers: Mapping[bytes, bytes], schema: bytes, arguments: bytes
             raise Malformed(HEADER_MISMATCH, f"{where} must be given together")
         if spelt is not None and shown is not None and not _same(unwrapped(spelt), shown, value, kind):
             raise Malformed(HEADER_MISMATCH, f"{where} differ")
+
+
+def mirrored(schema: bytes, arguments: Any) -> dict[str, str]:
+    """The headers, without their prefix, that a call with these arguments has to carry."""
+    try:
+        found = {name: _shown(_at(arguments, path)) for path, name, _ in _marks(schema)}
+    except (ValueError, RecursionError):
+        return {}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _marks(schema: bytes) -> list[tuple[tuple[str, ...], str, Any]]:
+    """What a schema wants mirrored; nothing if its names are no header names, or one is there twice."""
+    marked = list(_marked(json.loads(schema), (), 0))
+    names = [name.lower() for _, name, _ in marked]
+    return marked if len(set(names)) == len(names) and all(map(_TOKEN.fullmatch, names)) else []
 
 
 def unwrapped(spelt: bytes) -> str | None:

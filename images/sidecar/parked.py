@@ -75,6 +75,9 @@ class Waiting(Exchange):
     def commit(self) -> None:
         return None
 
+    def pause(self) -> None:
+        return None
+
 
 class Parking:
     """The parked calls of all stateless agents."""

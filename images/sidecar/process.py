@@ -50,6 +50,9 @@ class Pending(Protocol):
     def on_late(self) -> None:
         """A tenth of a second passed (told repeatedly)."""
 
+    def on_paused(self) -> None:
+        """The server wants to be asked again later for the rest."""
+
 
 class Events(Protocol):
     """Who hears what a server says by itself."""
@@ -93,6 +96,8 @@ class Reply:
 
     def on_late(self) -> None: ...
 
+    def on_paused(self) -> None: ...
+
     def _fail(self, error: ServerError) -> None:
         if not self.future.done():
             self.future.set_exception(error)
@@ -112,6 +117,8 @@ class Ignored:
     def on_progress(self, fields: RawMap) -> None: ...
 
     def on_late(self) -> None: ...
+
+    def on_paused(self) -> None: ...
 
 
 class _Slot:
@@ -310,6 +317,11 @@ class Process:
             self._take(number).on_cut(head, size)
         else:
             self.faults += 1
+
+    def on_paused(self, number: int) -> None:
+        slot = self._slots.get(number)
+        if slot is not None:
+            slot.pending.on_paused()
 
     def on_closed(self) -> None:
         slots, self._slots = self._slots, {}

@@ -173,6 +173,9 @@ class Relay:
     def on_late(self) -> None:
         self.exchange.commit()
 
+    def on_paused(self) -> None:
+        self.exchange.pause()
+
     # --- answers
 
     def _pass(self, result: RawMap, size: int) -> None:

@@ -75,6 +75,11 @@ class EventStream:
         self.finished = True
         self._end()
 
+    def pause(self) -> None:
+        """Ends the connection, not the stream: the client comes back with the id of its last event."""
+        if self._resumable:
+            self._end()
+
     def beat(self) -> None:
         """A comment, so that nothing between us and the agent takes a silent stream for a dead one."""
         if self._connection is not None and not self._connection.backlog:

@@ -15,9 +15,11 @@ import subprocess
 from collections import deque
 from collections.abc import Callable
 
+from images.sidecar.httpclient import HttpClient, HttpError
 from images.sidecar.jsonrpc import METHOD_NOT_FOUND, SERVER_LOST, failure
 from images.sidecar.process import Events, Process, ServerError
-from images.sidecar.seams import Lifecycle, Limits, ServerSpec
+from images.sidecar.remote import OldRemote, Remote
+from images.sidecar.seams import Dial, Lifecycle, Limits, ServerSpec
 from images.sidecar.wire import Wire
 
 _SPARES = 64
@@ -49,8 +51,9 @@ class Hub:
 class Upstream:
     """Makes connected processes of one server."""
 
-    def __init__(self, spec: ServerSpec, lifecycle: Lifecycle, limits: Limits) -> None:
+    def __init__(self, spec: ServerSpec, lifecycle: Lifecycle, limits: Limits, dial: Dial | None = None) -> None:
         self.spec = spec
+        self._dial = dial
         self._lifecycle, self._limits = lifecycle, limits
         self._loop = asyncio.get_running_loop()
         self._listening: socket.socket | None = None
@@ -98,7 +101,9 @@ class Upstream:
         if wait > 0:
             await asyncio.sleep(wait)
         process = Process(self.name, events, self._lifecycle)
-        if self.spec.command:
+        if self.spec.url is not None:
+            self._reach(process, self.spec.url)
+        elif self.spec.command:
             self._spawn(process)
         else:
             sock = await self._spare()
@@ -122,6 +127,17 @@ class Upstream:
             waiter.cancel()
         if self._children:
             await asyncio.wait(self._children)
+
+    # --- remote servers
+
+    def _reach(self, process: Process, url: str) -> None:
+        if self._dial is None:
+            raise ServerError(SERVER_LOST, f"server {self.name} is remote, and nothing here may leave the sandbox")
+        try:
+            client = HttpClient(self.name, url, self.spec.headers, self._dial, self._limits.result_bytes)
+        except (HttpError, ValueError) as e:
+            raise ServerError(SERVER_LOST, f"server {self.name}: {e}") from e
+        process.connect(OldRemote(process, client) if self.spec.transport == "sse" else Remote(process, client))
 
     # --- links
 

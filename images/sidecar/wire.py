@@ -47,6 +47,9 @@ class Reader(Protocol):
     def on_closed(self) -> None:
         """The other side is gone (told once)."""
 
+    def on_paused(self, number: int) -> None:
+        """The server closed the stream of a request on purpose, and will answer later."""
+
 
 class Wire:
     """One open stream. Never blocks; a peer that does not read is closed once `queue_limit` bytes wait for it."""

@@ -31,7 +31,7 @@ Examples:
 @click.option("--diff", "against", metavar="RUN", help="Only what differs from the plan of that run.")
 def plan(form: str, against: str | None, **options: Any) -> int:
     """Print the plan of an environment: per member what it is, reaches, reads, writes and holds."""
-    made = interrupt.run(_plan(**options))
+    made = interrupt.run(planned(**options))
     if violations := check(made):
         raise PlanViolated([str(violation) for violation in violations])
     if against is not None:
@@ -42,7 +42,7 @@ def plan(form: str, against: str | None, **options: Any) -> int:
     return 0
 
 
-async def _plan(*, agent: str | None, **options: Any) -> SandboxPlan:
+async def planned(*, agent: str | None, **options: Any) -> SandboxPlan:
     environment = await load(agent_name=agent, asked={}, **options)
     try:
         # The name is not part of the digest; a fixed one makes two printed plans comparable.

@@ -26,7 +26,7 @@ from runner.agents import Agent
 from runner.backends.docker import DockerBackend
 from runner.backends.docker_errors import connect
 from runner.backends.docker_images import DockerImages
-from runner.errors import CheckFailure, PlanViolated, RunnerError
+from runner.errors import CheckFailure, Denied, PlanViolated, RunnerError
 from runner.handover import Handover
 from runner.host import local
 from runner.images_run import images_for
@@ -79,11 +79,7 @@ class Sandboxes:
         plan = await asyncio.to_thread(self.plan, spec)
         if violations := check(plan):
             raise PlanViolated([str(violation) for violation in violations])
-        values = {
-            secret.name: value
-            for secret in plan.secrets
-            for value in resolve(spec.auth, [secret.name], self.secrets).values()
-        }
+        values = self._secrets(plan, spec)
         token = randomness.token_urlsafe(24)
         self.secrets.masker.add(token)
         record = self._record(plan, spec)
@@ -121,6 +117,23 @@ class Sandboxes:
                 timeout_seconds=self.options.timeout_seconds,
             ),
         )
+
+    def _secrets(self, plan: SandboxPlan, spec: EnvironmentSpec) -> dict[str, str]:
+        """The values of the plan's secrets by name. Errors: `SecretMissing`, `Denied`."""
+        root = Path(spec.module.root) if spec.module and spec.module.root else None
+        own = root is None or root.resolve().is_relative_to(self.project.resolve() / ".mlld")
+        values: dict[str, str] = {}
+        for secret in plan.secrets:
+            # A module may declare, it may not act: only the project's own may name a command to run on this machine.
+            if secret.source.startswith("command:") and not own:
+                raise Denied(
+                    f"auth:{secret.name} would run `{secret.source.removeprefix('command:')}` on this machine",
+                    rule="only modules below the project's .mlld may name commands for secrets",
+                    remedy="declare that auth yourself, or let it come from env: or keychain:",
+                    place=secret.place,
+                )
+            values[secret.name] = resolve(spec.auth, [secret.name], self.secrets)[secret.variable]
+        return values
 
     def _images(self, spec: EnvironmentSpec) -> Images:
         package = self.options.agent.package if self.options.agent else {}

@@ -11,6 +11,7 @@ import asyncio
 import gc
 import json
 import signal
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,14 @@ class Permissive:
 _ALLOWED = Allowed()
 
 
+async def dial(server: str, host: str, port: int) -> socket.socket:
+    """Reaches any address: there is no fence here."""
+    sock = socket.socket()
+    sock.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(sock, (host, port))
+    return sock
+
+
 async def serve(config: Path, port: int, lifecycle: Lifecycle) -> None:
     """Serves until a signal ends it."""
     declared = json.loads(config.read_text())["mcpServers"]
@@ -58,7 +67,7 @@ async def serve(config: Path, port: int, lifecycle: Lifecycle) -> None:
         for name, entry in declared.items()
     )  # fmt: skip
     gate = Permissive()
-    endpoint = Endpoint(EndpointSpec(servers=servers, lifecycle=lifecycle), gate, gate, gate)
+    endpoint = Endpoint(EndpointSpec(servers=servers, lifecycle=lifecycle), gate, gate, gate, dial)
     endpoint.listen_tcp(port)
     gc.collect()
     gc.freeze()

@@ -29,7 +29,7 @@ class Disk:
 
     def glob(self, root: Path, pattern: str) -> Sequence[Path]:
         self.touched.append(root)
-        return sorted(root.glob(pattern))
+        return sorted(path for path in root.glob(pattern) if path.is_file())
 
     def exists(self, path: Path) -> bool:
         self.touched.append(path)
@@ -90,6 +90,20 @@ def test_a_path_works_wherever_a_name_does(tmp_path: Path) -> None:
             "my",
             "A test",
         )
+
+
+def test_relative_paths_start_where_they_are_typed(tmp_path: Path) -> None:
+    made = module(tmp_path / "deep/envs", "my")
+    found = find_module("./envs/my", project=tmp_path, files=Disk(), directory=tmp_path / "deep")
+    assert found.root == made
+    assert find_module("~/deep/envs/my", project=tmp_path / "x", files=Disk(), home=tmp_path).root == made
+
+
+def test_a_module_that_is_only_served_may_have_any_type(tmp_path: Path) -> None:
+    made = module(tmp_path / "llm/modules", "tickets", "name: tickets\ntype: library\n")
+    assert find_module("@local/tickets", project=tmp_path, files=Disk(), kind=None).root == made
+    with pytest.raises(NotAnEnvironment, match="its type is 'library'"):
+        find("@local/tickets", tmp_path)
 
 
 def test_prefixes_of_the_project_are_honoured(tmp_path: Path) -> None:

@@ -1,0 +1,125 @@
+"""What the grammar lets through and the language does not: rules about one node and its children, judged while the node is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from . import nodes as n
+from .errors import Diagnostic
+
+NO_CASE_AFTER = "the 'none' keyword cannot appear after a wildcard (*) as it would never execute"
+
+
+def fault(code: str, node: n.Node, message: str, hint: str | None = None) -> Diagnostic:
+    return Diagnostic(code=code, message=message, span=node.span, hint=hint)
+
+
+def of_block(made: n.Block) -> Iterator[Diagnostic]:
+    for statement in made.body:
+        yield from no_var(statement)
+
+
+def no_var(node: n.Node | None) -> Iterator[Diagnostic]:
+    if isinstance(node, n.Var):
+        message = "`var` cannot be used inside blocks — use `let` for block-scoped bindings"
+        yield fault("var-in-block", node, message, f"write let @{node.name} = …")
+
+
+def of_arguments(arguments: tuple[n.Node, ...]) -> Iterator[Diagnostic]:
+    for argument in arguments:
+        if isinstance(argument, n.Pipeline):
+            message = "pipe expressions are not supported inside function arguments"
+            yield fault(
+                "pipe-in-argument", argument, message, "name the result first: let @piped = … | …, then pass @piped"
+            )
+
+
+def of_when(made: n.When) -> Iterator[Diagnostic]:
+    """`none` comes last and alone; nothing comes after `*`."""
+    cases = [case for case in made.cases if isinstance(case, n.Case)]
+    ended = False
+    for case in cases:
+        if isinstance(case.condition, n.NoMatch):
+            if ended:
+                yield fault("none-after-wildcard", case.condition, NO_CASE_AFTER, "put none before *")
+        elif isinstance(case.condition, n.Anything):
+            ended = True
+    nones = [isinstance(case.condition, n.NoMatch) for case in cases]
+    if True in nones and not ended and not all(nones[nones.index(True) :]):
+        first = cases[nones.index(True)].condition
+        yield fault(
+            "none-not-last",
+            first,
+            "the 'none' keyword must be the last condition(s) in a when block",
+            "move none to the end",
+        )
+
+
+def of_binary(made: n.Binary) -> Iterator[Diagnostic]:
+    for side in (made.left, made.right):
+        if isinstance(side, n.NoMatch):
+            what = (
+                "used in compound expressions with operators"
+                if made.operator in ("&&", "||")
+                else "used with operators"
+            )
+            yield fault(
+                "none-in-expression", side, f"the 'none' keyword cannot be {what}", "let none stand alone before =>"
+            )
+    if made.operator == "+" and all(
+        isinstance(s, n.Template) or (isinstance(s, n.Literal) and isinstance(s.value, str))
+        for s in (made.left, made.right)
+    ):
+        message = "string concatenation with + is not supported. Use template strings instead."
+        yield fault("string-plus", made, message, "write `@first and @second` in backticks")
+
+
+def no_none(value: n.Node | None) -> Iterator[Diagnostic]:
+    """`none` where no case is."""
+    if isinstance(value, n.NoMatch):
+        message = "the 'none' keyword can only be used as a condition within /when directives"
+        yield fault("none-outside-when", value, message, "write null for no value")
+
+
+def of_var(made: n.Var) -> Iterator[Diagnostic]:
+    yield from no_none(made.value)
+    if isinstance(made.value, n.TemplateFile):
+        yield fault(
+            "template-in-var",
+            made.value,
+            "a template file is a function, not a value",
+            f"write exe @{made.name}() = template …",
+        )
+
+
+def of_exe(made: n.Exe) -> Iterator[Diagnostic]:
+    if isinstance(made.body, n.Run) and isinstance(made.body.value, n.Variable):
+        name = made.body.value.name
+        yield fault(
+            "run-variable",
+            made.body,
+            f"run @{name} is not a call. Invalid exe syntax.",
+            f"write run @{name}(…), or run cmd {{ … }}",
+        )
+
+
+def of_import(made: n.Import) -> Iterator[Diagnostic]:
+    if made.everything:
+        yield fault(
+            "import-wildcard",
+            made,
+            "wildcard imports are not supported",
+            'import a namespace: import "…" as @name, or { * as @name }',
+        )
+
+
+def of_loop(made: n.Loop) -> Iterator[Diagnostic]:
+    if isinstance(made.limit, n.Literal | n.Template) and not (
+        isinstance(made.limit, n.Literal) and type(made.limit.value) in (int, float)
+    ):
+        yield fault("loop-limit", made.limit, "loop limit expects a number.", "write loop(10) or loop(endless)")
+    for statement in made.body.body:
+        if isinstance(statement, n.Retry):
+            yield fault(
+                "retry-in-loop", statement, "use 'continue' instead of 'retry' in loop bodies", "write continue @value"
+            )
