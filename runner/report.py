@@ -178,7 +178,8 @@ def _call(call: Event) -> str:
     said = clean(json.dumps(arguments, ensure_ascii=False) if arguments else "", 60)
     mark = {"deny": "✗", "transform": "~"}.get(str(call.get("decision")), "✓" if not call.get("isError") else "!")
     name = f"{clean(call.get('server'))}.{clean(call.get('name'))}"
-    time = f"{float(call['ms']):.0f} ms" if isinstance(call.get("ms"), (int, float)) else ""
+    took = call.get("ms")
+    time = f"{took:.0f} ms" if isinstance(took, (int, float)) else ""
     # That it comes from this server's tool is said by the line itself.
     declared = [clean(label) for label in _strings(call.get("labels")) if not label.startswith(("src:", "mcp:"))]
     labels = f"  [{', '.join(declared)}]" if declared else ""

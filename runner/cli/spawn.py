@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ from runner.cli import interrupt
 from runner.cli.environment import Environment, environment_options, load
 from runner.cli.lazy import Command
 from runner.errors import EmptyPrompt, TimedOut
-from runner.record import read, verify
+from runner.plan import to_json
+from runner.record import RunRecord, read, verify
 from runner.report import Summary, markdown, result_object, transcript
 
 EXAMPLES = """
@@ -39,23 +41,33 @@ class Answer:
     exit_code: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What is shown and kept of a run."""
+
+    as_json: bool
+    quiet: bool
+    summary: str | None
+    out: str | None
+
+
 @click.command(cls=Command, examples=EXAMPLES)
 @click.argument("prompt")
 @environment_options
 @click.option("--json", "as_json", is_flag=True, help="One result object on stdout instead of the answer.")
 @click.option("--summary", metavar="FILE", help="Append a page of Markdown, as CI job summaries want it.")
+@click.option("--out", metavar="DIR", help="Keep answer, plan and record of this run in that directory.")
 @click.option("--quiet", "-q", is_flag=True, help="No transcript on stderr.")
-def spawn(prompt: str, as_json: bool, summary: str | None, quiet: bool, **options: Any) -> int:
+def spawn(prompt: str, as_json: bool, summary: str | None, out: str | None, quiet: bool, **options: Any) -> int:
     """Give PROMPT to the environment's agent (`-` reads it from standard input)."""
     text = sys.stdin.read() if prompt == "-" else prompt
     if not text.strip():
         raise EmptyPrompt()
-    return interrupt.run(_spawn(text, as_json=as_json, summary_file=summary, quiet=quiet, **options))
+    shown = Shown(as_json=as_json, quiet=quiet, summary=summary, out=out)
+    return interrupt.run(_spawn(text, shown, **options))
 
 
-async def _spawn(
-    prompt: str, *, as_json: bool, summary_file: str | None, quiet: bool, ref: str, agent: str | None, **options: Any
-) -> int:
+async def _spawn(prompt: str, shown: Shown, *, ref: str, agent: str | None, **options: Any) -> int:
     asked = {"command": "spawn", "prompt": prompt if len(prompt) <= 4000 else prompt[:4000] + "…"}
     environment = await load(ref, agent_name=agent, asked=asked, close_records=False, **options)
     if environment.agent is None:
@@ -73,7 +85,7 @@ async def _spawn(
         environment.end(code, error)
         environment.progress.clear()
         if environment.record is not None:
-            _show(environment, code, as_json=as_json, summary_file=summary_file, quiet=quiet)
+            _show(environment, code, shown)
     return code
 
 
@@ -113,21 +125,32 @@ def taint_of(witnessed: Witnessed) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def _show(environment: Environment, code: int, *, as_json: bool, summary_file: str | None, quiet: bool) -> None:
+def _show(environment: Environment, code: int, shown: Shown) -> None:
     """The answer to stdout; the run, as the record tells it, to stderr."""
     record = environment.record
     assert record is not None
     summary = Summary.of(read(record.path))
-    if as_json:
+    if shown.as_json:
         print(json.dumps(result_object(summary, exit_code=code), ensure_ascii=False))
     elif summary.answer is not None:
         sys.stdout.write(summary.answer if summary.answer.endswith("\n") else summary.answer + "\n")
     sys.stdout.flush()
-    if summary_file:
-        with Path(summary_file).open("a", encoding="utf-8") as file:
+    if shown.summary:
+        with Path(shown.summary).open("a", encoding="utf-8") as file:
             file.write(markdown(summary))
-    if quiet or as_json:
+    if shown.out:
+        _keep(Path(shown.out), record, summary)
+    if shown.quiet or shown.as_json:
         return
     print(transcript(summary, answer=False), file=sys.stderr)
     print(f"record: {record.path} · {verify(record.path).head[:16]}", file=sys.stderr)
     print(f"next: mlld sandbox show {record.name}; mlld sandbox plan --env {environment.ref}", file=sys.stderr)
+
+
+def _keep(directory: Path, record: RunRecord, summary: Summary) -> None:
+    """Answer, plan and record as files."""
+    directory.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(record.path, directory / "record.jsonl")
+    (directory / "answer.txt").write_text(summary.answer or "", encoding="utf-8")
+    if summary.plan:
+        (directory / "plan.json").write_bytes(to_json(summary.plan))
