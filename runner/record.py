@@ -8,7 +8,8 @@ The events, in the order in which a run has them (`member` = agent, sidecar or t
 
     run     name, env, agent, prompt, pid, owner       what was asked for, and by which process (lease.owner)
     plan    digest, plan                               what was decided, before anything starts
-    state   member, state, ms, note                    image · starting · fenced · ready · running · ended · gone
+    state   member, state, ms, note                    starting · fenced · ready · running · exited · ended
+    ready   ms, tools                                  the agent can list its tools: the run may begin
     canary  member, name, ok, saw                      one fact of the self-test
     call    server, method, name, decision, rule, labels, ms, arguments, result …      as the sidecar tells it
     egress  member, host, port, decision, rule, address                                as the sidecar tells it

@@ -83,6 +83,10 @@ class Progress:
             case "state":
                 note = f": {clean(event['note'], 60)}" if event.get("note") else ""
                 return member, _WORDS.get(str(event.get("state")), clean(event.get("state"))) + note
+            case "ready":
+                return "run", f"ready with {event.get('tools')} tools after {event.get('ms')} ms"
+            case "oom":
+                return member, "a process went over the memory limit"
             case "call" if event.get("method") == "tools/call":
                 verdict = " denied" if event.get("decision") == "deny" else ""
                 return member, f"{clean(event.get('name'), 40)}{verdict}"
