@@ -79,7 +79,7 @@ class CommandLexer(TextLexer):
                 self._flush(buffer, begin, at)
                 at = begin = self.interpolation(at, 'cmd"' if double else "cmd")
                 buffer = ""
-            elif mark == "<" and double and self._angle(at, "cmd", set()):
+            elif mark == "<" and double and self._angle(at, "cmd"):
                 self._flush(buffer, begin, at)
                 at = begin = self.access(self.load(at, in_text=True), "cmd")
                 buffer = ""
@@ -190,12 +190,10 @@ class CommandLexer(TextLexer):
                 at = begin = self.interpolation(at, "path")
                 buffer = ""
             elif found := _PATH.match(self.text, at):
-                plain = found.group() if found.group() != "\\" else ""
-                if not plain:
-                    plain, at = self._escape(at, "path")
-                    buffer += plain
+                if found.group() == "\\":
+                    buffer, at = buffer + self.text[at + 1 : at + 2], at + 2
                 else:
-                    buffer, at = buffer + plain, found.end()
+                    buffer, at = buffer + found.group(), found.end()
             elif self.text[at : at + 1] == "@":
                 buffer, at = buffer + "@", at + 1
             else:
@@ -233,7 +231,7 @@ class CommandLexer(TextLexer):
                 raise self._unclosed(at, '"')
             at = self._path_until(at + 1, end) + 1
         else:
-            while True:
+            while text[at : at + 1] != "?":
                 if AT.match(text, at):
                     at = self.interpolation(at, "path")
                 elif found := _SECTION.match(text, at):

@@ -24,10 +24,10 @@ _LITERAL_ESCAPES = frozenset("\\\"'.@[]{}`$")
 
 # Where text stops being plain, per kind of text.
 _STOPS = {
-    '"': re.compile(r'["@<\\\n]|!@'),
-    "`": re.compile(r"[`@<\\/]|!@"),
-    "::": re.compile(r"::|[@<\\/]"),
-    "att": re.compile(r"[@<\\/]"),
+    '"': re.compile(r'["@<\\\n]|!@|>>'),
+    "`": re.compile(r"[`@<\\/]|!@|>>"),
+    "::": re.compile(r"::|[@<\\/]|>>"),
+    "att": re.compile(r"[@<\\/]|>>"),
     ":::": re.compile(r":::|\{\{|\\"),
     "mtt": re.compile(r"\{\{|\\"),
     "cmd": re.compile(r"[@\\<>&|;{}\"'`]"),
@@ -57,9 +57,9 @@ class TextLexer(BaseLexer):
         self.text_depth -= 1
         if quote in ("::", ":::"):
             self._strip_newlines(first)
-        content = self.out[first + 1 : -1]
-        if all(token is not None and token[0] == "TEXT" for token in content):
-            value = "".join(str(token[1]) for token in content if token)
+        content = [token for token in self.out[first + 1 : -1] if token is not None]
+        if all(token[0] == "TEXT" for token in content):
+            value = "".join(str(token[1]) for token in content)
             del self.out[first:]
             self.emit("STRING", (quote, value), at, end + len(quote))
         return end + len(quote)
@@ -82,11 +82,13 @@ class TextLexer(BaseLexer):
 
     def _strip_newlines(self, first: int) -> None:
         """The line ends right after `::` and right before the closing `::` are layout."""
-        opener, last = first + 1, len(self.out) - 2
-        if opener <= last and (token := self.out[opener]) and token[0] == "TEXT" and str(token[1]).startswith("\n"):
-            self.out[opener] = ("TEXT", str(token[1])[1:], token[2], token[3])
-        if opener <= last and (token := self.out[last]) and token[0] == "TEXT" and str(token[1]).endswith("\n"):
-            self.out[last] = ("TEXT", str(token[1])[:-1], token[2], token[3])
+        for index, edge in ((len(self.out) - 2, "end"), (first + 1, "start")):
+            token = self.out[index]
+            if not (first < index < len(self.out) - 1) or token is None or token[0] != "TEXT":
+                continue
+            text = str(token[1])
+            text = text.removesuffix("\n") if edge == "end" else text.removeprefix("\n")
+            self.out[index] = ("TEXT", text, token[2], token[3]) if text else None
 
     def _unclosed(self, at: int, quote: str) -> Exception:
         line_end = self.line_end(at)
@@ -158,15 +160,16 @@ class TextLexer(BaseLexer):
                     buffer = ""
                 else:
                     buffer, at = buffer + "!", here + 1
-            elif mark == "<":
-                end = self._angle(here, quote, angle_ends)
-                if end is None:
-                    buffer, at = buffer + "<", here + (2 if here + 1 in angle_ends else 1)
-                else:
-                    self._flush(buffer, begin, here)
-                    at = begin = self.load(here, in_text=True) if end else self.placeholder(here)
-                    at = begin = self.access(at, quote)
-                    buffer = ""
+            elif mark == "<" and (close := self._escaped_angle(here)):
+                angle_ends.add(close)
+                buffer, at = buffer + "<", here + 2
+            elif mark == ">>" and here in angle_ends:
+                buffer, at = buffer + ">", here + 2
+            elif mark == "<" and (kind := self._angle(here, quote)):
+                self._flush(buffer, begin, here)
+                at = self.load(here, in_text=True) if kind == "load" else self.placeholder(here)
+                at = begin = self.access(at, quote)
+                buffer = ""
             elif mark == "{{" and (found := _BRACES.match(text, here)):
                 self._flush(buffer, begin, here)
                 at = begin = self._braces(found)
@@ -266,6 +269,9 @@ class TextLexer(BaseLexer):
             return at + 1  # `@name\.com`: the backslash only ends the name
         return at
 
+    def _after_backslash(self, quote: str) -> tuple[str, ...]:
+        return ("@",) if quote in ("::", "att") else ("\\", "@", "n", "t", "r", "0", '"')
+
     def _conditional(self, at: int, quote: str) -> int:
         text = self.text
         if text.startswith("??", at):
@@ -289,25 +295,26 @@ class TextLexer(BaseLexer):
         self.emit("COND_THEN", "?", at, at + 1)
         return self.quoted(at + 1, after)
 
-    def _angle(self, at: int, quote: str, angle_ends: set[int]) -> int | None:
-        """Is `<` in text a file (1), a placeholder (0) or just `<` (None)?"""
-        text = self.text
-        if text.startswith("<<", at):
-            angle_ends.add(at + 1)
-            return None
-        line_end = self.line_end(at)
-        close = text.find(">", at, line_end)
-        if close < 0:
-            return None
-        content = text[at + 1 : close].strip()
-        if not content:
+    def _escaped_angle(self, at: int) -> int:
+        """`<<file.md>>` is the text `<file.md>`: where its `>>` is, or 0."""
+        if not self.text.startswith("<<", at):
             return 0
-        if content.startswith("!") or _HTML.match(content):
-            return None
+        return max(0, self.text.find(">>", at, self.line_end(at)))
+
+    def _angle(self, at: int, quote: str) -> str:
+        """Is `<` in text a `load`, a `placeholder`, or just a character (empty)?"""
+        close = self.text.find(">", at, self.line_end(at))
+        if close < 0:
+            return ""
+        content = self.text[at + 1 : close].strip()
+        if not content:
+            return "placeholder"
+        if content.startswith(("!", "<")) or _HTML.match(content):
+            return ""
         bare = re.sub(r"\\[@.*]|@@", "", content)
         if quote == '"' and '"' in bare and not content.startswith('"'):
-            return None
-        return 1 if re.search(r"[.*@]", bare) else None
+            return ""
+        return "load" if re.search(r"[.*@]", bare) else ""
 
     def placeholder(self, at: int) -> int:
         end = self.text.index(">", at) + 1
