@@ -6,6 +6,7 @@ shows, not in an argument, not on a disk.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -14,6 +15,7 @@ import msgspec
 from interpreter.declarations import ModuleSource
 from runner.errors import SandboxFailure, SecretMissing
 from runner.plan import AGENT, LINKS, Egress, Host, SandboxPlan, Server, guards_digest
+from runner.planner import MCP_PORT, proxy_environment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,21 @@ def environment_block(plan: SandboxPlan, handover: Handover, member: str) -> byt
                 f"a secret of {member} holds a NUL byte, which no environment can carry", remedy="change it"
             )
     return b"".join(entry.encode() + b"\0" for entry in entries) + b"\0"
+
+
+def agent_environment(plan: SandboxPlan, token: str) -> dict[str, str]:
+    """What tells the agent's programs where tools and network are."""
+    env = {"MLLD_PROFILE": plan.profile.name or ""}
+    if plan.servers:
+        servers = [
+            {"name": s.name, "source": " ".join(s.source.split(" ")[:2]), "tools": s.tools} for s in plan.servers
+        ]
+        env |= {
+            "MCP_SERVER_URL": f"http://127.0.0.1:{MCP_PORT}/mcp",
+            "MLLD_MCP_TOKEN": token,
+            "MLLD_MCP_SERVERS": json.dumps(servers),
+        }
+    return env | (proxy_environment() if plan.egress_of(AGENT) else {})
 
 
 def value_of(handover: Handover, name: str) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import time
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
@@ -25,9 +24,8 @@ from runner.backends.waiting import finished
 from runner.commands import execution
 from runner.endpoint import Endpoint
 from runner.errors import EngineFailure, RunnerError, SandboxFailure
-from runner.handover import Handover
+from runner.handover import Handover, agent_environment
 from runner.plan import AGENT, BRIDGE, LINK, SandboxPlan
-from runner.planner import MCP_PORT, proxy_environment
 from runner.sandbox_events import Hearing, Sink
 from runner.selftest import SelfTest
 
@@ -212,19 +210,7 @@ class Sandbox:
 
     def agent_environment(self) -> dict[str, str]:
         """What tells the agent's programs where tools and network are."""
-        env = {"MLLD_PROFILE": self.plan.profile.name or ""}
-        if self.plan.servers:
-            env |= {
-                "MCP_SERVER_URL": f"http://127.0.0.1:{MCP_PORT}/mcp",
-                "MLLD_MCP_TOKEN": self.handover.token,
-                "MLLD_MCP_SERVERS": json.dumps(
-                    [
-                        {"name": s.name, "source": " ".join(s.source.split(" ")[:2]), "tools": s.tools}
-                        for s in self.plan.servers
-                    ]
-                ),
-            }
-        return env | (proxy_environment() if self.plan.egress_of(AGENT) else {})
+        return agent_environment(self.plan, self.handover.token)
 
     def mark(self) -> int:
         """A position in the stream of what the agent saw."""

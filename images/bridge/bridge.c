@@ -21,7 +21,7 @@
  *   --talk      stdin and stdout become a connection to SOCKET (talk.c).
  *   --put       stdin becomes the file PATH (put.c).
  *
- * stdout carries JSON lines for the runner, and nothing else; with --run they go to stderr, since stdout is ARGV's.
+ * stdout carries JSON lines for the runner, and nothing else. With --run it is ARGV's, and there is no runner.
  *
  * We run best as PID 1: then nobody in the container can kill us, and the end of us is the end of everything in it.
  * We are not dumpable: programs of the same user could otherwise open /proc/<us>/fd/1 and forge events, or take the
@@ -48,7 +48,7 @@ enum { HOLD_FOR = 15000, HOLD_EVERY = 5 }; /* ms */
 
 extern char **environ;
 
-static int events_fd = STDOUT_FILENO;
+static bool quiet;
 static int signals_fd = -1;
 
 int64_t now_ms(void) {
@@ -79,11 +79,11 @@ void emit(const char *format, ...) {
     va_start(args, format);
     int n = vsnprintf(line, sizeof line - 1, format, args);
     va_end(args);
-    if (n < 0 || n >= (int)sizeof line - 1) return;
+    if (quiet || n < 0 || n >= (int)sizeof line - 1) return;
     line[n++] = '\n';
-    struct pollfd out = {.fd = events_fd, .events = POLLOUT};
+    struct pollfd out = {.fd = STDOUT_FILENO, .events = POLLOUT};
     if (poll(&out, 1, 0) == 1 && (out.revents & POLLOUT)) {
-        while (write(events_fd, line, (size_t)n) < 0 && errno == EINTR) {}
+        while (write(STDOUT_FILENO, line, (size_t)n) < 0 && errno == EINTR) {}
     }
 }
 
@@ -325,7 +325,7 @@ int main(int argc, char **argv) {
     if (argc == 3 && strcmp(argv[1], "--talk") == 0) return talk(argv[2]);
     if (argc == 3 && strcmp(argv[1], "--put") == 0) return put(argv[2]);
     struct options options = parse(argc, argv);
-    if (options.run) events_fd = STDERR_FILENO;
+    quiet = options.run;
     if ((signals_fd = open_signals()) < 0) return EXIT_SETUP;
     if (options.canary && !canary(&options)) return EXIT_CANARY;
     if (!forward_open(&options)) return EXIT_SETUP;

@@ -8,45 +8,61 @@ from typing import Any
 import click
 
 from runner.cli import interrupt
-from runner.cli.environment import environment_options, load
+from runner.cli.environment import Environment, environment_options, load
 from runner.cli.lazy import Command
 from runner.cli.runs import records
 from runner.errors import CheckFailure, PlanViolated
 from runner.invariants import check
 from runner.plan import SandboxPlan, from_json, to_json
 from runner.record import find, read
+from runner.report_compose import compose_of
 from runner.report_plan import plan_diff, plan_text
 
 EXAMPLES = """
 Examples:
   mlld sandbox plan --env @local/myenv
   mlld sandbox plan --env @local/myenv --profile readonly --format json
+  mlld sandbox plan --env @local/myenv --agent scripted --format compose > compose.yaml
   mlld sandbox plan --env @local/myenv --diff last
 """
 
 
 @click.command(cls=Command, examples=EXAMPLES)
 @environment_options
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option("--format", "form", type=click.Choice(["text", "json", "compose"]), default="text", show_default=True)
 @click.option("--diff", "against", metavar="RUN", help="Only what differs from the plan of that run.")
-def plan(form: str, against: str | None, **options: Any) -> int:
+@click.option("--images-by-name", is_flag=True, help="With compose: images by name, for a file that is committed.")
+def plan(form: str, against: str | None, images_by_name: bool, **options: Any) -> int:
     """Print the plan of an environment: per member what it is, reaches, reads, writes and holds."""
-    made = interrupt.run(planned(**options))
+    environment, made = interrupt.run(planned_of(**options))
     if violations := check(made):
         raise PlanViolated([str(violation) for violation in violations])
     if against is not None:
         changed = plan_diff(plan_of(against), made)
         click.echo(changed or "nothing differs")
         return 1 if changed else 0
-    click.echo(to_json(made).decode() if form == "json" else plan_text(made))
+    match form:
+        case "compose":
+            text = compose_of(made, environment.spec(), environment.agent, pinned=not images_by_name)
+            click.echo(text, nl=False)
+        case "json":
+            click.echo(to_json(made).decode())
+        case _:
+            click.echo(plan_text(made))
     return 0
 
 
-async def planned(*, agent: str | None, **options: Any) -> SandboxPlan:
+async def planned(**options: Any) -> SandboxPlan:
+    """The plan alone."""
+    return (await planned_of(**options))[1]
+
+
+async def planned_of(*, agent: str | None, **options: Any) -> tuple[Environment, SandboxPlan]:
+    """An environment and what a run of it would be."""
     environment = await load(agent_name=agent, asked={}, **options)
     try:
         # The name is not part of the digest; a fixed one makes two printed plans comparable.
-        return environment.sandboxes.plan(environment.spec(), run="plan")
+        return environment, environment.sandboxes.plan(environment.spec(), run="plan")
     finally:
         environment.progress.clear()
 
