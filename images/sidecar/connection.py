@@ -20,6 +20,8 @@ JSON = b"application/json"
 _READ = 64 << 10
 _HEADS_REMEMBERED = 256
 HEAD_SECONDS, BODY_SECONDS, WRITE_SECONDS, IDLE_SECONDS = 10.0, 30.0, 30.0, 600.0
+SWEEP_SECONDS = 2.0
+MAX_CONNECTIONS = 256
 
 Buffers = tuple[bytes | memoryview, ...]
 OnRequest = Callable[["Connection", Head, bytes], None]
@@ -270,7 +272,7 @@ class Listener:
     """Accepts agents' connections on one address, and ends those that take too long."""
 
     def __init__(
-        self, on_request: OnRequest, *, body_limit: int, max_connections: int = 256, queue_limit: int = 64 << 20
+        self, on_request: OnRequest, *, body_limit: int, max_connections: int = MAX_CONNECTIONS, queue_limit: int = 64 << 20
     ) -> None:
         self.on_request, self.body_limit, self.queue_limit = on_request, body_limit, queue_limit
         self.queued = 0
@@ -325,14 +327,14 @@ class Listener:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._connections.add(Connection(sock, self))
             if self._timer is None:
-                self._timer = asyncio.get_running_loop().call_later(2.0, self._sweep)
+                self._timer = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
 
     def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
         now = loop.time()
         for connection in [c for c in self._connections if c.overdue(now)]:
             connection.close()
-        self._timer = loop.call_later(2.0, self._sweep) if self._connections else None
+        self._timer = loop.call_later(SWEEP_SECONDS, self._sweep) if self._connections else None
 
     def forget(self, connection: Connection) -> None:
         self._connections.discard(connection)

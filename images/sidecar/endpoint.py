@@ -78,6 +78,16 @@ class Endpoint:
         """Every cohort there is."""
         return [*self._shared.values(), *self._own.values(), *(c.cohort for c in self._stateless.callers.values())]
 
+    @property
+    def sessions(self) -> int:
+        """How many sessions there are."""
+        return len(self._sessions)
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that agents have not taken yet."""
+        return self._listener.queued
+
     def end_sessions(self) -> None:
         """Ends every session; agents begin anew."""
         for session in self._sessions.all():

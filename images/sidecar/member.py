@@ -22,7 +22,8 @@ LISTS: dict[Kind, tuple[str, str, str]] = {
 }
 """Kind → method, key of the result, capability that says a server has it."""
 
-_MAX_PAGES, _MAX_ITEMS, _MAX_BYTES = 64, 2_000, 16 << 20
+MAX_ITEMS = 2_000
+_MAX_PAGES, _MAX_BYTES = 64, 16 << 20
 
 _LISTENED = {"tools": "toolsListChanged", "prompts": "promptsListChanged", "resources": "resourcesListChanged"}
 
@@ -215,11 +216,11 @@ class Member:
             items += page
             size += sum(map(len, page))
             cursor = result.get("nextCursor", b"")
-            if cursor in (b"", b"null", b'""') and len(items) <= _MAX_ITEMS:
+            if cursor in (b"", b"null", b'""') and len(items) <= MAX_ITEMS:
                 return items
-            if not cursor or cursor in seen or len(items) >= _MAX_ITEMS or size > _MAX_BYTES:
+            if not cursor or cursor in seen or len(items) >= MAX_ITEMS or size > _MAX_BYTES:
                 break
             seen.add(cursor)
-        kept = items[:_MAX_ITEMS]
+        kept = items[:MAX_ITEMS]
         self.trouble = f"server {self.name}: {method} is too long or does not end: only its first {len(kept)} are used"
         return kept
