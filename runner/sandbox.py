@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import time
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
@@ -177,7 +178,15 @@ class Sandbox:
     async def run(self, command: Command) -> CommandResult:
         """Runs a command of the language (`ports.CommandPort`)."""
         timeout = self.plan.timeout_seconds
-        return await self.execute(execution(command, env=self.agent_environment(), timeout_seconds=timeout))
+        wanted = execution(command, env=self.agent_environment(), timeout_seconds=timeout)
+        if wanted.argv[0] == "sh" and "sh" not in self.plan.profile.granted:
+            profile = self.plan.profile.name
+            raise PermissionError(
+                errno.EACCES,
+                f"`{command.text[:60]}` needs a shell, and {f'profile {profile}' if profile else 'nothing'} grants no `sh`; "
+                "one program with its arguments runs without",
+            )
+        return await self.execute(wanted)
 
     async def execute(self, wanted: Execution, *, member: str = AGENT) -> CommandResult:
         """Runs a program in a seat. Errors: `OSError` if it cannot be started, else what stopped the run."""

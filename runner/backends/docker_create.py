@@ -32,15 +32,18 @@ def container_body(
 ) -> dict[str, Any]:
     """The request that creates a container, hardened as its plan says. `image_volumes`: what its image declares."""
     hard, limits = container.hardening, container.limits
+    uid, gid = hard.user.split(":")
+    # The owner matters: runc gives a tmpfs the mode of the directory it covers, whatever `mode` says.
+    owned = f"uid={uid},gid={gid}"
     tmpfs = {
-        t.target: f"rw,nosuid,nodev,{'exec' if t.executable else 'noexec'},size={t.size_bytes},mode={t.mode}"
+        t.target: f"rw,nosuid,nodev,{'exec' if t.executable else 'noexec'},size={t.size_bytes},mode={t.mode},{owned}"
         for t in container.tmpfs
     }
     tmpfs |= {m.target: "ro,nosuid,nodev,noexec,size=4096,mode=0555" for m in container.mounts if _is_masked_folder(m)}
     taken = {*tmpfs, *(m.target for m in container.mounts)}
     # A VOLUME of the image would be an unlimited, writable directory on the engine's disk that outlives the run.
     tmpfs |= {
-        path: f"rw,nosuid,nodev,noexec,size={_IMAGE_VOLUME_BYTES},mode=1777"
+        path: f"rw,nosuid,nodev,noexec,size={_IMAGE_VOLUME_BYTES},mode=1777,{owned}"
         for path in image_volumes
         if path not in taken
     }

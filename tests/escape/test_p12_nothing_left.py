@@ -26,7 +26,9 @@ SECONDS = 15.0
 
 
 @contextlib.asynccontextmanager
-async def another_runner(servers: int = 1, count: int = 1) -> AsyncIterator[tuple[asyncio.subprocess.Process, list[str]]]:
+async def another_runner(
+    servers: int = 1, count: int = 1
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, list[str]]]:
     """A runner in a process of its own, ready, and the names of its runs."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.support.one_run", str(servers), str(count),
@@ -69,10 +71,14 @@ async def test_cannot_leave_anything_after_success(runs: Runs) -> None:
 
 async def test_cannot_leave_anything_after_an_exception(runs: Runs) -> None:
     sandbox = runs.sandbox(environment(server("a")))
-    with pytest.raises(ZeroDivisionError):
+
+    async def life() -> None:
         async with sandbox:
             assert runs.left(sandbox.run_id)
-            _ = 1 / 0
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await life()
     assert runs.left(sandbox.run_id) == []
 
 
@@ -167,12 +173,16 @@ async def test_a_living_run_is_not_taken_for_dead(runs: Runs) -> None:
 async def test_cannot_leave_anything_after_a_seat_is_killed(runs: Runs, member: str) -> None:
     """The sidecar, or the bridge that holds the agent's seat: the run cannot go on and says which of them ended."""
     sandbox = runs.sandbox(environment(server("a")))
-    with pytest.raises(SandboxFailure, match=f"{member} ended by itself"):
+
+    async def life() -> None:
         async with sandbox:
             waiting = asyncio.create_task(sandbox.execute(Execution(argv=("sleep", "60"))))
             await asyncio.sleep(0.2)
             runs.client.api.kill(sandbox.plan.container_name(member), "SIGKILL")
             await asyncio.wait_for(waiting, SECONDS)
+
+    with pytest.raises(SandboxFailure, match=f"{member} ended by itself"):
+        await life()
     assert runs.left(sandbox.run_id) == []
 
 
