@@ -179,7 +179,7 @@ def enter(function: Function, env: Env, span: Span) -> Any:
 
 # What is asked about the caller's situation by the body of a function, and so goes along into it.
 _CARRIED = ("try", "stage", "hint", "isPipeline", "pipeline", "input", "denied", "guard", "errors", "llm", "for", "loop", "while",
-            "checkpoint", "retryable")  # fmt: skip
+            "checkpoint", "retryable", "profile")  # fmt: skip
 
 
 # Functions of an environment module that are meant to run inside its environment, wherever they are called.

@@ -39,6 +39,8 @@ class AmbientMx:
 
 
 def _profile(env: Env) -> Any:
+    if "profile" in env.mx:  # an environment that is being described: nothing of it is open yet
+        return env.mx["profile"]
     if env.box is not None and env.box.profile is not None:
         return env.box.profile
     return env.module.profile_name

@@ -18,6 +18,7 @@ INTERPRETER = [
     {"parser", "hints", "resolve", "guards", "environment", "printer", "check", "transform"},
     {"operations"},
     {"evaluate", "mcp"},
+    {"module"},
 ]
 RUNNER = [
     {"errors", "spelling", "environ", "agents", "settings", "plan"},

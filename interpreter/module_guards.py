@@ -1,0 +1,309 @@
+"""The guards and the policy of a module inside the sidecar: asked about each message by itself, without any power.
+
+The module travels as text. It is declared here once, with nothing but its own files to read, under limits of steps and
+time; afterwards every judgement evaluates guards in a scope of its own. Two judgements share nothing that changes, so
+no verdict can meet another call (A21)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from interpreter import values_text
+from interpreter.declarations import McpConfig
+from interpreter.environment import denied_tool
+from interpreter.errors import MlldError
+from interpreter.guards import Guarded, Guards, Verdict, settle
+from interpreter.labels import Labels
+from interpreter.module_read import mcp_config_of, read_module
+from interpreter.names import camel, same_name
+from interpreter.policy import Denied, Policy, added_labels, effective_taint, judge
+from interpreter.policy_parse import from_json
+from interpreter.policy_subjects import Operation
+from interpreter.ports import Ports
+from interpreter.values import Value
+
+T = TypeVar("T")
+ROOT = Path("/module")
+# What a server asks of the agent: its text comes from the server, whatever the request's own labels are.
+FROM_SERVERS = ("sampling/createMessage", "elicitation/create")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModuleVerdict:
+    """What is to become of a message. `labels` are those that the judgement adds to the result."""
+
+    kind: Literal["allow", "deny", "retry", "transform"] = "allow"
+    value: object = None
+    rule: str | None = None
+    reason: str | None = None
+    labels: frozenset[str] = frozenset()
+
+
+ALLOWED = ModuleVerdict()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModuleGuards:
+    """The judgement of one module. `active` is False when it has nothing to say about messages."""
+
+    guards: Guards
+    policy: Policy
+    mcp: McpConfig = field(default_factory=McpConfig)
+
+    @classmethod
+    def load(
+        cls, files: Mapping[str, str], entry: str, profile: str | None, policy: Mapping[str, object]
+    ) -> ModuleGuards:
+        """Declares the module. Errors: `MlldError`; a module that cannot be read must not be served without its
+        guards.
+        """
+        return _finished(cls._load(files, entry, profile, policy))
+
+    @classmethod
+    async def _load(
+        cls, files: Mapping[str, str], entry: str, profile: str | None, policy: Mapping[str, object]
+    ) -> ModuleGuards:
+        composed = from_json(policy) if policy else Policy()
+        ports = Ports(output=_Silent(), clock=_Clock(), files=MemoryFiles(files, ROOT))
+        module = await read_module(ROOT / entry, root=ROOT, project=ROOT, ports=ports, policy=composed)
+        module.choose(profile)
+        return cls(
+            guards=module.module.guards,
+            # What travelled is composed of the module's own policy and its caller's, with the places of their sources.
+            policy=composed if composed.layers else module.module.policy,
+            mcp=await mcp_config_of(module),
+        )
+
+    @property
+    def active(self) -> bool:
+        return bool(self.guards) or any(
+            layer.labels or layer.rules or layer.default == "deny"
+            or any(entry.pattern.kind in ("mcp", "*") for entry in (*layer.deny, *(layer.allow or ())))
+            or layer.env.tools.deny or layer.env.tools.allow is not None
+            or layer.env.mcps.deny or layer.env.mcps.allow is not None
+            for layer in self.policy.layers
+        )  # fmt: skip
+
+    async def judge(
+        self,
+        direction: Literal["request", "result"],
+        method: str,
+        server: str,
+        name: str,
+        value: Any,
+        labels: frozenset[str],
+    ) -> ModuleVerdict:
+        """The verdict about one message. It never raises: what goes wrong in a guard is a denial."""
+        incoming = split(labels | {"src:mcp"} if direction == "result" or method in FROM_SERVERS else labels)
+        operation = self._operation(method, server, name, incoming)
+        if direction == "request":
+            return await self._request(operation, method, value, incoming)
+        return await self._result(operation, method, value, incoming)
+
+    def _operation(self, method: str, server: str, name: str, incoming: Labels) -> Operation:
+        is_tool = method in ("tools/call", "tools/list")
+        return Operation(
+            kind="mcp",
+            name=camel(name) if is_tool else name,
+            server=server,
+            tool=name if is_tool else method,
+            labels=self._labels_of(server, name) if is_tool else (),
+            inputs=(incoming,),
+            parameters=("arguments",),
+        )
+
+    def _labels_of(self, server: str, tool: str) -> tuple[str, ...]:
+        """What the module declares the tool to be: the labels that rules and guards see on the operation."""
+        found: dict[str, None] = {}
+        for spec in self.mcp.servers:
+            if spec.name == server:
+                for name, labels in spec.labels.items():
+                    if same_name(name, tool) or fnmatchcase(tool, name):
+                        found.update(dict.fromkeys(labels))
+        for binding in self.mcp.bindings:
+            if binding.server == server and same_name(binding.tool, tool):
+                found.update(dict.fromkeys(binding.labels))
+        return tuple(found)
+
+    async def _request(self, operation: Operation, method: str, value: Any, incoming: Labels) -> ModuleVerdict:
+        if method == "tools/call" and (rule := denied_tool(self.policy, operation.server, operation.tool)):
+            return ModuleVerdict(
+                kind="deny", rule=rule, reason=f"tool '{operation.tool}' is not permitted in environments"
+            )
+        verdict = await self.guards.before(operation, (Guarded(value=Value(value, incoming), labels=incoming),))
+        if verdict.kind in ("deny", "retry"):
+            return _refused(verdict)
+        decision = settle(judge(self.policy, operation), verdict)
+        if isinstance(decision, Denied):
+            return ModuleVerdict(kind="deny", rule=str(decision), reason=decision.reason)
+        extra = frozenset(added_labels(self.policy, operation)) | _new(verdict.inputs[0], incoming)
+        if verdict.kind == "transform":
+            changed = plain(verdict.inputs[0].value)
+            if not isinstance(changed, dict):
+                return ModuleVerdict(
+                    kind="deny", rule=verdict.rule, reason="the guard's value is no object of arguments"
+                )
+            return ModuleVerdict(kind="transform", value=changed, rule=verdict.rule, labels=extra)
+        return ModuleVerdict(rule=verdict.rule or None, labels=extra) if extra or verdict.rule else ALLOWED
+
+    async def _result(self, operation: Operation, method: str, value: Any, incoming: Labels) -> ModuleVerdict:
+        shown = text_of(value) if method == "tools/call" else value
+        inputs = (Guarded(value=Value(None), labels=Labels()),)
+        verdict = await self.guards.after(operation, inputs, Guarded(value=Value(shown, incoming), labels=incoming))
+        if verdict.kind in ("deny", "retry"):
+            return _refused(verdict)
+        assert verdict.output is not None
+        extra = _new(verdict.output, incoming)
+        if verdict.kind == "transform":
+            changed = plain(verdict.output.value)
+            if changed != shown:
+                return ModuleVerdict(
+                    kind="transform", value=_result_with(value, method, changed), rule=verdict.rule, labels=extra
+                )
+        return ModuleVerdict(rule=verdict.rule or None, labels=extra) if extra or verdict.rule else ALLOWED
+
+    def taint(self, labels: frozenset[str]) -> tuple[str, ...]:
+        """The labels as the policy counts them."""
+        return effective_taint(self.policy, split(labels))
+
+
+def _refused(verdict: Verdict) -> ModuleVerdict:
+    kind: Literal["deny", "retry"] = "deny" if verdict.kind == "deny" else "retry"
+    return ModuleVerdict(kind=kind, rule=verdict.rule, reason=verdict.reason)
+
+
+def _new(guarded: Guarded, before: Labels) -> frozenset[str]:
+    return frozenset(guarded.labels.taint) - frozenset(before.taint)
+
+
+def split(labels: frozenset[str]) -> Labels:
+    """A flat set of labels as the language has them: declared, automatic, sources."""
+    declared = sorted(label for label in labels if not label.startswith(("src:", "dir:", "mcp:")))
+    if "untrusted" in declared and "trusted" in declared:
+        declared.remove("trusted")
+    return Labels.of(
+        *declared,
+        automatic=sorted(label for label in labels if label.startswith(("src:", "dir:"))),
+        sources=sorted(label for label in labels if label.startswith("mcp:")),
+    )
+
+
+def text_of(result: Any) -> str:
+    """The text of a tool's result, as scripts see it."""
+    content = result.get("content") if isinstance(result, dict) else None
+    if not isinstance(content, list):
+        return json.dumps(result, ensure_ascii=False)
+    found = []
+    for item in content:
+        if isinstance(item, dict) and item.get("type") == "text":
+            found.append(str(item.get("text", "")))
+        elif isinstance(item, dict) and isinstance(item.get("resource"), dict) and "text" in item["resource"]:
+            found.append(str(item["resource"]["text"]))
+    if isinstance(result.get("structuredContent"), dict):
+        # What the model would read there must not pass beside a guard that looks at the text.
+        structured = json.dumps(result["structuredContent"], ensure_ascii=False)
+        if structured not in found:
+            found.append(structured)
+    return "\n".join(found)
+
+
+def _result_with(result: Any, method: str, changed: Any) -> Any:
+    """The result with what a guard put in the place of its content."""
+    if method != "tools/call":
+        return changed
+    if isinstance(changed, dict) and isinstance(changed.get("content"), list):
+        return changed
+    text = changed if isinstance(changed, str) else json.dumps(changed, ensure_ascii=False)
+    kept = {key: part for key, part in result.items() if key not in ("content", "structuredContent")}
+    return {**kept, "content": [{"type": "text", "text": text}]}
+
+
+def plain(value: object) -> Any:
+    """A value of the language as JSON has it."""
+    return values_text.to_plain(value) if isinstance(value, Value) else value
+
+
+class MemoryFiles:
+    """The files of a module that travelled as text (`ports.FilePort`)."""
+
+    def __init__(self, files: Mapping[str, str], root: Path) -> None:
+        self._files = {root / name: text.encode() for name, text in files.items()}
+
+    def read(self, path: Path) -> bytes:
+        try:
+            return self._files[path]
+        except KeyError:
+            raise FileNotFoundError(str(path)) from None
+
+    def write(self, path: Path, data: bytes, *, append: bool = False) -> None:
+        raise PermissionError("nothing can be written here")
+
+    def glob(self, root: Path, pattern: str) -> Sequence[Path]:
+        return sorted(
+            path for path in self._files if path.is_relative_to(root) and path.relative_to(root).match(pattern)
+        )
+
+    def exists(self, path: Path) -> bool:
+        return path in self._files or self.is_dir(path)
+
+    def is_dir(self, path: Path) -> bool:
+        return any(path in file.parents for file in self._files)
+
+
+class _Silent:
+    """An output that nobody reads: what a module shows while it is declared (`ports.Output`)."""
+
+    def document(self, text: str) -> None: ...
+
+    def stdout(self, text: str) -> None: ...
+
+    def stderr(self, text: str) -> None: ...
+
+    def event(self, event: object) -> None: ...
+
+
+class _Clock:
+    """Time passes (`ports.Clock`)."""
+
+    def now(self) -> float:
+        return time.time()
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        raise MlldError("a module cannot wait while it is declared")
+
+
+def _finished(work: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine, for a caller that cannot wait: in a thread of its own where a loop is running
+    already.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    result: list[T] = []
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            result.append(asyncio.run(work))
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=run, name="mlld-module")
+    thread.start()
+    thread.join()
+    if failure:
+        raise failure[0]
+    return result[0]
+
