@@ -13,11 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal
+from urllib.parse import urlsplit
 
 from interpreter.declarations import (
     AuthDecl,
     EnvironmentSpec,
     Files,
+    HostRule,
     McpConfig,
     ModuleSource,
     Needs,
@@ -103,7 +105,7 @@ def build(config: Config, around: Around) -> EnvironmentSpec:
     policy = around.policy
     net = narrow_network(bounds.network or Network(), policy, warnings)
     tools = _narrow_names(bounds.tools, policy, "tools", warnings)
-    servers = tuple(replace(s, network=narrow_network(s.network, policy, warnings)) for s in around.mcp.servers)
+    servers = tuple(replace(s, network=_server_network(s, policy, warnings)) for s in around.mcp.servers)
     limits = bounds.limits
     for layer in policy.layers:
         limits = least(limits, layer.env.limits)
@@ -133,6 +135,20 @@ def build(config: Config, around: Around) -> EnvironmentSpec:
         warnings=tuple(dict.fromkeys(warnings)),
         place=config.place,
     )
+
+
+def _server_network(server: ServerSpec, policy: Policy, warnings: list[str]) -> Network:
+    """What a server may reach: the hosts it asks for, of those that policy lets environments reach; without asking, none.
+
+    A remote server asks for its own host: a policy that does not list it withholds the server.
+    """
+    asked = server.network
+    if server.source == "url":
+        parts = urlsplit(server.target)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        asked = replace(asked, allow=(HostRule(host=parts.hostname or "", ports=(port,), place=server.place),))
+    narrowed = narrow_network(asked, policy, warnings)
+    return narrowed if asked.allow is not None else replace(narrowed, allow=None)
 
 
 def _grants(config: Config, around: Around) -> dict[str, Place | None]:

@@ -167,7 +167,7 @@ class _Planner:
     def _server_egress(self, server: ServerSpec) -> Egress | None:
         key = f"mcpConfig.servers[{server.name}].net"
         network = replace(server.network, deny=(*server.network.deny, *self.spec.network.deny))
-        if server.source == "url":
+        if server.source == "url" and network.allow is None:
             network = replace(network, allow=(_host_of(server),))
         if not self._granted("network"):
             for rule in network.allow or ():
@@ -197,6 +197,12 @@ class _Planner:
                 self.warnings.append(f"{server.name}: not started, because it has no tools (tools: [])")
             elif server.source == "url" and not self._granted("network"):
                 self._refuse("network", server.name, f"host {_host_of(server).host}", server.place)
+            elif server.source == "url" and server.network.allow == ():
+                # Asked for by its URL, and taken away by policy: a server that nobody can reach is not served.
+                withheld = f"host {_host_of(server).host}"
+                self.refused.append(
+                    Refusal(asked=withheld, member=server.name, rule="not among the hosts of policy", place=server.place)
+                )
             else:
                 kept.append(server)
         return kept

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from runner.plan import AGENT, SandboxPlan, from_json
+from interpreter.declarations import Place
+from runner.plan import AGENT, SIDECAR, Container, Mount, SandboxPlan, from_json
 from runner.record import Event
 
 WIDTH = 100
@@ -154,23 +155,53 @@ def _profile(plan: SandboxPlan) -> str:
 
 def _seats(plan: SandboxPlan) -> list[str]:
     """A sentence per member."""
-    grants: dict[str, list[str]] = {}
-    for member, words, place in plan.grants():
-        grants.setdefault(member, []).append(f"{clean(words)}{f' ({place})' if place else ''}")
-    width = max((len(server.name) for server in plan.servers), default=0)
-    width = max(width, len(AGENT))
-    reach = "the tools below and nothing else" if plan.servers else "nothing"
-    lines = [f"  {AGENT:<{width}}  reaches {reach}" + "".join(f"; may {grant}" for grant in grants.get(AGENT, ()))]
+    width = max([len(AGENT), len(SIDECAR), *(len(server.name) for server in plan.servers)])
+    reach = "the tools of the servers below" if plan.servers else "no tools"
+    lines = [f"  {AGENT:<{width}}  has {reach}; {_grants(plan, AGENT)}"]
     for server in plan.servers:
         tools = "all its tools" if server.tools == "*" else f"tools {', '.join(map(clean, server.tools)) or 'none'}"
-        given = "".join(f"; may {grant}" for grant in grants.get(server.name, ())) or "; may reach nothing"
-        lines.append(f"  {server.name:<{width}}  {clean(server.source)}; {tools}{given}")
+        lines.append(f"  {server.name:<{width}}  {clean(server.source)}; {tools}; {_grants(plan, server.name)}")
     for refusal in plan.refused:
-        lines.append(f"  {refusal.member:<{width}}  asked for {clean(refusal.asked)}: denied by {clean(refusal.rule)}")
+        lines.append(f"  {refusal.member:<{width}}  asked for {clean(refusal.asked)}: denied, {clean(refusal.rule)}")
     network = "one network, for the hosts above" if plan.networked else "no network: no packet can leave the run"
-    lines.append(f"  {'sidecar':<{width}}  {network}")
+    lines.append(f"  {SIDECAR:<{width}}  {network}")
     lines += [f"  warning: {clean(text)}" for text in plan.warnings]
     return lines
+
+
+def _grants(plan: SandboxPlan, member: str) -> str:
+    """What a member may reach, read, write and hold, each with its line."""
+    parts = []
+    if rules := plan.egress_of(member):
+        hosts = [f"{h.host}:{','.join(map(str, h.ports))}{at(h.place)}" for h in rules.allow]
+        hosts += [f"any public address{at(rules.place)}"] if rules.public else []
+        parts.append(f"may reach {', '.join(hosts)}")
+    else:
+        parts.append("may reach nothing")
+    container = next((c for c in plan.containers if c.member == member), None)
+    for verb, mounts in shown_mounts(container).items() if container else ():
+        if mounts:
+            parts.append(f"{verb} {', '.join(f'{clean(m.target)}{at(m.place)}' for m in mounts)}")
+    if held := [f"{s.variable}{at(s.place)}" for s in plan.secrets if member in s.holders]:
+        parts.append(f"holds {', '.join(held)}")
+    return "; ".join(parts)
+
+
+def shown_mounts(container: Container) -> dict[str, list[Mount]]:
+    """What a seat reads and writes of this machine. A mount inside of another one is there to take away from it, not to
+    give: it is not told here."""
+    binds = [mount for mount in container.mounts if mount.kind == "bind"]
+    outer = [
+        m
+        for m in binds
+        if not any(m is not o and m.target.startswith(f"{o.target}/") and not o.read_only for o in binds)
+    ]
+    return {"reads": [m for m in outer if m.read_only], "writes": [m for m in outer if not m.read_only]}
+
+
+def at(place: Place | None) -> str:
+    """The line that caused it, in parentheses."""
+    return f" ({place})" if place else ""
 
 
 def _call(call: Event) -> str:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 
-from interpreter.declarations import Place
 from runner.plan import AGENT, SIDECAR, Container, Egress, SandboxPlan, Server, digest
-from runner.report import clean
+from runner.report import at, clean, shown_mounts
 
 _MARGIN = 12
 
@@ -19,9 +18,9 @@ def plan_text(plan: SandboxPlan) -> str:
         lines += _labelled(container.member, _seat(plan, container))
     for server in plan.servers:
         if server.url:
-            lines += _labelled(server.name, [f"remote, at {clean(server.url)}{_at(server.place)}", *_tools(server)])
+            lines += _labelled(server.name, [f"remote, at {clean(server.url)}{at(server.place)}", *_tools(server)])
     if plan.refused:
-        denied = [f"{r.member} asked for {clean(r.asked)}{_at(r.place)}: {clean(r.rule)}" for r in plan.refused]
+        denied = [f"{r.member} asked for {clean(r.asked)}{at(r.place)}: {clean(r.rule)}" for r in plan.refused]
         lines += _labelled("refused", denied)
     if plan.guards:
         lines += _labelled("guards", [f"of {clean(plan.guards.module)} ({plan.guards.digest}) judge every call"])
@@ -37,7 +36,7 @@ def plan_diff(before: SandboxPlan, now: SandboxPlan) -> str:
 
 def _profile(plan: SandboxPlan) -> Iterator[str]:
     reason = plan.profile
-    yield f"profile {clean(reason.name or 'none')}: {clean(reason.why)}{_at(reason.place)}"
+    yield f"profile {clean(reason.name or 'none')}: {clean(reason.why)}{at(reason.place)}"
     for name, rules in reason.denied.items():
         yield from (f"  not {clean(name)}: {clean(rule)}" for rule in rules)
 
@@ -46,7 +45,7 @@ def _seat(plan: SandboxPlan, container: Container) -> Iterator[str]:
     """The sentences about one container."""
     server = next((s for s in plan.servers if s.name == container.member), None)
     if server:
-        yield f"{clean(server.source)}{_at(server.place)}"
+        yield f"{clean(server.source)}{at(server.place)}"
         yield from _tools(server)
     elif container.member == AGENT and plan.agent:
         yield f"agent {clean(plan.agent)}"
@@ -55,15 +54,17 @@ def _seat(plan: SandboxPlan, container: Container) -> Iterator[str]:
         yield "network: one of its own, for the hosts above" if plan.networked else "network: none, no packet leaves"
     else:
         yield f"reaches {_reach(plan, container.member)}"
-        for verb, readonly in (("reads", True), ("writes", False)):
-            seen = [m for m in container.mounts if m.kind == "bind" and m.read_only is readonly]
-            paths = [f"{clean(m.source)} at {m.target}{_at(m.place)}" for m in seen]
+        for verb, mounts in shown_mounts(container).items():
+            paths = [f"{clean(m.source)} at {m.target}{at(m.place)}" for m in mounts]
             yield f"{verb} {', '.join(paths) or 'nothing'}"
+        guarded = sorted(m.target for m in container.mounts if m.kind == "bind" and m.read_only)
+        if guarded and shown_mounts(container)["writes"]:
+            yield f"cannot write {', '.join(guarded)}"
         masked = sorted(m.target for m in container.mounts if m.kind == "mask")
         if masked:
             yield f"does not see {', '.join(masked[:6])}{f' and {len(masked) - 6} more' if len(masked) > 6 else ''}"
         held = [
-            f"{s.variable} from {clean(s.source)}{_at(s.place)}" for s in plan.secrets if container.member in s.holders
+            f"{s.variable} from {clean(s.source)}{at(s.place)}" for s in plan.secrets if container.member in s.holders
         ]
         yield f"holds {', '.join(held) or 'no secret'}"
     limits = container.limits
@@ -90,15 +91,11 @@ def _reach(plan: SandboxPlan, member: str) -> str:
 
 def _hosts(rules: Egress) -> Iterator[str]:
     if rules.public:
-        yield f"any public address{_at(rules.place)}"
+        yield f"any public address{at(rules.place)}"
     for host in rules.allow:
-        yield f"{host.host}:{','.join(map(str, host.ports))}{_at(host.place)}"
+        yield f"{host.host}:{','.join(map(str, host.ports))}{at(host.place)}"
     for host in rules.deny:
-        yield f"but not {host.host}{_at(host.place)}"
-
-
-def _at(place: Place | None) -> str:
-    return f" ({place})" if place else ""
+        yield f"but not {host.host}{at(host.place)}"
 
 
 def _labelled(label: str, sentences: Iterator[str] | list[str]) -> Iterator[str]:

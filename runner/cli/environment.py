@@ -6,17 +6,16 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import click
 
 from interpreter import EnvironmentModule, load_environment
 from interpreter.declarations import EnvironmentSpec
-from interpreter.environment_modules import find_module
-from interpreter.ports import FilePort, Output, Ports
+from interpreter.ports import Output, Ports
 from runner.agents import Agent, agent
 from runner.cli.context import Context
+from runner.cli.opening import sandboxes_for
 from runner.host.output import StreamOutput
 from runner.host.sandboxes import Options, Sandboxes, finish
 from runner.record import RunRecord
@@ -95,7 +94,8 @@ async def load(
     """Read the module; nothing is started. Errors: `MlldError`, `RunnerError`."""
     context = Context.here()
     settings = context.settings
-    chosen = agent(agent_name or settings.agent) if agent_name or settings.agent else None
+    wanted = agent_name or settings.agent
+    chosen = agent(wanted) if wanted else None
     shown = Progress(sys.stderr, progress or settings.progress, env=context.env)  # type: ignore[arg-type]
     files = context.files(context.cwd, *_extra_roots(ref, context))
     made: list[RunRecord] = []
@@ -134,37 +134,6 @@ async def load(
         progress=shown,
         agent=chosen,
         records=made,
-    )
-
-
-def sandboxes_for(
-    context: Context,
-    *,
-    options: Options | None = None,
-    say: Callable[[str], None] = lambda _: None,
-    on_record: Callable[[RunRecord], None] = lambda _: None,
-    asked: Mapping[str, object] = MappingProxyType({}),
-    files: FilePort | None = None,
-) -> Sandboxes:
-    """The engine of this machine, for this project."""
-    known = context.files(context.cwd) if files is None else files
-
-    def served(reference: str, directory: Path) -> Path:
-        if reference.startswith((".", "/")):
-            return (directory / reference).resolve()
-        return find_module(reference, project=context.project, files=known, home=context.home).root
-
-    return Sandboxes(
-        env=context.env,
-        home=context.home,
-        project=context.project,
-        secrets=context.secrets,
-        options=options or Options(),
-        find_module=served,
-        say=say,
-        warn=lambda text: print(f"warning: {text}", file=sys.stderr),
-        on_record=on_record,
-        asked=asked,
     )
 
 

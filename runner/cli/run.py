@@ -52,7 +52,7 @@ def run(
 
 async def _run(context: Context, source: Source, path: Path | None, options: RunOptions, *, anywhere: bool) -> None:
     def sandboxes() -> SandboxPort:
-        from runner.cli.environment import sandboxes_for
+        from runner.cli.opening import sandboxes_for
 
         return sandboxes_for(context)
 

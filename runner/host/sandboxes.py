@@ -271,4 +271,4 @@ def public_addresses() -> Iterator[str]:
 
 async def _sweep(api: object, cache: Path) -> None:
     with contextlib.suppress(RunnerError):
-        await asyncio.to_thread(sweep_dead, api, cache=cache)  # type: ignore[arg-type]
+        await asyncio.to_thread(sweep_dead, api, cache=cache)

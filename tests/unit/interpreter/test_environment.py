@@ -357,3 +357,15 @@ def test_what_a_configuration_holds() -> None:
     assert parse_config(None) == parse_config({})
     assert parse_config({"net": "none"}).bounds.network == Network(none=True, allow=())
     assert spec({}).mcp == McpConfig()
+
+
+def test_a_server_that_asks_for_no_host_gets_none_of_the_policys() -> None:
+    servers = [
+        {"name": "quiet", "npm": "x"},
+        {"name": "asks", "npm": "x", "net": {"allow": ["api.example.com", "other.example.com"]}},
+        {"name": "remote", "url": "https://mcp.example.org/mcp"},
+        {"name": "listed", "url": "https://api.example.com/mcp"},
+    ]
+    made = spec(None, {"env": {"net": {"allow": ["api.example.com"]}}}, mcp={"servers": servers})
+    reached = {s.name: None if s.network.allow is None else [r.host for r in s.network.allow] for s in made.mcp.servers}
+    assert reached == {"quiet": None, "asks": ["api.example.com"], "remote": [], "listed": ["api.example.com"]}

@@ -102,7 +102,10 @@ def test_the_answer_cannot_break_out_of_its_fence_in_markdown() -> None:
 def test_who_may_reach_what_is_in_the_transcript() -> None:
     text = transcript(Summary.of(events()))
     assert "may reach *.github.com:443 (index.mld:22:3)" in text
-    assert "may hold GITHUB_TOKEN (index.mld:9:3)" in text
+    assert "holds GITHUB_TOKEN (index.mld:9:3)" in text
+    assert (
+        "tickets  command serve; all its tools; may reach nothing; writes /workspace/tickets (index.mld:21:3)" in text
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------ progress

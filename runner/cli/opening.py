@@ -1,0 +1,46 @@
+"""The engine of this machine, for the environments of one project."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from interpreter.environment_modules import find_module
+from interpreter.ports import FilePort
+from runner.cli.context import Context
+from runner.host.sandboxes import Options, Sandboxes
+from runner.record import RunRecord
+
+
+def sandboxes_for(
+    context: Context,
+    *,
+    options: Options | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    on_record: Callable[[RunRecord], None] = lambda _: None,
+    asked: Mapping[str, object] = MappingProxyType({}),
+    files: FilePort | None = None,
+) -> Sandboxes:
+    """The engine of this machine, for this project."""
+    known = context.files(context.cwd) if files is None else files
+
+    def served(reference: str, directory: Path) -> Path:
+        found = find_module(
+            reference, project=context.project, files=known, home=context.home, directory=directory, kind=None
+        )
+        return found.root
+
+    return Sandboxes(
+        env=context.env,
+        home=context.home,
+        project=context.project,
+        secrets=context.secrets,
+        options=options or Options(),
+        find_module=served,
+        say=say,
+        warn=lambda text: print(f"warning: {text}", file=sys.stderr),
+        on_record=on_record,
+        asked=asked,
+    )
