@@ -8,10 +8,11 @@ is asked of that client and of nobody else.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from typing import Any, Protocol
 
 from images.sidecar import jsonrpc
+from images.sidecar.asking import Asking
 from images.sidecar.catalog import Catalog
 from images.sidecar.member import Member
 from images.sidecar.process import Process, ServerError
@@ -50,10 +51,13 @@ class Cohort:
         audit: Audit,
         lifecycle: Lifecycle,
         capabilities: bytes,
+        asking: Asking,
         *,
         modern: bool,
     ) -> None:
-        self._audit = audit
+        self._audit, self.asking = audit, asking
+        self._questions: dict[tuple[Process, bytes], str] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self.members = {u.name: Member(u, lifecycle, capabilities, modern=modern) for u in upstreams}
         self.catalog = Catalog(list(self.members.values()), admission, self, self._replaced)
         self.audiences: set[Audience] = set()
@@ -133,11 +137,50 @@ class Cohort:
                 self._replaced(kind)
 
     def on_request(self, process: Process, spelt_id: bytes, method: str, params: bytes) -> None:
+        if self.asking.active:
+            self._later(self._judge_question(process, spelt_id, method, params))
+        else:
+            self._hand_on(process, spelt_id, method, params)
+
+    async def _judge_question(self, process: Process, spelt_id: bytes, method: str, params: bytes) -> None:
+        try:
+            judged = await self.asking.question(process.server, method, params)
+        except ServerError as e:
+            process.post(jsonrpc.failure(spelt_id, e.code, str(e)))
+            return
+        self._questions[process, spelt_id] = method
+        self._hand_on(process, spelt_id, method, judged)
+
+    def _hand_on(self, process: Process, spelt_id: bytes, method: str, params: bytes) -> None:
         if not any(audience.on_asked(process, spelt_id, method, params) for audience in list(self.audiences)):
+            self._questions.pop((process, spelt_id), None)
             process.post(jsonrpc.failure(spelt_id, jsonrpc.METHOD_NOT_FOUND, f"The client does not offer {method}"))
+
+    def reply(self, process: Process, spelt_id: bytes, kind: bytes, value: bytes) -> None:
+        """The agent's `result` or `error` for what a server asked."""
+        method = self._questions.pop((process, spelt_id), None)
+        if method is not None and kind == b"result":
+            self._later(self._judge_answer(process, spelt_id, method, value))
+        else:
+            process.post(b'{"jsonrpc":"2.0","id":%s,"%s":%s}' % (spelt_id, kind, value))
+
+    async def _judge_answer(self, process: Process, spelt_id: bytes, method: str, value: bytes) -> None:
+        try:
+            judged = await self.asking.answer(process.server, method, value)
+        except ServerError as e:
+            process.post(jsonrpc.failure(spelt_id, e.code, str(e)))
+        else:
+            process.post(jsonrpc.success(spelt_id, judged))
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def on_exit(self, process: Process) -> None:
         member = self.members[process.server]
+        for key in [key for key in self._questions if key[0] is process]:
+            del self._questions[key]
         if process is member.process:
             self._audit.emit({"event": "server", "server": member.name, "state": "exited", "faults": process.faults})
         member.exited(process)

@@ -9,6 +9,7 @@ import json
 from msgspec import Raw
 
 from images.sidecar import jsonrpc
+from images.sidecar.asking import Asking
 from images.sidecar.cohort import Cohort
 from images.sidecar.connection import Connection, Listener
 from images.sidecar.exchange import Exchange
@@ -38,6 +39,7 @@ class Endpoint:
         self.upstreams = [Upstream(server, spec.lifecycle, spec.limits, dial) for server in spec.servers]
         judges = Judges(guarding=guarding, audit=audit, result_limit=spec.limits.result_bytes)
         self._router = Router(admission, judges)
+        self._asking = Asking(guarding, audit)
         self._sessions = Sessions()
         self._stateless = Stateless(self._router, lambda key: self._make_cohort(key, modern=True))
         self._shared: dict[bytes, Cohort] = {}
@@ -279,8 +281,8 @@ class Endpoint:
         return cohort, False
 
     def _make_cohort(self, capabilities: bytes, *, modern: bool) -> Cohort:
-        lifecycle = self._spec.lifecycle
-        return Cohort(self.upstreams, self._admission, self._audit, lifecycle, capabilities, modern=modern)
+        lifecycle, asking = self._spec.lifecycle, self._asking
+        return Cohort(self.upstreams, self._admission, self._audit, lifecycle, capabilities, asking, modern=modern)
 
     def _end(self, session: Session) -> None:
         self._sessions.remove(session)

@@ -52,6 +52,7 @@ class Module(Protocol):
         name: str,
         value: Any,
         labels: frozenset[str],
+        tool_labels: tuple[str, ...],
     ) -> Judgement: ...
 
 
@@ -136,7 +137,9 @@ class Guarding:
         assert self._module is not None
         try:
             async with asyncio.timeout(self._seconds):
-                said = await self._module.judge(direction, call.method, call.server, call.name, value, call.labels)
+                said = await self._module.judge(
+                    direction, call.method, call.server, call.name, value, call.labels, call.tool_labels
+                )
                 return _verdict(said)
         except TimeoutError:
             reason = f"a guard did not decide within {self._seconds:g} s, which is a denial"

@@ -36,11 +36,13 @@ class Question:
     spelt_id: bytes
     method: str
     params: bytes
+    reply: Callable[[bytes, bytes], None]
+    """Takes the kind of the answer and its JSON."""
     handed_out: bool = False
 
     def answer(self, result: bytes) -> None:
         self.process.held -= 1
-        self.process.post(jsonrpc.success(self.spelt_id, result))
+        self.reply(b"result", result)
 
     def refuse(self, reason: str) -> None:
         self.process.held -= 1

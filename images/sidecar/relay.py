@@ -90,7 +90,7 @@ class Relay:
     async def judge(self, fields: RawMap) -> RawMap | None:
         """The params as guards leave them; None if they refused, and the agent has been told."""
         params = json.loads(jsonrpc.encode(fields))
-        verdict = self._verdict = await self._judges.guarding.request(self._call(params))
+        verdict = self._verdict = await self._judges.guarding.request(self._call(params, self._caller.seen))
         if verdict.kind == "deny":
             self._arguments = _sample(fields)
             self.deny(verdict)
@@ -192,7 +192,8 @@ class Relay:
     async def _judge_result(self, result: RawMap, size: int) -> None:
         raw = b"".join(result_parts(result, b""))
         before = self._verdict
-        verdict = await self._judges.guarding.result(self._call({}), raw)
+        labels = self._caller.seen | frozenset(self.entry.labels)
+        verdict = await self._judges.guarding.result(self._call({}, labels), raw)
         if verdict.kind == "deny":
             self._verdict = verdict
             self.deny(verdict)
@@ -221,10 +222,10 @@ class Relay:
         self.exchange.error(code, message, {"server": self.entry.member.name})
         self._audit(0, is_error=True, result=message.encode())
 
-    def _call(self, params: dict[str, Any]) -> Call:
+    def _call(self, params: dict[str, Any], labels: frozenset[str]) -> Call:
         return Call(
             id=self.id, session=self._caller.id, server=self.entry.member.name, method=self.method,
-            name=self.entry.name, params=params, labels=self._caller.seen | frozenset(self.entry.labels),
+            name=self.entry.name, params=params, labels=labels, tool_labels=self.entry.declared,
         )  # fmt: skip
 
     def _audit(self, size: int, *, is_error: bool = False, result: bytes = b"") -> None:

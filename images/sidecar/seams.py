@@ -107,6 +107,9 @@ class Call:
     """Tool, prompt, URI or task id, in the server's own spelling; empty where the method has none."""
     params: Mapping[str, Any]
     labels: frozenset[str] = frozenset()
+    """Of the data: what the session had seen when it asked; for a result, those of the result too."""
+    tool_labels: tuple[str, ...] = ()
+    """What the tool was declared to be."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

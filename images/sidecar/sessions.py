@@ -226,7 +226,7 @@ class Session:
             fields["_meta"] = Raw(jsonrpc.encode(meta))
 
         def answer(kind: bytes, value: bytes) -> None:
-            process.post(b'{"jsonrpc":"2.0","id":%s,"%s":%s}' % (spelt_id, kind, value))
+            self.cohort.reply(process, spelt_id, kind, value)
 
         ask = self._ask(process, method, jsonrpc.encode(fields) if params else b"", answer)
         ask.spelt_id, ask.token = spelt_id, token
@@ -249,6 +249,9 @@ class Session:
         """The client's answer to a question that a stateless server put into its result. Raises ServerError."""
         if ASKED_FOR.get(method, "-") not in self.capabilities or len(self._asks) >= _ASKS:
             raise ServerError(jsonrpc.METHOD_NOT_FOUND, f"The client does not offer {method}")
+        asking = self.cohort.asking
+        if asking.active:
+            params = await asking.question(process.server, method, params)
         future: asyncio.Future[tuple[bytes, bytes]] = self._loop.create_future()
 
         def answer(kind: bytes, value: bytes) -> None:
@@ -260,7 +263,7 @@ class Session:
         if kind == b"error":
             error = jsonrpc.error_of(Raw(value))
             raise ServerError(error.code, error.message, error.data)
-        return value
+        return await asking.answer(process.server, method, value) if asking.active else value
 
     def answered(self, message: Incoming) -> None:
         """The client's answer to a request of a server."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import msgspec
 from msgspec import Raw
@@ -148,7 +149,8 @@ class Caller:
         if needed is None or needed not in self.capabilities or process.modern:
             return False
         relay = next((relay for relay in self.relays.values() if relay.process is process), None)
-        return relay is not None and self._parking.ask(relay, Question(process, spelt_id, method, params))
+        reply = partial(self.cohort.reply, process, spelt_id)
+        return relay is not None and self._parking.ask(relay, Question(process, spelt_id, method, params, reply))
 
 
 def _wants(relay: Relay, params: bytes) -> bool:

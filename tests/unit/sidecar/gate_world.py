@@ -7,6 +7,7 @@ checked public address to a loopback listener, and says of every other address t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
 import ssl
@@ -101,6 +102,12 @@ class Web:
         self.received: list[bytearray] = []
         self.answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-Web: yes\r\n\r\nhello"
         self.close_after = True
+        self.serving: set[asyncio.Task[None]] = set()
+
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(self.serve(reader, writer))
+        self.serving.add(task)
+        task.add_done_callback(self.serving.discard)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         got = bytearray()
@@ -120,6 +127,8 @@ class Web:
             pass
         finally:
             writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
 
 def contexts(directory: Path, *names: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
@@ -259,8 +268,8 @@ async def world(directory: Path, *, limits: GateLimits | None = None, **rules: E
     udp, _ = await loop.create_datagram_endpoint(lambda: names, local_addr=("127.0.0.1", dns_port))
     server_tls, client_tls = contexts(directory, "example.com", "www.example.com", "xn--bcher-kva.example")
     web, tls_web = Web(), Web()
-    plain = await asyncio.start_server(web.serve, "127.0.0.1", 0)
-    secure = await asyncio.start_server(tls_web.serve, "127.0.0.1", 0, ssl=server_tls)
+    plain = await asyncio.start_server(web.accept, "127.0.0.1", 0)
+    secure = await asyncio.start_server(tls_web.accept, "127.0.0.1", 0, ssl=server_tls)
     routes = {80: plain.sockets[0].getsockname()[1], 443: secure.sockets[0].getsockname()[1], 8443: 0}
     reached: list[tuple[str, int]] = []
 
@@ -289,6 +298,7 @@ async def world(directory: Path, *, limits: GateLimits | None = None, **rules: E
         yield made
     finally:
         await gate.close()
+        await asyncio.gather(*web.serving, *tls_web.serving, return_exceptions=True)
         udp.close()
         for server in (tcp, plain, secure):
             server.close()

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sidecar_process import FakeServer, Tool, sidecar, text, tool
 
 from images.sidecar.admission import Admission, spelling
 from images.sidecar.config import ServerRules, ToolShape
 from images.sidecar.seams import Allowed, Hidden, Kind
 from images.sidecar.shapes import filled, reshaped
+from tests.unit.sidecar.sidecar_process import FakeServer, Tool, sidecar, text, tool
 
 
 class Told(list[dict[str, Any]]):

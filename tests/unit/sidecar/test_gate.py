@@ -6,9 +6,9 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from gate_world import OTHER_PUBLIC, PUBLIC, PUBLIC_V6, allow, world
 
 from images.sidecar.flow import GateLimits
+from tests.unit.sidecar.gate_world import OTHER_PUBLIC, PUBLIC, PUBLIC_V6, allow, world
 
 
 async def test_a_granted_host_is_reached_over_tls(tmp_path: Path) -> None:

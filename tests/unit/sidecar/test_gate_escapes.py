@@ -10,10 +10,10 @@ from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
-from gate_world import PUBLIC, PUBLIC_V6, World, allow, record, world
 
 from images.sidecar.addresses import AddressPolicy
 from images.sidecar.flow import GateLimits
+from tests.unit.sidecar.gate_world import PUBLIC, PUBLIC_V6, World, allow, record, world
 
 GET = b"GET http://example.com/ HTTP/1.1\r\nHost: example.com\r\n"
 POST = b"POST http://example.com/ HTTP/1.1\r\nHost: example.com\r\n"

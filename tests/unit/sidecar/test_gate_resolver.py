@@ -10,10 +10,10 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from gate_world import PUBLIC, PUBLIC_V6, NameServer, dns_reply, encode_name, record
 
 from images.sidecar import dns
 from images.sidecar.resolver import ResolveError, Resolver, configured_servers, resolver_for
+from tests.unit.sidecar.gate_world import PUBLIC, PUBLIC_V6, NameServer, dns_reply, encode_name, record
 
 
 @asynccontextmanager

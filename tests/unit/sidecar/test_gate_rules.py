@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from gate_world import allow
 
 from images.sidecar.rules import Allowed, BadHost, Denied, EgressRules, HostRule, parse_host
+from tests.unit.sidecar.gate_world import allow
 
 
 @pytest.mark.parametrize(

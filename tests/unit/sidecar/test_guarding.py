@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from sidecar_process import TOKEN, Agent, FakeServer, text, tool
 
 from images.sidecar.admission import Admission
 from images.sidecar.config import ModuleConfig, ServerRules, ToolShape
 from images.sidecar.endpoint import Endpoint
 from images.sidecar.guarding import Guarding, GuardingFailed, load
 from images.sidecar.seams import Call, EndpointSpec, ServerSpec, Verdict
+from tests.unit.sidecar.sidecar_process import TOKEN, Agent, FakeServer, text, tool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +52,7 @@ class FakeModule:
         name: str,
         value: Any,
         labels: frozenset[str],
+        tool_labels: tuple[str, ...],
     ) -> Said:
         self.asked.append((direction, method, name, value))
         return await self.decide(direction, method, server, name, value, labels)

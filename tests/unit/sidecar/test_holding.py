@@ -8,9 +8,8 @@ import os
 import sys
 from pathlib import Path
 
-from sidecar_process import ALONE, ROOT, TOKEN
-
 from images.sidecar.holding import Holding
+from tests.unit.sidecar.sidecar_process import ALONE, ROOT, TOKEN
 
 
 def links(folder: Path, *members: str) -> dict[str, str]:

@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from sidecar_process import ROOT, FakeServer, connects, sidecar, text, tool
+
+from tests.unit.sidecar.sidecar_process import ROOT, FakeServer, connects, sidecar, text, tool
 
 LEAST = {"version": 1, "run": "r", "token": "0123456789abcdef", "agent": {"link": "/nowhere"}, "servers": []}
 
