@@ -393,7 +393,8 @@ async def witnessed_labels(session: SandboxSession, mark: int) -> Labels:
     seen = await session.witnessed(mark)
     labels = NONE
     for server, tool, tool_labels in seen.calls:
-        labels = labels | Labels.of(*tool_labels, automatic=("src:mcp",), sources=(f"mcp:{server}:{tool}",))
+        name = f"mcp:{server}:{tool}"
+        labels = labels | Labels.of(*tool_labels, automatic=("src:mcp", name), sources=(name,))
     return labels | Labels.of(automatic=("src:network",)) if seen.egress else labels
 
 
