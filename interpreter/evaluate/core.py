@@ -96,7 +96,6 @@ class Run:
     loading: list[str] = field(default_factory=list)  # modules on the way, outermost first
     directory: Path = field(default_factory=Path)  # where commands start
     quiet: bool = False
-    tolerant: tuple[type[n.Node], ...] = ()  # only these statements count, and a value that cannot be had is left out
     strict_profiles: bool = False
     profile: str | None = None  # `--profile`
     provider: str | None = None  # `--provider`

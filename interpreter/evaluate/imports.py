@@ -21,8 +21,6 @@ from .modules import Module
 from .paths import is_url, resolve, shown
 from .templates import text_of_parts
 
-# The place of an import that no script wrote: a command line, the sidecar.
-NOBODY_IMPORTS = n.Import(origin=n.ImportOrigin(form="path"))
 MODULE_SUFFIXES = (".mld", ".mld.md", ".mlld", ".md")
 TEMPLATE_SUFFIXES = (".att", ".mtt")
 

@@ -100,24 +100,10 @@ async def run_body(document: n.Document, env: Env, *, prose: bool) -> Value | No
                 if prose:
                     env.run.document.prose(statement.text)
                 continue
-            if env.run.tolerant:
-                await declare(statement, env)
-                continue
             await run_statement(statement, env)
     except Returned as returned:
         return returned.value or NULL
     return None
-
-
-async def declare(statement: n.Node, env: Env) -> None:
-    """One statement where only declarations count: a value that would need an effect is left undefined."""
-    if not isinstance(statement, env.run.tolerant):
-        return
-    try:
-        await run_statement(statement, env)
-    except MlldError:
-        if not isinstance(statement, n.Var):
-            raise
 
 
 async def run_statement(statement: n.Node, env: Env) -> None:
