@@ -124,6 +124,10 @@ async def load(
         policy=policy,
         profile=profile or settings.profile,
         strict=profile_strict or settings.profile_strict,
+        provider=provider or settings.provider,
+        home=context.home,
+        directory=context.cwd,
+        settings=context.config,
     )
     return Environment(
         ref=ref,

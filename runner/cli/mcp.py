@@ -7,6 +7,7 @@ import sys
 import click
 
 from interpreter import serve_module
+from runner import __version__
 from runner.cli import interrupt
 from runner.cli.context import Context
 from runner.cli.lazy import Command
@@ -54,6 +55,9 @@ async def _serve(
         collection=collection,
         config=config,
         variables=extra,
+        home=context.home,
+        directory=context.cwd,
+        version=__version__,
     )
     try:
         await serve_lines(server, sys.stdin.buffer, sys.stdout.buffer)

@@ -10,10 +10,12 @@ MARKS = ("mlld-config.json", ".mlld", ".git")
 def find_project(start: Path, *, home: Path) -> Path:
     """The nearest directory at or above `start` that has a mark of a project; `start` where there is none.
 
-    The home directory is not taken for a project because of its own `.mlld`: it would become the workspace.
+    The home directory is not taken for a project because of its own `.mlld`: it would become the workspace. Nor is the
+    root of the file system, which has one in every container of ours.
     """
     start = start.resolve()
+    no_projects = {home.resolve(), Path(start.anchor)}
     for directory in (start, *start.parents):
-        if directory != home.resolve() and any((directory / mark).exists() for mark in MARKS):
+        if directory not in no_projects and any((directory / mark).exists() for mark in MARKS):
             return directory
     return start
