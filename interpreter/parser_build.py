@@ -259,9 +259,10 @@ class ValueBuilder:
             self.fault("syntax", listed.span, "pipeline holds a list of stages", expected=("[ @stage, … ]",))
             return value, options
         stages = tuple(self._listed_stage(item) for item in listed.items)
-        made = n.Pipeline(
-            source=value, stages=stages, parallel=found.get("parallel"), delay=found.get("delay"), span=span
-        )
+        made = value
+        if stages:
+            limit, delay = found.get("parallel"), found.get("delay")
+            made = n.Pipeline(source=value, stages=stages, parallel=limit, delay=delay, span=span)
         rest = tuple(e for e in options.entries if not (isinstance(e, n.Entry) and e.key in found))
         return made, n.Object(entries=rest, span=options.span) if rest else None
 

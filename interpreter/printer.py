@@ -66,6 +66,8 @@ class Printer(ValuePrinter):
             words.append(f"@{node.alias} from")
         elif node.what:
             words.append(f"{{ {self.several(node.what)} }} from")
+        elif node.origin.form in ("mcp", "node", "python"):
+            words.append("from")
         words.append(self.show(node.origin))
         if node.alias and not (node.kind == "policy" and not node.what):
             parameters = f"({', '.join(node.parameters)})" if node.parameters is not None else ""

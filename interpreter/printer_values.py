@@ -308,7 +308,14 @@ class ValuePrinter:
         return f"<{text}>{'?' if node.optional else ''}{shape}"
 
     def path(self, parts: tuple[Any, ...]) -> str:
-        plain = "".join(p.text if isinstance(p, n.Text) else self.show(p) for p in parts)
+        shown = [
+            p.text.replace("\\", "\\\\").replace("@", "\\@") if isinstance(p, n.Text) else self.show(p) for p in parts
+        ]
+        for index in range(1, len(parts)):
+            after = isinstance(parts[index], n.Text) and not isinstance(parts[index - 1], n.Text)
+            if after and self.touches(shown[index], "path"):
+                shown[index] = "\\" + shown[index]
+        plain = "".join(shown)
         return f'"{plain}"' if re.search(r"[\s#{>]", plain) and not plain.startswith("http") else plain
 
     def section(self, node: n.Section) -> str:
