@@ -78,7 +78,7 @@ class Lexer(DirectiveLexer):
             start = at
             while text[start] in " \t\r":
                 start += 1
-            start += text[start] == "/"
+            start += text[start] == "/" and text[start + 1 : start + 2] not in ("/", "*", " ")
             at = self._statement(start)
         return at
 
@@ -88,7 +88,9 @@ class Lexer(DirectiveLexer):
         try:
             end = self.statement(at)
         except LexFault as fault:
-            self.faults.append(fault.diagnostic)
+            first = next((token for token in self.out if token is not None), None)
+            is_prose = first is None or first[0] == "WORD"
+            self.faults.append(self._prose_fault(at, fault.diagnostic) if is_prose else fault.diagnostic)
             found = _RESUME.search(
                 self.text, max(fault.resume if fault.resume < self.size else self.line_end(at), at + 1)
             )
@@ -97,6 +99,14 @@ class Lexer(DirectiveLexer):
         if tokens:
             self.items.append(tokens)
         return end
+
+    def _prose_fault(self, at: int, found: Diagnostic) -> Diagnostic:
+        """A line that does not even begin as a statement, whatever its first strange character is."""
+        if self.text[at : at + 1] in ")]}" or self.text.startswith("//", at):
+            return found
+        hint = "in a strict file (.mld) text needs show, or >> before a comment; prose belongs in a .mld.md file"
+        span = self.source.span(at, self.line_end(at))
+        return Diagnostic(code="prose", message="text content not allowed in strict mode", span=span, hint=hint)
 
     # ── Documents ────────────────────────────────────────────────────────────────────────────────
 

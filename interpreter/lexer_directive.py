@@ -301,7 +301,7 @@ class DirectiveLexer(NameLexer):
 
     def _slash(self, at: int) -> int:
         """Where a value may begin: a regular expression, or the slash of a directive inside a block."""
-        if self.prev in STARTS:
+        if self.prev in STARTS and self.text[at + 1 : at + 2] not in ("/", "*"):
             return at + 1
         found = _REGEX.match(self.text, at)
         if not found:

@@ -53,7 +53,14 @@ class NameLexer(CommandLexer):
         """The fault of a character that means nothing here."""
         mark = self.text[at]
         shown = mark if mark.isprintable() else f"U+{ord(mark):04X}"
-        return self.fault("unexpected-character", at, at + 1, f"unexpected {shown}", resume=self.line_end(at))
+        hint = None
+        if mark == "#" or self.text.startswith("//", at):
+            hint = ">> begins a comment"
+        elif mark == ".":
+            hint = "a name follows the dot: @x.name"
+        return self.fault(
+            "unexpected-character", at, at + 1, f"unexpected {shown}", hint=hint, resume=self.line_end(at)
+        )
 
     def at(self, at: int, found: re.Match[str]) -> int:
         text, name = self.text, found.group()[1:]
@@ -95,7 +102,7 @@ class NameLexer(CommandLexer):
             if token := STATEMENT_WORDS.get(word):
                 return self._begin(token, word, at, end)
         elif prev in VALUE_ENDS:
-            if self.git and (key := KEY.match(self.text, at)):
+            if (self.git or kind == "brace") and (key := KEY.match(self.text, at)):
                 return self.key(at, key)
             if token := LINK_WORDS.get(word):
                 self.emit(token, word, at, end)

@@ -11,7 +11,7 @@ from typing import Any
 
 from . import nodes as n
 from .errors import Diagnostic, SyntaxFault
-from .hints import explain
+from .hints_syntax import explain
 from .lexer import lex, lex_template
 from .lexer_words import Token
 from .parser_build_statements import Builder
@@ -31,11 +31,16 @@ def parse(source: Source, mode: Mode | None = None) -> tuple[n.Document, list[Di
     faults = list(lexed.faults)
     automaton = Automaton(source)
     body: list[Any] = []
+    prose_before = 0
     for tokens in lexed.items:
         if tokens[0][0] == "TEXT":
             body.append(n.Text(text=str(tokens[0][1]), span=source.span(tokens[0][2], tokens[0][3])))
+        elif tokens[0][0] == "WORD" and prose_before and tokens[0][2] <= prose_before:
+            prose_before = tokens[-1][3] + 1  # the fault of the paragraph was told at its first line
         elif (made := automaton.run(tokens, "start")) is not None:
             body.append(made)
+        elif automaton.builder.faults and automaton.builder.faults[-1].code == "prose":
+            prose_before = tokens[-1][3] + 1
     faults += automaton.builder.faults
     faults.sort(key=lambda fault: fault.span.start if fault.span else 0)
     frontmatter = None
@@ -92,12 +97,15 @@ class Automaton:
         last = tokens[0][2] if tokens else 0
         before = len(self.builder.faults)
         size = len(source.text)
+        if start == "start" and tokens[0][0] == "WORD":
+            self.builder.faults.append(explain(source, tokens, 0, frozenset()))
+            return None
         for index, token in enumerate([*tokens, ("$END", None, size, size)]):
             kind = token[0]
             while True:
                 action = actions[states[-1]].get(kind)
                 if action is None:
-                    self.builder.faults.append(explain(source, tokens, index, list(actions[states[-1]])))
+                    self.builder.faults.append(explain(source, tokens, index, self.expected(tokens[:index], start)))
                     return None
                 if action >= 0:
                     states.append(action)
@@ -126,6 +134,27 @@ class Automaton:
                 begins.append(begin)
                 if kind == "$END" and state == end_state:
                     return self._finished(made, tokens, before)
+        return None
+
+    def expected(self, tokens: list[Token], start: str) -> frozenset[str]:
+        """The tokens that can follow these. The table alone says too much: a state forgets from where it was reached."""
+        states = [self.table.starts[start]]
+        for token in tokens:
+            states = self._shifted(states, token[0]) or states
+        return frozenset(
+            kind for kind in self.table.actions[states[-1]] if kind.isupper() and self._shifted(states, kind)
+        )
+
+    def _shifted(self, states: list[int], kind: str) -> list[int] | None:
+        """The stack after the reductions and the shift that a token causes, or None."""
+        states = states.copy()
+        while (action := self.table.actions[states[-1]].get(kind)) is not None:
+            if action >= 0:
+                return [*states, action]
+            rule = self.table.rules[-1 - action]
+            if rule.pops:
+                del states[-rule.pops :]
+            states.append(self.table.actions[states[-1]][rule.origin])
         return None
 
     def _finished(self, made: Any, tokens: list[Token], before: int) -> Any:

@@ -94,7 +94,8 @@ class Builder(ValueBuilder):
         return self.judged(made, rules.of_exe(made))
 
     def parameters(self, c: Children, span: Span) -> tuple[Any, ...]:
-        return tuple(p for p in c if p is not None)
+        made = tuple(p for p in c if p is not None)
+        return self.judged(made, rules.of_parameters(made))
 
     def parameter(self, c: Children, span: Span) -> Any:
         return n.Parameter(name=c[0][1], annotation=c[1], default=c[2], span=span)

@@ -103,6 +103,19 @@ def of_exe(made: n.Exe) -> Iterator[Diagnostic]:
         )
 
 
+def of_parameters(made: tuple[n.Parameter, ...]) -> Iterator[Diagnostic]:
+    seen: set[str] = set()
+    for parameter in made:
+        if parameter.name in seen:
+            yield fault(
+                "duplicate-parameter",
+                parameter,
+                f"@{parameter.name} is a parameter twice",
+                "give one of them another name",
+            )
+        seen.add(parameter.name)
+
+
 def of_import(made: n.Import) -> Iterator[Diagnostic]:
     if made.everything:
         yield fault(

@@ -1,0 +1,126 @@
+"""Bad input: each fault has a code, a place, and a next step. The caret is in the script, as `^` under what is meant."""
+
+from __future__ import annotations
+
+import pytest
+
+from interpreter.check import check_source
+from interpreter.source import Mode, Source
+
+# Script, with the caret in a line of its own · code · a piece of message or hint.
+FAULTS = [
+    ("var @x = (1 + 2\n         ^", "unclosed-bracket", "( is opened here and never closed"),
+    ("var @a = [1, 2\n         ^\nvar @b = 3", "unclosed-bracket", "add ] where this part ends"),
+    ("exe @f() = [\n           ^\n  => 1\nexe @g() = 2", "unclosed-bracket", "[ is opened here"),
+    ("var @x = { a: [1, 2 }\n                    ^", "unclosed-bracket", "} cannot close ["),
+    ("show ))\n     ^", "unexpected-closer", ") closes nothing"),
+    ('show "unclosed\n     ^', "unclosed-text", 'end it with " on this line'),
+    ("show `unclosed\n     ^", "unclosed-text", "closing `"),
+    ("show ::unclosed\n     ^", "unclosed-text", "closing ::"),
+    ("var @x = <foo.md\n         ^", "unclosed-load", "> is missing"),
+    ("exe @f() = js { return 1\n              ^", "unclosed-code", "} is missing"),
+    ("run cmd { echo a\n        ^", "unclosed-command", "} is missing"),
+    ("const x = 5\n^", "habit", "write var @name = …"),
+    ("function foo() { }\n^", "habit", "exe @name(a, b)"),
+    ("return 5\n^", "habit", "write => value"),
+    ("var @x = 1;\n          ^", "semicolon", "end the statement with the line"),
+    ("var @x = 5 # why\n           ^", "unexpected-character", ">> begins a comment"),
+    ("// why\n^", "unexpected-character", ">> begins a comment"),
+    ("Hello world\n^", "prose", "prose belongs in a .mld.md file"),
+    ("# Title\n^", "prose", "prose belongs in a .mld.md file"),
+    ("It isn't code\n^", "prose", "show"),
+    ('shwo "x"\n^', "unknown-statement", "did you mean show?"),
+    ("if @x = 3 [ show 1 ]\n      ^", "assignment", "write == to compare"),
+    ("var @x == 3\n       ^", "comparison", "write = to assign"),
+    ("var y = 3\n      ^", "missing-at", "write @y"),
+    ("exe f(a) = @a\n     ^", "missing-at", "write @f"),
+    ("var @x = foo\n         ^", "missing-at", "write @foo for the variable"),
+    ("var @x = @f(foo)\n            ^", "missing-at", '"foo" for the text'),
+    ("for x in @xs => show @x\n    ^", "missing-at", "write @x"),
+    ("for @x of @xs => show @x\n       ^", "habit", "write in"),
+    ("var @y = @x | json\n              ^", "missing-at", "write | @json"),
+    ('import { @a } form "x.mld"\n              ^', "unknown-word", "did you mean from?"),
+    ("guard @g befor secret = when [ * => allow ]\n         ^", "unknown-word", "did you mean before?"),
+    ("if @x { show 1 }\n      ^", "habit", "square brackets"),
+    ("var @f = @x.map(y => y)\n                  ^", "habit", "no anonymous functions"),
+    ("show @a @b\n        ^", "two-values", "only a single argument"),
+    ('when @x [ 1 => "a", 2 => "b" ]\n                  ^', "when-comma", "remove the comma"),
+    ("@x\n^^", "no-effect", "write show @x to print it"),
+    ("run cmd { echo a && echo b }\n                 ^^", "shell-in-cmd", "use sh"),
+    ("run cmd { echo a > b }\n                 ^", "shell-in-cmd", "> writes a file"),
+    ("exe @f(a, a) = @a\n          ^", "duplicate-parameter", "a parameter twice"),
+    ("if @x [\n  var @y = 1\n  ^\n]", "var-in-block", "use `let`"),
+    ("var @x = @f(@y | @z)\n            ^^^^^^^", "pipe-in-argument", "let @piped"),
+    ("when [\n  * => 1\n  none => 2\n  ^^^^\n]", "none-after-wildcard", "would never execute"),
+    ("var secret pii @x = 1\n           ^^^", "label-comma", "write secret, pii"),
+    ('import { * } from "x.mld"\n^', "import-wildcard", "as @name"),
+    ("when @c [\n^\n  show 1\n]", "when-without-arrow", "=> before the block"),
+    ("var @x = @y &&\n              ^", "syntax", "a value"),
+    ("var @x = { a: 1 b: 2 }\n                ^^", "missing-comma", "separate entries with commas"),
+]
+
+
+def split_caret(script: str) -> tuple[str, int, int]:
+    """The script without its caret line, and the line and column the caret stands under."""
+    lines = script.split("\n")
+    at = next(i for i, line in enumerate(lines) if line.strip() and set(line.strip()) == {"^"})
+    return "\n".join(lines[:at] + lines[at + 1 :]), at, lines[at].index("^") + 1
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "words"), FAULTS, ids=[f"{code}-{i}" for i, (_, code, _) in enumerate(FAULTS)]
+)
+def test_a_fault_has_place_code_and_next_step(script: str, code: str, words: str) -> None:
+    text, line, column = split_caret(script)
+    found = check_source(Source(name="t.mld", text=text + "\n"))
+    assert found, "nothing was found"
+    first = found[0]
+    assert first.code == code, first.render()
+    assert first.span is not None
+    assert (first.span.line, first.span.column) == (line, column), first.render()
+    assert words in first.render()
+    assert f"t.mld:{line}:{column}" in first.render()
+
+
+def codes(text: str, mode: Mode = "strict") -> list[tuple[str, int]]:
+    return [(d.code, d.span.line if d.span else 0) for d in check_source(Source(text=text), mode)]
+
+
+def test_three_faults_give_three_errors() -> None:
+    assert codes("var @a = (1\nexe @ok() = 1\nvar b = 2\nvar @c = 3\nshow @c @c\n") == [
+        ("unclosed-bracket", 1),
+        ("missing-at", 3),
+        ("two-values", 5),
+    ]
+
+
+def test_prose_is_told_once_for_each_paragraph() -> None:
+    assert codes("Some prose here\nand more of it\nand more\n\nshow 1\n\nAgain prose\n") == [("prose", 1), ("prose", 7)]
+
+
+def test_a_fault_in_a_document_is_told_and_its_prose_is_not() -> None:
+    assert codes("It isn't code\n/var x = 1\nMore text (with (brackets\n/show 1 2\n", "document") == [
+        ("missing-at", 2),
+        ("two-values", 4),
+    ]
+
+
+def test_the_same_fault_for_people_and_programs() -> None:
+    (found,) = check_source(Source(name="t.mld", text="var x = 1\n"))
+    assert (
+        found.render() == "t.mld:1:7: error[missing-at]: x has no @\n   1 | var x = 1\n     |       ^\n  hint: write @x"
+    )
+    assert found.json() == {
+        "code": "missing-at",
+        "severity": "error",
+        "message": "x has no @",
+        "span": {"file": "t.mld", "line": 1, "column": 7, "endLine": 1, "endColumn": 8},
+        "expected": [],
+        "hint": "write @x",
+        "related": [],
+    }
+
+
+def test_control_characters_of_a_script_do_not_reach_the_terminal() -> None:
+    (found, *_) = check_source(Source(name="t.mld", text="var x = '\x1b[31m'\n"))
+    assert "\x1b" not in found.render()
