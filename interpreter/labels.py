@@ -166,6 +166,19 @@ class Labels:
 NONE = Labels()
 
 
+def from_flat(names: Iterable[str]) -> Labels:
+    """The labels of a flat list, as a sidecar or a record has it: declared, automatic and sources by their spelling."""
+    declared: list[str] = []
+    automatic: list[str] = []
+    sources: list[str] = []
+    for name in names:
+        kind = automatic if name.startswith(("src:", "dir:")) else sources if name.startswith("mcp:") else declared
+        kind.append(name)
+    if "untrusted" in declared:
+        declared = [name for name in declared if name != "trusted"]
+    return Labels.of(*declared, automatic=automatic, sources=sources)
+
+
 def joined(many: Iterable[Labels]) -> Labels:
     """The labels of a collection: the join of its members in one pass, which shares when they are alike."""
     distinct: dict[int, Labels] = {}

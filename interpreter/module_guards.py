@@ -21,7 +21,7 @@ from interpreter.declarations import McpConfig
 from interpreter.environment import denied_tool
 from interpreter.errors import MlldError
 from interpreter.guards import Guarded, Guards, Verdict, settle
-from interpreter.labels import Labels
+from interpreter.labels import Labels, from_flat
 from interpreter.module_read import mcp_config_of, read_module
 from interpreter.names import camel, same_name
 from interpreter.policy import Denied, Policy, added_labels, effective_taint, judge
@@ -102,7 +102,9 @@ class ModuleGuards:
         labels: frozenset[str],
     ) -> ModuleVerdict:
         """The verdict about one message. It never raises: what goes wrong in a guard is a denial."""
-        incoming = split(labels | {"src:mcp"} if direction == "result" or method in FROM_SERVERS else labels)
+        incoming = from_flat(
+            sorted(labels | {"src:mcp"} if direction == "result" or method in FROM_SERVERS else labels)
+        )
         operation = self._operation(method, server, name, incoming)
         if direction == "request":
             return await self._request(operation, method, value, incoming)
@@ -172,7 +174,7 @@ class ModuleGuards:
 
     def taint(self, labels: frozenset[str]) -> tuple[str, ...]:
         """The labels as the policy counts them."""
-        return effective_taint(self.policy, split(labels))
+        return effective_taint(self.policy, from_flat(sorted(labels)))
 
 
 def _refused(verdict: Verdict) -> ModuleVerdict:
@@ -182,18 +184,6 @@ def _refused(verdict: Verdict) -> ModuleVerdict:
 
 def _new(guarded: Guarded, before: Labels) -> frozenset[str]:
     return frozenset(guarded.labels.taint) - frozenset(before.taint)
-
-
-def split(labels: frozenset[str]) -> Labels:
-    """A flat set of labels as the language has them: declared, automatic, sources."""
-    declared = sorted(label for label in labels if not label.startswith(("src:", "dir:", "mcp:")))
-    if "untrusted" in declared and "trusted" in declared:
-        declared.remove("trusted")
-    return Labels.of(
-        *declared,
-        automatic=sorted(label for label in labels if label.startswith(("src:", "dir:"))),
-        sources=sorted(label for label in labels if label.startswith("mcp:")),
-    )
 
 
 def text_of(result: Any) -> str:
@@ -306,4 +296,3 @@ def _finished(work: Coroutine[Any, Any, T]) -> T:
     if failure:
         raise failure[0]
     return result[0]
-

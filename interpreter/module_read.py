@@ -168,4 +168,3 @@ class Remembering:
 
     def is_dir(self, path: Path) -> bool:
         return self._files.is_dir(path)
-

@@ -210,4 +210,3 @@ def _masked(value: Any, env: Env) -> Any:
     if isinstance(value, dict):
         return {env.run.mask(key): _masked(item, env) for key, item in value.items()}
     return value
-

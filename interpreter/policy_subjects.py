@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import posixpath
 import re
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,7 +34,6 @@ OperationKind = Literal[
     "template",
     "secret",
 ]
-_SEPARATORS = frozenset({"|", "||", "&&", ";", "&", "|&", "\n", "(", ")"})
 _SHELLS = frozenset({"sh", "bash", "zsh", "dash", "ksh", "fish", "ash"})
 # Programs that run another program: how many words of their own come first, and which options take a word.
 _WRAPPERS: dict[str, tuple[int, tuple[str, ...]]] = {
@@ -45,7 +43,7 @@ _WRAPPERS: dict[str, tuple[int, tuple[str, ...]]] = {
     "builtin": (0, ()), "busybox": (0, ()), "watch": (0, ("-n",)), "sudo": (0, ("-u", "-g")), "doas": (0, ("-u",)),
     "chroot": (1, ()), "flock": (1, ("-w",)), "unshare": (0, ()),
 }  # fmt: skip
-LONGEST = 128 << 10  # of a command: Linux passes no longer argument to a shell
+LONGEST = 4 << 20  # of a command: prompts are passed in them
 # Words of the shell before which a command may stand.
 _KEYWORDS = frozenset({"{", "}", "!", "if", "then", "elif", "else", "fi", "while", "until", "do", "done", "time"})
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
@@ -154,23 +152,58 @@ def programs(text: str, depth: int = 0) -> Iterator[tuple[str, ...]]:
         raise ValueError(f"it is longer than {LONGEST >> 10} KiB")
     for inner in substitutions(text):
         yield from programs(inner, depth + 1)
-    lexer = shlex.shlex(text.replace("\\\n", "").replace("\n", " ; "), posix=True, punctuation_chars="|&;()<>")
-    lexer.whitespace_split = True
-    lexer.commenters = ""
     words: list[str] = []
     redirected = False
-    for token in (*lexer, ";"):
-        if redirected:
-            redirected = False  # the word after `>` is a file
-        elif set(token) <= {"<", ">", "&", "|"} and set(token) & {"<", ">"}:
+    for token, is_operator in (*_tokens(text.replace("\\\n", "")), (";", True)):
+        if is_operator and set(token) & {"<", ">"}:
             redirected = True
             if words and words[-1].isdigit():  # the 2 of `2>&1`
                 words.pop()
-        elif token in _SEPARATORS or set(token) <= {";", "(", ")", "&", "|"}:
+        elif redirected and not is_operator:
+            redirected = False  # the word after `>` is a file
+        elif is_operator:
+            redirected = False
             yield from _program(words, depth)
             words = []
         else:
             words.append(token)
+
+
+# A stretch of white space, an operator, or a piece of a word. Pieces that touch are one word.
+_PIECE = re.compile(
+    r"""(?P<space>[ \t\r]+)|(?P<operator>[<>]+[&|]?|[|&;()\n]+)"""
+    r"""|'(?P<single>[^']*)'|"(?P<double>(?:[^"\\]|\\.)*)"|\\(?P<escaped>.)|(?P<plain>[^\s'"\\|&;()<>]+|[\v\f])""",
+    re.DOTALL,
+)
+
+
+def _tokens(text: str) -> Iterator[tuple[str, bool]]:
+    """The words of a command line without their quotes, and the operators between them, in one pass.
+
+    Errors: `ValueError` for a quote that is not closed. (`shlex` takes minutes for a prompt of a megabyte.)
+    """
+    word: list[str] | None = None
+    at = 0
+    while at < len(text):
+        piece = _PIECE.match(text, at)
+        if piece is None:
+            raise ValueError("a quote is not closed")
+        at = piece.end()
+        kind = piece.lastgroup or ""
+        if kind in ("space", "operator"):
+            if word is not None:
+                yield "".join(word), False
+                word = None
+            if kind == "operator":
+                yield piece[kind], True
+            continue
+        found = piece[kind]
+        if kind == "double":
+            found = re.sub(r"\\([$`\"\\])", r"\1", found)
+        word = [] if word is None else word
+        word.append(found)
+    if word is not None:
+        yield "".join(word), False
 
 
 def _program(words: list[str], depth: int) -> Iterator[tuple[str, ...]]:

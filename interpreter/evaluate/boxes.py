@@ -16,6 +16,7 @@ from interpreter import values_text as vt
 from interpreter.declarations import EnvironmentSpec, McpConfig, ModuleSource, ProfileChoice
 from interpreter.environment import Around, build, choose_provider
 from interpreter.environment_config import Config, derive, parse_config
+from interpreter.environment_locate import locate_in
 from interpreter.environment_mcp import parse_mcp_config
 from interpreter.errors import Denied, EvaluationError, MlldError
 from interpreter.labels import NONE, Labels
@@ -319,8 +320,8 @@ async def mcp_config(env: Env, said: Any, choice: ProfileChoice | None, source: 
         function = find_mcp_config(env, source, span)
     if function is None:
         return McpConfig()
-    value = await call_declared(function, env, choice)
-    return parse_mcp_config(vt.to_plain(value), locate=result_locator(function))
+    data = vt.to_plain(await call_declared(function, env, choice))
+    return parse_mcp_config(data, locate=locate_in(function.body, data, function.env.module.written))
 
 
 def find_mcp_config(env: Env, source: Module, span: Span | None) -> Function | None:
@@ -351,38 +352,6 @@ async def call_declared(function: Function, env: Env, choice: ProfileChoice | No
     inside = env.copy(run=run, ports=declaring_ports(env.ports, home.root or home.directory), box=None)
     inside = inside.ambient(profile=None if choice is None else choice.profile.name)
     return await call_function(function, [], inside, function.span)
-
-
-def result_locator(function: Function) -> Locator:
-    """Where a part of what a function returns was written, if it is written as a literal in one of its branches."""
-    bodies: list[n.Node] = []
-
-    def collect(node: n.Node | None) -> None:
-        if isinstance(node, n.Object):
-            bodies.append(node)
-        elif isinstance(node, n.When):
-            for case in node.cases:
-                if isinstance(case, n.Case):
-                    collect(case.body)
-        elif isinstance(node, n.Block):
-            for statement in node.body:
-                collect(statement)
-        elif isinstance(node, n.Return | n.With):
-            collect(node.value)
-        elif isinstance(node, n.Ternary) or isinstance(node, n.If):
-            collect(node.then)
-            collect(node.otherwise)
-
-    collect(function.body)
-
-    def locate(path: tuple[str | int, ...]) -> Span | None:
-        for body in reversed(bodies):
-            found = locator(body, function.env)(path)
-            if found is not None:
-                return found
-        return function.span if not path else None
-
-    return locate
 
 
 # ── What the agent has seen ─────────────────────────────────────────────────────────────────────────

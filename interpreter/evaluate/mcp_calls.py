@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from interpreter import events, operations
 from interpreter import values_text as vt
 from interpreter.errors import Denied, EvaluationError
-from interpreter.labels import Labels, ToolUse, joined
+from interpreter.labels import Labels, ToolUse, from_flat, joined
 from interpreter.names import camel, same_name
 from interpreter.operations import Request, perform
 from interpreter.policy_subjects import Operation
@@ -180,9 +180,8 @@ async def call_tool_function(
         connection = await function.connect()
         result = await operations.call_tool(connection, function.tool, plain)
         use = ToolUse(name=function.tool, arguments=tuple(plain), audit=result.audit)
-        labels = joined((
-            *(v.labels for v in inputs), Labels.of(*function.labels, automatic=("src:mcp", *result.labels), sources=(f"mcp:{function.tool}",)),
-        )).used(use)  # fmt: skip
+        own = Labels.of(*function.labels, automatic=("src:mcp",), sources=(f"mcp:{function.tool}",))
+        labels = joined((*(v.labels for v in inputs), own, from_flat(result.labels))).used(use)
         env.run.tool_calls.append({"name": function.tool, "args": list(plain), "ok": not result.is_error})
         env.ports.output.event(events.ToolCalled(
             server=function.server, tool=function.tool, arguments=tuple(plain), is_error=result.is_error,

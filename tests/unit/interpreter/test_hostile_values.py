@@ -125,6 +125,8 @@ def test_paths_never_leave_what_they_lie_in(path: str, glob: str) -> None:
         "find . " + "-exec find . " * 300,
         "eval " * 2000 + "x",
         "a" * 1_000_000,
+        "claude -p '" + "some words, " * 90_000 + "'",
+        "x " + "\\a'b'\"c\"" * 100_000,
     ],
     ids=[
         "substitutions",
@@ -135,9 +137,7 @@ def test_paths_never_leave_what_they_lie_in(path: str, glob: str) -> None:
         "backticks",
         "backslashes",
         "find",
-        "eval",
-        "long",
-    ],
+        "eval", "long", "prompt", "pieces"],
 )
 def test_a_hostile_command_line_does_not_take_forever(text: str) -> None:
     before = time.process_time()

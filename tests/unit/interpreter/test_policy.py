@@ -107,7 +107,7 @@ def test_a_quoted_name_is_not_a_command() -> None:
     assert allowed(policy({"deny": ["cmd:curl"]}), command("echo 'curl x' \"; curl\" '$(curl x)'"))
 
 
-@pytest.mark.parametrize("text", ["echo 'open", "echo $(open", "echo `open", "rm -rf x # " + "a" * (128 << 10)])
+@pytest.mark.parametrize("text", ["echo 'open", "echo $(open", "echo `open", "rm -rf x # " + "a" * (4 << 20)])
 def test_what_cannot_be_read_is_refused_by_any_policy(text: str) -> None:
     for rules in ({"deny": ["cmd:curl"]}, {"labels": {"pii": {"deny": ["net:w"]}}}, {}):
         assert "cannot be read" in denial(policy(rules), command(text)).reason
