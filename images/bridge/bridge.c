@@ -2,7 +2,7 @@
  *
  *   bridge [--lease | --hold SOCKET] [--canary] [--env-file F] [--env-from NAME=FILE]...
  *          [--forward 127.0.0.1:PORT=SOCKET]... [--serve SOCKET [--max N] -- ARGV... | --run [--input TEXT] -- ARGV...]
- *   bridge --talk SOCKET | --put PATH
+ *   bridge --talk SOCKET | --put PATH | --end NAME=VALUE
  *
  * It has to work in any OCI image (distroless, Alpine, FROM scratch), so it is static, uses no name service and reads
  * nothing but /proc and its own arguments. One thread, one poll() loop; the poll set is rebuilt in each round from the
@@ -20,6 +20,7 @@
  *
  *   --talk      stdin and stdout become a connection to SOCKET (talk.c).
  *   --put       stdin becomes the file PATH (put.c).
+ *   --end       ends the processes here that have NAME=VALUE in their environment (end.c).
  *
  * stdout carries JSON lines for the runner, and nothing else. With --run it is ARGV's, and there is no runner.
  *
@@ -137,7 +138,7 @@ static _Noreturn void usage(const char *problem) {
     dprintf(STDERR_FILENO,
             "bridge: %s\nusage: bridge [--lease | --hold SOCKET] [--canary] [--env-file F] [--env-from NAME=FILE]...\n"
             "              [--forward 127.0.0.1:PORT=SOCKET]...\n"
-            "              [--serve SOCKET [--max N] -- ARGV... | --run [--input TEXT] -- ARGV...]\n       bridge --talk SOCKET | --put PATH\n", problem);
+            "              [--serve SOCKET [--max N] -- ARGV... | --run [--input TEXT] -- ARGV...]\n       bridge --talk SOCKET | --put PATH | --end NAME=VALUE\n", problem);
     exit(EXIT_USAGE);
 }
 
@@ -324,6 +325,7 @@ int main(int argc, char **argv) {
     prctl(PR_SET_DUMPABLE, 0);
     if (argc == 3 && strcmp(argv[1], "--talk") == 0) return talk(argv[2]);
     if (argc == 3 && strcmp(argv[1], "--put") == 0) return put(argv[2]);
+    if (argc == 3 && strcmp(argv[1], "--end") == 0) return end_marked(argv[2]);
     struct options options = parse(argc, argv);
     quiet = options.run;
     if ((signals_fd = open_signals()) < 0) return EXIT_SETUP;

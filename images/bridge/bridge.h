@@ -79,6 +79,9 @@ int run_program(const struct options *options, char **environment); /* starts AR
 bool reap(int *run_code);       /* collects the dead; true if the program of --run was among them */
 void end_processes(void);       /* TERM, a moment, KILL */
 
+/* end.c */
+int end_marked(const char *entry); /* the exit code */
+
 /* put.c */
 int put(char *path); /* the exit code */
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
@@ -11,9 +13,13 @@ from typing import Any, Protocol, TypeVar
 from docker import APIClient
 
 from interpreter.ports import CommandResult
+from runner.backends import docker_terminal
 from runner.backends.base import Execution, Stream
 from runner.backends.docker_errors import translated
 from runner.backends.docker_stream import Duplex, Frames
+from runner.backends.waiting import finished
+from runner.errors import RunnerError
+from runner.plan import BRIDGE
 
 T = TypeVar("T")
 LONGEST_ARGUMENT = 131_071  # MAX_ARG_STRLEN of Linux, which no setting raises
@@ -32,7 +38,15 @@ class Threads(Protocol):
 async def execute(api: APIClient, container: str, execution: Execution, thread: Threads) -> CommandResult:
     """Runs one command to its end or to its time limit."""
     check_arguments(execution.argv)
-    id, duplex = await _start(api, container, execution, thread, stdin=execution.stdin is not None)
+    mark = f"MLLD_COMMAND={secrets.token_hex(8)}"
+    execution = replace(execution, env={**execution.env, **dict([mark.split("=")])})
+    id, duplex = await _start(api, container, execution, thread, stdin=execution.tty or execution.stdin is not None)
+    if execution.tty:
+        try:
+            await docker_terminal.converse(duplex, docker_terminal.resizer(api, id))
+        finally:
+            duplex.close()
+        return CommandResult(exit_code=await _exit_code(api, id, thread), stdout=b"", stderr=b"")
     output: dict[Stream, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
     timed_out = False
     writer = asyncio.create_task(_feed(duplex, execution.stdin))
@@ -41,10 +55,14 @@ async def execute(api: APIClient, container: str, execution: Execution, thread: 
             await _read(duplex, execution, output)
     except TimeoutError:
         timed_out = True
+    except asyncio.CancelledError:
+        await finished(_end(api, container, mark, thread))
+        raise
     finally:
         writer.cancel()
         duplex.close()
     if timed_out:
+        await _end(api, container, mark, thread)
         return CommandResult(
             exit_code=_TIMED_OUT, stdout=bytes(output["stdout"]), stderr=bytes(output["stderr"]), timed_out=True
         )
@@ -112,15 +130,24 @@ async def _start(
                 container,
                 list(execution.argv),
                 stdin=stdin,
-                tty=False,
+                tty=execution.tty,
                 environment=dict(execution.env),
                 workdir=execution.cwd,
             )
-            return made["Id"], Duplex(api.exec_start(made["Id"], socket=True))
+            return made["Id"], Duplex(api.exec_start(made["Id"], socket=True, tty=execution.tty))
 
     id, duplex = await thread(start)
     duplex.release()
     return id, duplex
+
+
+async def _end(api: APIClient, container: str, mark: str, thread: Threads) -> None:
+    """Ends a command and what it started: the engine can start one and not end it."""
+    with contextlib.suppress(RunnerError):  # the seat may be gone, and the command with it
+        _, duplex = await _start(api, container, Execution(argv=(BRIDGE, "--end", mark)), thread, stdin=False)
+        while await duplex.receive():
+            pass
+        duplex.close()
 
 
 async def _feed(duplex: Duplex, stdin: bytes | None) -> None:
