@@ -100,24 +100,30 @@ class ModuleGuards:
         name: str,
         value: Any,
         labels: frozenset[str],
+        tool_labels: frozenset[str] = frozenset(),
     ) -> ModuleVerdict:
-        """The verdict about one message. It never raises: what goes wrong in a guard is a denial."""
+        """The verdict about one message. It never raises: what goes wrong in a guard is a denial.
+
+        `labels` are of the data, `tool_labels` what the endpoint knows of the tool.
+        """
         incoming = from_flat(
             sorted(labels | {"src:mcp"} if direction == "result" or method in FROM_SERVERS else labels)
         )
-        operation = self._operation(method, server, name, incoming)
+        operation = self._operation(method, server, name, incoming, tool_labels)
         if direction == "request":
             return await self._request(operation, method, value, incoming)
         return await self._result(operation, method, value, incoming)
 
-    def _operation(self, method: str, server: str, name: str, incoming: Labels) -> Operation:
+    def _operation(
+        self, method: str, server: str, name: str, incoming: Labels, tool_labels: frozenset[str]
+    ) -> Operation:
         is_tool = method in ("tools/call", "tools/list")
         return Operation(
             kind="mcp",
             name=camel(name) if is_tool else name,
             server=server,
             tool=name if is_tool else method,
-            labels=self._labels_of(server, name) if is_tool else (),
+            labels=tuple(dict.fromkeys((*self._labels_of(server, name), *sorted(tool_labels)))) if is_tool else (),
             inputs=(incoming,),
             parameters=("arguments",),
         )

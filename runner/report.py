@@ -230,8 +230,10 @@ def _denial(event: Event) -> str:
         arguments = event.get("arguments")
         said = f" {clean(json.dumps(arguments, ensure_ascii=False), 60)}" if arguments else ""
         what = f"{clean(event.get('server') or event.get('member') or '')}.{clean(event.get('name') or '')}{said}"
-    reason = f": {clean(event.get('reason'))}" if event.get("reason") else ""
-    return f"  ✗ {what} by {clean(event.get('rule') or 'policy')}{reason}"
+    rule = clean(event.get("rule") or "policy")
+    # The sidecar tells the agent "Denied by RULE: REASON"; the record has that as the result.
+    reason = event.get("reason") or str(event.get("result") or "").partition(f"{event.get('rule')}: ")[2]
+    return f"  ✗ {what} by {rule}{f': {clean(reason)}' if reason else ''}"
 
 
 def _left(summary: Summary) -> list[str]:
