@@ -92,12 +92,7 @@ async def run(config: SidecarConfig, *, leased: bool, started: float) -> int:
         if problem is not None:
             return EXIT_FENCE
         admission = Admission(config.rules, audit.emit)
-        try:
-            module = guarding.load(config.module) if config.module is not None else None
-        except guarding.GuardingFailed as failure:
-            audit.emit({"event": "error", "where": "guards", "error": str(failure)})
-            ending.because(EXIT_CONFIG, str(failure))
-            return await ending.wait()
+        module = _loading(config, audit, ending)
         gate = Gate(
             rules=config.egress,
             resolver=resolver_for(config.resolver),
@@ -118,6 +113,22 @@ async def run(config: SidecarConfig, *, leased: bool, started: float) -> int:
             loop.add_reader(STDIN, lambda: None if os.read(STDIN, 4096) else ending.because(0))
         audit.emit({"event": "ready", "ms": round((time.monotonic() - started) * 1000, 1)})
         return await ending.wait()
+
+
+def _loading(config: SidecarConfig, audit: Audit, ending: Ending) -> asyncio.Future[guarding.Module] | None:
+    """The module's guards, read in a thread while servers start: the first call waits for them, the first list does not.
+    A module that cannot be read ends the sidecar."""
+    if config.module is None:
+        return None
+
+    def loaded(done: asyncio.Future[guarding.Module]) -> None:
+        if not done.cancelled() and (failure := done.exception()) is not None:
+            audit.emit({"event": "error", "where": "guards", "error": str(failure)})
+            ending.because(EXIT_CONFIG, str(failure))
+
+    future = asyncio.ensure_future(asyncio.to_thread(guarding.load, config.module))
+    future.add_done_callback(loaded)
+    return future
 
 
 def main(arguments: list[str]) -> int:

@@ -33,8 +33,6 @@ class Entry:
     name: str
     """In the server's own spelling."""
     labels: tuple[str, ...]
-    declared: tuple[str, ...]
-    """Those of them that the declaration gave to the tool."""
     mark: bytes
     """The labels as a member of a result's `_meta`."""
     schema: bytes = b""
@@ -68,7 +66,7 @@ _item = msgspec.json.Decoder(_Item)
 def entry_of(member: Member, kind: Kind, name: str, allowed: Allowed, schema: bytes = b"") -> Entry:
     """The entry of something that was admitted."""
     labels = ("src:mcp", f"mcp:{member.name}:{name}", *allowed.labels)
-    return Entry(member, name, labels, allowed.labels, b'"%slabels":%s' % (OURS.encode(), jsonrpc.encode(labels)), schema)
+    return Entry(member, name, labels, b'"%slabels":%s' % (OURS.encode(), jsonrpc.encode(labels)), schema)
 
 
 def qualified(prefix: str, name: str) -> str:

@@ -7,9 +7,9 @@ this is where the parameters that a tool collection binds are put into calls, be
 from __future__ import annotations
 
 import asyncio
-import importlib
 from collections.abc import Callable
-from typing import Any, Literal, Protocol, cast
+from dataclasses import replace
+from typing import Any, Literal, Protocol
 
 import orjson
 
@@ -52,7 +52,6 @@ class Module(Protocol):
         name: str,
         value: Any,
         labels: frozenset[str],
-        tool_labels: tuple[str, ...],
     ) -> Judgement: ...
 
 
@@ -72,8 +71,9 @@ def load(module: ModuleConfig) -> Module:
     """The module's guards, read in the interpreter; GuardingFailed if they cannot be."""
     try:
         # Imported here and not above: a run without a module never pays for the interpreter.
-        guards = importlib.import_module("interpreter").ModuleGuards
-        return cast(Module, guards.load(module.files, module.entry, module.profile, module.policy))
+        from interpreter import ModuleGuards
+
+        return ModuleGuards.load(module.files, module.entry, module.profile, module.policy)
     except Exception as error:
         raise GuardingFailed(f"the guards of {module.name} cannot be loaded: {error}") from error
 
@@ -83,20 +83,24 @@ class Guarding:
 
     def __init__(
         self,
-        module: Module | None,
+        module: asyncio.Future[Module] | None,
         shapes: Shapes,
         emit: Callable[[dict[str, Any]], None],
         *,
         seconds: float = GUARD_SECONDS,
     ) -> None:
-        self._module = module if module is not None and module.active else None
+        self._loading = module
         self._shapes = shapes
         self._emit = emit
         self._seconds = seconds
 
     @property
     def active(self) -> bool:
-        return self._module is not None or self._shapes.shaped
+        """Until the module is loaded it is taken to have something to say."""
+        return self._shapes.shaped or (
+            self._loading is not None
+            and not (self._loading.done() and self._loading.exception() is None and not self._loading.result().active)
+        )
 
     async def request(self, call: Call) -> Verdict:
         """Judges a request, with what is bound in it."""
@@ -108,24 +112,16 @@ class Guarding:
                 params["arguments"] = filled(_arguments(params), shape)
         except ValueError as error:
             return Verdict(kind="deny", rule="bound parameters", reason=str(error))
-        bound = Verdict(kind="allow") if shape is None else Verdict(kind="transform", value=params)
-        if self._module is None:
-            return bound
         verdict = await self._judge("request", call, params.get(key, {}) if key else params)
         if verdict.kind == "transform":
-            value = params | {key: verdict.value} if key else verdict.value
-            return Verdict(
-                kind="transform", value=value, rule=verdict.rule, reason=verdict.reason, labels=verdict.labels
-            )
+            return replace(verdict, value=params | {key: verdict.value} if key else verdict.value)
         if verdict.kind == "allow" and shape is not None:
-            return Verdict(
-                kind="transform", value=params, rule=verdict.rule, reason=verdict.reason, labels=verdict.labels
-            )
+            return replace(verdict, kind="transform", value=params)
         return verdict
 
     async def result(self, call: Call, raw: bytes) -> Verdict:
         """Judges a result."""
-        if self._module is None:
+        if self._loading is None:
             return Verdict(kind="allow")
         try:
             value = orjson.loads(raw)
@@ -134,13 +130,15 @@ class Guarding:
         return await self._judge("result", call, value)
 
     async def _judge(self, direction: Literal["request", "result"], call: Call, value: Any) -> Verdict:
-        assert self._module is not None
+        if self._loading is None:
+            return Verdict(kind="allow")
         try:
+            # Shielded: a caller that gives up must not take the module from all others.
+            module = await asyncio.shield(self._loading)
+            if not module.active:
+                return Verdict(kind="allow")
             async with asyncio.timeout(self._seconds):
-                said = await self._module.judge(
-                    direction, call.method, call.server, call.name, value, call.labels, call.tool_labels
-                )
-                return _verdict(said)
+                return _verdict(await module.judge(direction, call.method, call.server, call.name, value, call.labels))
         except TimeoutError:
             reason = f"a guard did not decide within {self._seconds:g} s, which is a denial"
         except Exception as error:

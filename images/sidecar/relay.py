@@ -225,7 +225,7 @@ class Relay:
     def _call(self, params: dict[str, Any], labels: frozenset[str]) -> Call:
         return Call(
             id=self.id, session=self._caller.id, server=self.entry.member.name, method=self.method,
-            name=self.entry.name, params=params, labels=labels, tool_labels=self.entry.declared,
+            name=self.entry.name, params=params, labels=labels,
         )  # fmt: skip
 
     def _audit(self, size: int, *, is_error: bool = False, result: bytes = b"") -> None:

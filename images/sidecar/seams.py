@@ -108,8 +108,6 @@ class Call:
     params: Mapping[str, Any]
     labels: frozenset[str] = frozenset()
     """Of the data: what the session had seen when it asked; for a result, those of the result too."""
-    tool_labels: tuple[str, ...] = ()
-    """What the tool was declared to be."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

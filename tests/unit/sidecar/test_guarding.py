@@ -17,7 +17,7 @@ import pytest
 from images.sidecar.admission import Admission
 from images.sidecar.config import ModuleConfig, ServerRules, ToolShape
 from images.sidecar.endpoint import Endpoint
-from images.sidecar.guarding import Guarding, GuardingFailed, load
+from images.sidecar.guarding import Guarding, GuardingFailed, Module, load
 from images.sidecar.seams import Call, EndpointSpec, ServerSpec, Verdict
 from tests.unit.sidecar.sidecar_process import TOKEN, Agent, FakeServer, text, tool
 
@@ -52,7 +52,6 @@ class FakeModule:
         name: str,
         value: Any,
         labels: frozenset[str],
-        tool_labels: tuple[str, ...],
     ) -> Said:
         self.asked.append((direction, method, name, value))
         return await self.decide(direction, method, server, name, value, labels)
@@ -70,12 +69,20 @@ def call(name: str = "echo", method: str = "tools/call", **arguments: Any) -> Ca
     return Call(id=1, session="s", server="one", method=method, name=name, params=params)
 
 
+def loaded(module: FakeModule | None) -> asyncio.Future[Module] | None:
+    if module is None:
+        return None
+    future: asyncio.Future[Module] = asyncio.get_running_loop().create_future()
+    future.set_result(module)
+    return future
+
+
 def guarding(
     module: FakeModule | None, events: list[dict[str, Any]] | None = None, seconds: float = 1.0, **shapes: ToolShape
 ) -> Guarding:
     told = events if events is not None else []
     admission = Admission({"one": ServerRules(shapes=shapes)}, told.append)
-    return Guarding(module, admission, told.append, seconds=seconds)
+    return Guarding(loaded(module), admission, told.append, seconds=seconds)
 
 
 async def test_without_guards_nothing_is_asked() -> None:
@@ -97,6 +104,26 @@ async def test_guards_see_the_arguments_and_the_result() -> None:
         ("request", "resources/read", "file:///x", call("file:///x").params),
         ("result", "tools/call", "echo", {"content": []}),
     ]
+
+
+async def test_a_call_waits_for_a_module_that_is_being_loaded() -> None:
+    loading: asyncio.Future[Module] = asyncio.get_running_loop().create_future()
+    judge = Guarding(loading, Admission({}, print), print, seconds=0.05)
+    assert judge.active
+    asked = asyncio.ensure_future(judge.request(call()))
+    await asyncio.sleep(0.1)
+    assert not asked.done()
+    loading.set_result(FakeModule(deciding(Said(kind="deny", rule="late"))))
+    assert (await asked).rule == "late"
+
+
+async def test_cannot_pass_a_module_that_could_not_be_loaded() -> None:
+    loading: asyncio.Future[Module] = asyncio.get_running_loop().create_future()
+    loading.set_exception(GuardingFailed("broken"))
+    judge = Guarding(loading, Admission({}, print), lambda event: None)
+    assert judge.active
+    assert (await judge.request(call())).kind == "deny"
+    assert (await judge.result(call(), b"{}")).kind == "deny"
 
 
 async def test_a_denial_is_told_with_its_rule() -> None:
@@ -217,7 +244,7 @@ async def guarded(
         (directory / name).mkdir()
     spec = EndpointSpec(servers=(ServerSpec(name="one", link=str(directory / "one")),), token=TOKEN)
     admission = Admission({"one": ServerRules()}, record.emit)
-    endpoint = Endpoint(spec, admission, Guarding(module, admission, record.emit), record)
+    endpoint = Endpoint(spec, admission, Guarding(loaded(module), admission, record.emit), record)
     endpoint.listen_unix(str(directory / "agent" / "mcp.sock"))
     serving = asyncio.ensure_future(server.serve(directory / "one"))
     try:

@@ -1,0 +1,138 @@
+"""A real module's guards and policy in a real sidecar: A18 and A21 from the agent's side of the endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.unit.sidecar.sidecar_process import TOKEN, Agent, FakeServer, sidecar, text, tool
+
+MANIFEST = "name: m\ntype: environment\nentry: index.mld\n"
+NUMBERS = """
+guard @noFives before op:mcp:one:echo = when [
+  @mx.args.arguments.n == 5 => deny "five is not allowed"
+  * => allow
+]
+guard @noSeconds after op:mcp:one:other = when [
+  @output == "2" => deny "two may not be seen"
+  * => allow
+]
+exe @mcpConfig() = { servers: [] }
+"""
+
+
+def module(source: str, policy: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {
+        "entry": "index.mld",
+        "files": {"index.mld": source, "module.yml": MANIFEST},
+        "name": "m",
+        "profile": None,
+        "policy": policy or {},
+    }
+
+
+def server(*tools: str) -> FakeServer:
+    return FakeServer([tool(name, n={"type": "integer"}) for name in tools], lambda name, a: text(str(a.get("n"))))
+
+
+async def test_a_guard_of_the_module_decides_on_calls_and_results(tmp_path: Path) -> None:
+    fake = server("echo", "other")
+    async with sidecar(tmp_path, {"one": fake}, module=module(NUMBERS)) as s:
+        agent = await s.agent.hello()
+        await agent.tools()
+        assert (await agent.call("echo", n=4))["result"]["content"][0]["text"] == "4"
+        denied = (await agent.call("echo", n=5))["result"]
+        assert denied["isError"] is True
+        assert "five is not allowed" in denied["content"][0]["text"]
+        assert "guard @noFives (index.mld:2" in denied["content"][0]["text"]
+        hidden = (await agent.call("other", n=2))["result"]
+        assert "two may not be seen" in hidden["content"][0]["text"]
+        assert fake.calls == [("echo", {"n": 4}), ("other", {"n": 2})]
+        decisions = [(call["name"], call["decision"]) for call in await s.until("call", 3)]
+        assert decisions == [("echo", "allow"), ("echo", "deny"), ("other", "deny")]
+
+
+async def test_a_policy_stops_a_secret_on_its_way_to_a_tool_that_sends(tmp_path: Path) -> None:
+    """A18: what the session has read under the label `secret` cannot go into a tool labelled `exfil`."""
+    source = (
+        'policy @p = { defaults: { rules: ["no-secret-exfil"] } }\n'
+        + """
+exe @mcpConfig() = { servers: [
+  { name: "one", command: "x", tools: "*", labels: { send: ["exfil"], vault: ["secret"] } }
+] }
+"""
+    )
+    fake = server("send", "vault")
+    labels = {"send": ["exfil"], "vault": ["secret"]}
+    async with sidecar(tmp_path, {"one": fake}, module=module(source), server_one={"labels": labels}) as s:
+        agent = await s.agent.hello()
+        await agent.tools()
+        assert (await agent.call("send", n=1))["result"]["content"][0]["text"] == "1"
+        await agent.call("vault", n=2)
+        refused = (await agent.call("send", n=3))["result"]
+        assert refused["isError"] is True
+        assert "secret" in refused["content"][0]["text"]
+        other = await Agent(s.agent.path).hello()
+        assert (await other.call("send", n=4))["result"]["content"][0]["text"] == "4", "another session saw nothing"
+        assert [arguments["n"] for name, arguments in fake.calls if name == "send"] == [1, 4]
+
+
+async def test_cannot_swap_verdicts_of_a_thousand_pipelined_calls(tmp_path: Path) -> None:
+    """A21, with guards that are evaluated and not imitated."""
+    fake = server("echo")
+    source = """
+guard @odd before op:mcp:one:echo = when [
+  @mx.args.arguments.n % 2 == 1 => deny "odd: @mx.args.arguments.n"
+  * => allow
+]
+exe @mcpConfig() = { servers: [] }
+"""
+    async with sidecar(tmp_path, {"one": fake}, module=module(source), lifecycle={"callTimeoutMs": 120_000}) as s:
+        agent = await s.agent.hello()
+        await agent.tools()
+        answers: dict[int, str] = {}
+
+        async def pipeline(numbers: range) -> None:
+            reader, writer = await asyncio.open_unix_connection(agent.path, limit=1 << 26)
+            for number in numbers:
+                params = {"name": "echo", "arguments": {"n": number}}
+                body = json.dumps({"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": params}).encode()
+                head = f"Host: 127.0.0.1:7000\r\nAuthorization: Bearer {TOKEN}\r\nMcp-Session-Id: {agent.session}\r\n"
+                kind = "Content-Type: application/json\r\nAccept: application/json\r\n"
+                writer.write(f"POST /mcp HTTP/1.1\r\n{head}{kind}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            for _ in numbers:
+                head_of_answer = await reader.readuntil(b"\r\n\r\n")
+                size = int(head_of_answer.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
+                answer = json.loads(await reader.readexactly(size))
+                answers[answer["id"]] = answer["result"]["content"][0]["text"]
+            writer.close()
+
+        async with asyncio.timeout(90):
+            await asyncio.gather(*(pipeline(range(start, start + 100)) for start in range(0, 1000, 100)))
+        for number in range(1000):
+            if number % 2:
+                assert answers[number].endswith(f"odd: {number}"), answers[number]
+            else:
+                assert answers[number] == str(number)
+        assert sorted(arguments["n"] for _, arguments in fake.calls) == list(range(0, 1000, 2))
+
+
+async def test_a_module_that_cannot_be_read_ends_the_sidecar(tmp_path: Path) -> None:
+    async with sidecar(tmp_path, module=module("guard @x before = when ["), wait=False) as s:
+        assert await s.exit() == 2
+        assert b"the guards of m cannot be loaded" in s.errors
+
+
+async def test_a_guard_without_end_denies_and_holds_nobody_for_long(tmp_path: Path) -> None:
+    source = """
+exe @forever(n) = @forever(@n)
+guard @loop before op:mcp:one:echo = when [ @forever(1) == 2 => allow ; * => allow ]
+exe @mcpConfig() = { servers: [] }
+"""
+    async with sidecar(tmp_path, {"one": server("echo")}, module=module(source)) as s:
+        agent = await s.agent.hello()
+        await agent.tools()
+        async with asyncio.timeout(30):
+            assert (await agent.call("echo", n=1))["result"]["isError"] is True
