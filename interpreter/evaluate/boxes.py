@@ -295,8 +295,13 @@ def profile(env: Env, config: Config, asked: str | None, source: Module, span: S
 
 
 def environment_module(env: Env) -> Module:
-    """The module whose profiles and @mcpConfig are meant: the script itself, unless it imported one environment module."""
-    if MCP_CONFIG in env.module.scope.names or env.module.profiles:
+    """The module whose profiles and @mcpConfig are meant: where the @mcpConfig in scope was written, else the script itself,
+    unless it imported one environment module.
+    """
+    named = env.scope.find(MCP_CONFIG)
+    if named is not None and isinstance(named.data, Function):
+        return named.data.env.module
+    if env.module.profiles:
         return env.module
     candidates = [m for m in env.module.modules_used.values() if MCP_CONFIG in m.scope.names]
     return candidates[0] if len(candidates) == 1 else env.module
