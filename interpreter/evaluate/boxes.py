@@ -1,9 +1,9 @@
 """`env @cfg with { … } [ … ]`: a block whose commands, code and tools are inside one sandbox.
 
-On entry the configuration is narrowed to the block around and to policy, the profile is chosen, `@mcpConfig` is asked, and the sandbox
-is opened; on every way out it is closed. Inside, the ports of the session take the place of the script's own, so that nothing has to
-remember where it runs. The same happens around `@spawn` and `@shell` of an environment module that are called outside any block.
-"""
+On entry the configuration is narrowed to the block around and to policy, the profile is chosen, `@mcpConfig` is asked,
+and the sandbox is opened; on every way out it is closed. Inside, the ports of the session take the place of the
+script's own, so that nothing has to remember where it runs. The same happens around `@spawn` and `@shell` of an
+environment module that are called outside any block."""
 
 from __future__ import annotations
 
@@ -115,8 +115,8 @@ async def configuration(node: n.Box, env: Env) -> tuple[dict[str, Any], Locator]
         )  # fmt: skip
     locate = locator(node.config, env)
     if node.options is not None:
-        changes = config_plain(await evaluate(n.Object(entries=tuple(
-            e for e in node.options.entries if not (isinstance(e, n.Entry) and e.key == "profile")), span=node.options.span), env))  # fmt: skip
+        narrowing = tuple(e for e in node.options.entries if not (isinstance(e, n.Entry) and e.key == "profile"))
+        changes = config_plain(await evaluate(n.Object(entries=narrowing, span=node.options.span), env))
         if changes:
             plain = derive(plain, changes, locate=locator(node.options, env))
     return plain, locate
@@ -220,7 +220,9 @@ def read_only(ports: Ports) -> Any:
 
 
 def bind_tools(env: Env, state: BoxState, session: SandboxSession) -> Env:
-    """The tools of the sandbox as functions of the block: `@listIssues`, or `@github.listIssues` for a server with `as`."""
+    """The tools of the sandbox as functions of the block: `@listIssues`, or `@github.listIssues` for a server with
+    `as`.
+    """
     connection = session.tools
     if connection is None:
         return env
@@ -295,8 +297,8 @@ def profile(env: Env, config: Config, asked: str | None, source: Module, span: S
 
 
 def environment_module(env: Env) -> Module:
-    """The module whose profiles and @mcpConfig are meant: where the @mcpConfig in scope was written, else the script itself,
-    unless it imported one environment module.
+    """The module whose profiles and @mcpConfig are meant: where the @mcpConfig in scope was written, else the script
+    itself, unless it imported one environment module.
     """
     named = env.scope.find(MCP_CONFIG)
     if named is not None and isinstance(named.data, Function):
