@@ -6,6 +6,7 @@ from . import nodes as n
 from .errors import Diagnostic, SyntaxFault
 from .parser import parse, parse_template
 from .parser import tokens as lexed_tokens
+from .resolve import resolve
 from .source import Mode, Source
 
 
@@ -17,8 +18,9 @@ def check_source(source: Source, mode: Mode | None = None) -> list[Diagnostic]:
         except SyntaxFault as fault:
             return list(fault.diagnostics)
         return []
-    _, faults = parse(source, mode)
-    return faults
+    document, faults = parse(source, mode)
+    # Names are judged only in a file that parses: a missing statement would make many of them unknown.
+    return faults or resolve(document)
 
 
 def ast_json(node: object) -> object:

@@ -16,7 +16,6 @@ from .lexer_words import (
     OPEN_ENDS,
     OPERATORS,
     SPACE,
-    STATEMENT_WORDS,
     STEP,
     VALUE_ENDS,
 )
