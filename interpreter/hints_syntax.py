@@ -1,7 +1,7 @@
 """What to say about a token that cannot stand where it is: what could have, and whose habit it was.
 
-A habit is a function of the tokens and the place; the first that recognises its case gives the message. They know JavaScript, shell and
-prose, because that is what people (and models) write when they do not know mlld.
+A habit is a function of the tokens and the place; the first that recognises its case gives the message. They know
+JavaScript, shell and prose, because that is what people (and models) write when they do not know mlld.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 """From characters to tokens, with four modes: document, directive, template, code.
 
-The method. mlld is written for people, and most of its marks mean several things: `[` opens a list, a block or an index; `<` is a file or
-"less than"; `|` pipes, `||` is "or" or runs in parallel; a word is a keyword here and a name there; a line end separates or does not.
-A grammar that had to sort this out would need unbounded lookahead. So the lexer does it, once, from left to right, with three facts: the
-token before (does it end a value?), the bracket around (a frame on a stack), and one look at what follows. What it cannot know at an
-opening bracket (list or block?) it learns until the closing one, and then corrects the opener. Afterwards the grammar is plain LALR(1).
+The method. mlld is written for people, and most of its marks mean several things: `[` opens a list, a block or an
+index; `<` is a file or "less than"; `|` pipes, `||` is "or" or runs in parallel; a word is a keyword here and a name
+there; a line end separates or does not. A grammar that had to sort this out would need unbounded lookahead. So the
+lexer does it, once, from left to right, with three facts: the token before (does it end a value?), the bracket around
+(a frame on a stack), and one look at what follows. What it cannot know at an opening bracket (list or block?) it
+learns until the closing one, and then corrects the opener. Afterwards the grammar is plain LALR(1).
 
-Everything here is linear in the length of the text. A fault ends its statement, not the file: lexing goes on at the next line that begins
-a directive, so that a file with three faults gets three errors.
+Everything here is linear in the length of the text. A fault ends its statement, not the file: lexing goes on at the
+next line that begins a directive, so that a file with three faults gets three errors.
 """
 
 from __future__ import annotations

@@ -61,10 +61,7 @@ class CommandLexer(TextLexer):
                 depth += 1 if mark == "{" else -1
                 buffer, at = buffer + mark, at + 1
             elif mark == '"' and shell:
-                if double:
-                    double = False
-                else:
-                    double = self._closes(at)
+                double = not double and self._closes(at)
                 buffer, at = buffer + mark, at + 1
             elif mark == "'" and not double and shell:
                 end = text.find("'", at + 1)

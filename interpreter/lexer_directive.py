@@ -25,18 +25,22 @@ _OBJECT = re.compile(rf"\{{\s*(?:\}}|\.\.\.|{KEY.pattern})")
 _GAP = re.compile(r"(?:[ \t\r\n\u00a0\u200b\u200c\u200d]|(?:>>|<<)[^\n]*)*")
 # A line that begins so belongs to the one before.
 _GOES_ON = re.compile(
-    rf"\|\|?[ \t]*(?=[@{{\w])|&&|\?\?|\?(?=[ \t])|[=!~]=|!~=|\.{NAME}|=>[ \t]*\|(?!\|)|=>[ \t]*\|\||else\b|with[ \t]*\{{|using\b|:(?=[ \t])"
+    rf"\|\|?[ \t]*(?=[@{{\w])|&&|\?\?|\?(?=[ \t])|[=!~]=|!~=|\.{NAME}|:(?=[ \t])"
+    r"|=>[ \t]*\||else\b|with[ \t]*\{|using\b"
 )
 _GOES_ON_IN_DOCUMENT = re.compile(
     rf"\|\|?[ \t]*@|&&[ \t]|\?\?[ \t]|\.{NAME}\(|=>[ \t]*\||else\b[ \t]*(?:\[|if\b)|with[ \t]*\{{"
 )
 # A `[` that begins so is a block, whatever follows.
 _BLOCK_START = re.compile(
-    rf"(?:(?:let|var|show|log|output|append|file|files|bail|done|continue|skip|retry|loop|while)\b(?![ \t]*[,:])|if\b[ \t]|=>|@{NAME}[ \t]*\+?=(?![=>]))"
+    r"(?:let|var|show|log|output|append|file|files|bail|done|continue|skip|retry|loop|while)\b(?![ \t]*[,:])"
+    rf"|if\b[ \t]|=>|@{NAME}[ \t]*\+?=(?![=>])"
 )
 # No such line stands inside a bracket: the bracket before it was never closed.
 _DECLARES = re.compile(
-    rf"/?(?:exe|import|export|policy|guard|needs|profiles|hook|auth)\b(?=[ \t]+[@{{\w\"<]).*?(?:=|\{{|from|before|after|for)|/?var[ \t]+(?:{NAME}[ \t,]+)*@{NAME}[ \t]*="
+    r"/?(?:exe|import|export|policy|guard|needs|profiles|hook|auth)\b(?=[ \t]+[@{\w\"<])"
+    r".*?(?:=|\{|from|before|after|for)"
+    rf"|/?var[ \t]+(?:{NAME}[ \t,]+)*@{NAME}[ \t]*="
 )
 _REGEX = re.compile(r"/((?:\\.|\[(?:\\.|[^\]\\\n])*\]|[^/\n\\\[ ])(?:\\.|\[(?:\\.|[^\]\\\n])*\]|[^/\n\\\[])*)/([a-z]*)")
 _CLOSERS = {"]": ("block", "list", "index"), "}": ("brace",), ")": ("paren", "call", "params")}
@@ -61,7 +65,9 @@ class DirectiveLexer(NameLexer):
     document = False
 
     def statement(self, at: int) -> int:
-        """Lexes the statement that begins at `at` (after a slash, if any). Returns the offset where the next line begins."""
+        """Lexes the statement that begins at `at` (after a slash, if any). Returns the offset where the next line
+        begins.
+        """
         self.frames.clear()
         self.prev = "START"
         self.header = ""
@@ -193,7 +199,9 @@ class DirectiveLexer(NameLexer):
         return heading == "FOR" if mark == "w" else heading in ("FOR", "WHEN", "IF", "LOOP")
 
     def _arrow_goes_on(self, at: int) -> bool:
-        """`=>` at the end of a line: the value comes on the next, unless the block ends or a statement follows a bare return."""
+        """`=>` at the end of a line: the value comes on the next, unless the block ends or a statement follows a bare
+        return.
+        """
         gap = _GAP.match(self.text, at)
         after = gap.end() if gap else at
         return after < self.size and self.text[after] != "]"
@@ -309,7 +317,9 @@ class DirectiveLexer(NameLexer):
         return found.end()
 
     def heading(self) -> str:
-        """The word before, on this level, that still waits for its `=>` or block; CASE at the start of a case; or empty."""
+        """The word before, on this level, that still waits for its `=>` or block; CASE at the start of a case; or
+        empty.
+        """
         depth = 0
         cases = "CASE" if self.frames and self.frames[-1].cases else ""
         for token in reversed(self.out):
@@ -398,9 +408,7 @@ class DirectiveLexer(NameLexer):
         if frame.kind == "block":
             self.end(at)
             if frame.cases and (frame.arrows or frame.token + 2 == len(self.out) or frame.token + 1 == len(self.out)):
-                opener = self.out[frame.token]
-                assert opener
-                self.out[frame.token] = ("CASES", *opener[1:])
+                self.reopen(frame, "CASES")
         elif frame.ambiguous:
             self._settle(frame, at)
         self.frames.pop()
@@ -412,6 +420,10 @@ class DirectiveLexer(NameLexer):
             self.prev = "HEAD"
         return at + 1
 
+    def reopen(self, frame: Frame, kind: str) -> None:
+        """Corrects the opener, now that the content has shown what it is."""
+        self.out[frame.token] = (kind, None, frame.offset, frame.offset + 1)
+
     def _settle(self, frame: Frame, at: int) -> None:
         """At the closing bracket: was it a list or a block?"""
         trailing = bool(frame.ends) and frame.ends[-1] == len(self.out) - 1
@@ -419,9 +431,7 @@ class DirectiveLexer(NameLexer):
         first = self.out[frame.token + 1] if frame.token + 1 < len(self.out) else None
         starts_statement = first is not None and first[0] in _STATEMENT_STARTS
         if not frame.comma and (separated or starts_statement):
-            opener = self.out[frame.token]
-            assert opener
-            self.out[frame.token] = ("BLOCK", *opener[1:])
+            self.reopen(frame, "BLOCK")
             self.end(at)
         else:
             for index in frame.ends:

@@ -92,10 +92,8 @@ class TextLexer(BaseLexer):
 
     def _unclosed(self, at: int, quote: str) -> Exception:
         line_end = self.line_end(at)
-        if quote == '"':
-            hint = 'end it with " on this line, or use `…` for text over several lines'
-        else:
-            hint = f"add the closing {quote}"
+        one_line = 'end it with " on this line, or use `…` for text over several lines'
+        hint = one_line if quote == '"' else f"add the closing {quote}"
         return self.fault(
             "unclosed-text",
             at,

@@ -11,49 +11,23 @@ import re
 Token = tuple[str, object, int, int]
 """Type, value, start, end."""
 
+
+def words(text: str) -> frozenset[str]:
+    """The words of a text, as a set."""
+    return frozenset(text.split())
+
+
 NAME = r"[A-Za-z_][A-Za-z0-9_]*(?:-[A-Za-z0-9_]+)*"
 
 # A statement may begin with one of these. In a document each is written with a leading slash.
 STATEMENT_WORDS = {
     word: word.upper()
-    for word in [
-        "var",
-        "exe",
-        "show",
-        "log",
-        "run",
-        "stream",
-        "output",
-        "append",
-        "file",
-        "files",
-        "import",
-        "export",
-        "needs",
-        "profiles",
-        "policy",
-        "auth",
-        "guard",
-        "hook",
-        "let",
-        "when",
-        "if",
-        "for",
-        "foreach",
-        "loop",
-        "while",
-        "box",
-        "bail",
-        "checkpoint",
-        "sign",
-        "verify",
-        "done",
-        "continue",
-        "skip",
-        "retry",
-        "allow",
-        "deny",
-    ]
+    for word in words(
+        """
+    var exe show log run stream output append file files import export needs profiles policy auth guard hook
+    let when if for foreach loop while box bail checkpoint sign verify done continue skip retry allow deny
+    """
+    )
 } | {"env": "BOX"}
 
 # A value may begin with one of these.
@@ -86,23 +60,11 @@ VALUE_WORDS = {
 # After `=>`, `|`, and where else an action may stand for a value.
 ACTION_WORDS = VALUE_WORDS | {
     word: word.upper()
-    for word in [
-        "show",
-        "log",
-        "output",
-        "append",
-        "done",
-        "continue",
-        "skip",
-        "retry",
-        "bail",
-        "allow",
-        "deny",
-        "let",
-        "var",
-        "file",
-        "files",
-    ]
+    for word in words(
+        """
+    show log output append done continue skip retry bail allow deny let var file files
+    """
+    )
 }
 
 # These follow a value.
@@ -134,68 +96,18 @@ IMPORT_KINDS = frozenset(["module", "static", "live", "local", "cached", "templa
 IMPORT_ORIGINS = frozenset(["node", "python", "py", "mcp"])
 
 # Values end with one of these; what follows is an operator, a link or the end.
-VALUE_ENDS = frozenset(
-    [
-        "AT",
-        "DOT",
-        "NUMBER",
-        "DURATION",
-        "STRING",
-        "REGEX",
-        "T_CLOSE",
-        "C_CLOSE",
-        "CODE",
-        "L_CLOSE",
-        "RBRACK",
-        "RPAR",
-        "RBRACE",
-        "COND",
-        "TRUE",
-        "FALSE",
-        "NULL",
-        "NONE",
-        "DENIED",
-        "ENDLESS",
-        "WORD",
-        "LABEL",
-        "SPEC",
-        "ANY",
-        "MODULE",
-        "STREAMNAME",
-        "PLACEHOLDER",
-    ]
+VALUE_ENDS = words(
+    """
+    AT DOT NUMBER DURATION STRING REGEX T_CLOSE C_CLOSE CODE L_CLOSE RBRACK RPAR RBRACE COND TRUE FALSE NULL
+    NONE DENIED ENDLESS WORD LABEL SPEC ANY MODULE STREAMNAME PLACEHOLDER
+    """
 )
 # A value cannot end here: the next line goes on.
-OPEN_ENDS = frozenset(
-    [
-        "ASSIGN",
-        "AUGMENT",
-        "PIPE",
-        "BATCH",
-        "COMMA",
-        "OROR",
-        "ANDAND",
-        "NULLISH",
-        "EQ",
-        "CMP",
-        "ADD",
-        "STAR",
-        "SLASH",
-        "NOT",
-        "MINUS",
-        "TERN",
-        "COLON",
-        "AS",
-        "FROM",
-        "IN",
-        "TO",
-        "ELSE",
-        "USING",
-        "BY",
-        "KEY",
-        "KEYOPT",
-        "SPREAD",
-    ]
+OPEN_ENDS = words(
+    """
+    ASSIGN AUGMENT PIPE BATCH COMMA OROR ANDAND NULLISH EQ CMP ADD STAR SLASH NOT MINUS TERN COLON AS FROM
+    IN TO ELSE USING BY KEY KEYOPT SPREAD
+    """
 )
 
 OPERATORS = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from typing import Literal as OneOf
 
-from .nodes_values import Call, Literal, Node, Object, Template, node
+from .nodes_values import Call, Conditional, Literal, Node, Object, Spread, Template, node
 
 if TYPE_CHECKING:
     from .nodes import Action, Augment, Expression, Let, Part, Stage, Statement
@@ -217,7 +217,7 @@ class Foreach(Node):
     """
 
     function: Expression | None
-    arguments: tuple[Expression, ...] = ()
+    arguments: tuple[Expression | Spread | Conditional, ...] = ()
     batch: tuple[Stage, ...] = ()
     options: Object | None = None
 

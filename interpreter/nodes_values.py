@@ -254,7 +254,7 @@ class New(Node):
     """
 
     function: Expression
-    arguments: tuple[Expression, ...] = ()
+    arguments: tuple[Expression | Spread | Conditional, ...] = ()
     options: Object | None = None
 
 

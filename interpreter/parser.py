@@ -1,7 +1,8 @@
 """From tokens to the tree: the LALR automaton, statement by statement, and what the rest of the house calls.
 
-The automaton is the textbook one over the table of `parser_table`. It is written out here, and not lark's own, for three reasons: a fault in
-one statement must not end the file, positions must be exact, and a warm start must not import lark.
+The automaton is the textbook one over the table of `parser_table`. It is written out here, and not lark's own, for
+three reasons: a fault in one statement must not end the file, positions must be exact, and a warm start must not
+import lark.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""From reductions to nodes: values. One function for each rule of the grammar that needs one; statements are in `parser_build_statements`.
+"""From reductions to nodes: values. One function for each rule of the grammar that needs one; statements are in
+`parser_build_statements`.
 
 A rule without a function here makes the node class of its name, with its children as fields in order.
 """
@@ -39,7 +40,9 @@ ENDLESS = n.Literal(value="endless")
 
 
 class ValueBuilder:
-    """Makes the nodes of one source. `bare` holds words that stand where a value should, until a place that allows them takes them out."""
+    """Makes the nodes of one source. `bare` holds words that stand where a value should, until a place that allows
+    them takes them out.
+    """
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -151,7 +154,7 @@ class ValueBuilder:
         return n.Conditional(value=c[0], then=c[2] if len(c) > 2 else None, span=span)
 
     def new(self, c: Children, span: Span) -> Any:
-        made = c[0]
+        made: Any = c[0]
         if isinstance(made, n.Call):
             return n.New(function=made.function, arguments=made.arguments, span=span)
         return n.New(function=made, span=span)
@@ -163,7 +166,7 @@ class ValueBuilder:
 
     def unary(self, c: Children, span: Span) -> Any:
         operator, operand = c[0][1], c[1]
-        if operator == "-" and isinstance(operand, n.Literal) and type(operand.value) in (int, float):
+        if operator == "-" and isinstance(operand, n.Literal) and isinstance(operand.value, int | float):
             return n.Literal(value=-operand.value, span=span)
         return n.Unary(operator=operator, operand=operand, span=span)
 
@@ -193,7 +196,7 @@ class ValueBuilder:
     # ── Pipelines and options ────────────────────────────────────────────────────────────────────
 
     def stages(self, c: Children, span: Span) -> Any:
-        made = tuple(stage for stage in c if isinstance(stage, n.Node))
+        made: tuple[Any, ...] = tuple(stage for stage in c if isinstance(stage, n.Node))
         together = len(made) > 1 or isinstance(c[0], tuple)
         return n.ParallelStage(stages=made, span=span) if together else made[0]
 
@@ -299,9 +302,9 @@ class ValueBuilder:
         return _Directory(parts[0] if len(parts) == 1 else n.Template(quote='"', parts=tuple(parts), span=span))
 
     def command(self, c: Children, span: Span) -> Any:
-        directory = next((p for p in c if isinstance(p, _Directory)), None)
-        parts = tuple(p for p in c if isinstance(p, n.Node))
-        return n.Command(parts=parts, directory=directory and directory.value, span=span)
+        directory = next((p.value for p in c if isinstance(p, _Directory)), None)
+        parts: tuple[Any, ...] = tuple(p for p in c if isinstance(p, n.Node))
+        return n.Command(parts=parts, directory=directory, span=span)
 
     def code(self, c: Children, span: Span) -> Any:
         arguments = next((p for p in c[1:-1] if isinstance(p, tuple)), ())
@@ -354,7 +357,7 @@ class _Directory:
 
     __slots__ = ("value",)
 
-    def __init__(self, value: n.Node) -> None:
+    def __init__(self, value: Any) -> None:
         self.value = value
 
 

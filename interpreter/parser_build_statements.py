@@ -79,9 +79,7 @@ class Builder(ValueBuilder):
 
     def exe(self, c: Children, span: Span) -> Any:
         *labels, name, parameters, body = c
-        options = using = None
-        if isinstance(body, n.With):
-            body, options, using = body.value, body.options, body.using
+        body, options, using = _without_tail(body)
         made = n.Exe(
             name=name[1],
             labels=tuple(label[1] for label in labels),
@@ -93,7 +91,7 @@ class Builder(ValueBuilder):
         )
         return self.judged(made, rules.of_exe(made))
 
-    def parameters(self, c: Children, span: Span) -> tuple[Any, ...]:
+    def parameters(self, c: Children, span: Span) -> Any:
         made = tuple(p for p in c if p is not None)
         return self.judged(made, rules.of_parameters(made))
 
@@ -155,7 +153,7 @@ class Builder(ValueBuilder):
 
     def origin(self, c: Children, span: Span) -> Any:
         word, place = c if len(c) == 2 else (None, c[0])
-        form = {"node": "node", "python": "python", "py": "python", "mcp": "mcp"}.get(word[1]) if word else None
+        form: Any = {"node": "node", "python": "python", "py": "python", "mcp": "mcp"}.get(word[1]) if word else None
         if isinstance(place, tuple):
             return self._named_origin(form, place, span)
         if isinstance(place, n.FileLoad):
@@ -184,9 +182,7 @@ class Builder(ValueBuilder):
 
     def guard(self, c: Children, span: Span) -> Any:
         privileged, (name, timing, looks_at), body = c
-        options = None
-        if isinstance(body, n.With):
-            body, options = body.value, body.options
+        body, options, _ = _without_tail(body)
         return n.Guard(
             name=name,
             timing=timing or "before",
@@ -239,7 +235,7 @@ class Builder(ValueBuilder):
         form = word and word[1]
         if not isinstance(place, tuple):
             return n.Target(path=place, format=form, span=span)
-        kind, text = place[0], str(place[1])
+        kind, text = place[0], place[1]
         if kind == "STREAMNAME" and text in ("stdout", "stderr"):
             return n.Target(stream=text, format=form, span=span)
         if kind == "STREAMNAME":
@@ -277,7 +273,7 @@ class Builder(ValueBuilder):
 
     def sign(self, c: Children, span: Span) -> Any:
         name, *rest = c
-        by = next((x.value for x in rest if isinstance(x, n.Literal)), None)
+        by: Any = next((x.value for x in rest if isinstance(x, n.Literal)), None)
         method = next((x[1] for x in rest if isinstance(x, tuple)), None)
         return n.Sign(name=name[1], by=by, method=method, span=span)
 
@@ -358,7 +354,7 @@ class Builder(ValueBuilder):
         return self.literal([token], span) if token[0] == "NUMBER" else n.Variable(name=token[1], span=span)
 
     def foreach(self, c: Children, span: Span) -> Any:
-        made = c[0]
+        made: Any = c[0]
         if isinstance(made, n.Call):
             return n.Foreach(function=made.function, arguments=made.arguments, span=span)
         if isinstance(made, n.FileLoad):
@@ -396,6 +392,11 @@ class _Mcp:
 
     def __init__(self, value: n.Node) -> None:
         self.value = value
+
+
+def _without_tail(value: Any) -> tuple[Any, Any, Any]:
+    """A value, and the options and credential that were written behind it."""
+    return (value.value, value.options, value.using) if isinstance(value, n.With) else (value, None, None)
 
 
 def _into_loop(made: Any, stages: tuple[Any, ...], options: Any) -> Any:

@@ -1,8 +1,8 @@
 """The LALR table: made by lark from grammar.lark, kept as plain data in the user's cache directory.
 
-lark is needed only to make the table (half a second); a start with a warm cache never imports it. The cache holds JSON, not pickles, and is
-read only from a directory and file that belong to the user and that nobody else can write: a foreign table could make a script mean
-something else.
+lark is needed only to make the table (half a second); a start with a warm cache never imports it. The cache holds
+JSON, not pickles, and is read only from a directory and file that belong to the user and that nobody else can write:
+a foreign table could make a script mean something else.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ STARTS = ("start", "template_file")
 class Rule:
     """One production. `pops` symbols go, `origin` comes.
 
-    `plan`: for each child of the node, the index of the symbol, or -1 for an optional part that is absent; `spliced` are the indexes
-    whose value is a list that belongs to this one; `single`: the value of the only child is passed on without making anything.
+    `plan`: for each child of the node, the index of the symbol, or -1 for an optional part that is absent; `spliced`
+    are the indexes whose value is a list that belongs to this one; `single`: the value of the only child is passed on
+    without making anything.
     """
 
     name: str
@@ -53,7 +54,9 @@ class Rule:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """`actions[state][token]`: a state to shift to (≥ 0), or the rule to reduce by, as -1 - its index. `starts` and `ends` by start rule."""
+    """`actions[state][token]`: a state to shift to (≥ 0), or the rule to reduce by, as -1 - its index. `starts` and
+    `ends` by start rule.
+    """
 
     actions: list[dict[str, int]]
     rules: list[Rule]
@@ -93,8 +96,9 @@ def build(text: str) -> dict[str, Any]:
     terminals = sorted(_terminals(text))
     declared = "".join(f"%declare {name}\n" for name in terminals)
     lark = Lark(text + declared, parser="lalr", lexer=NoLexer, start=list(STARTS), strict=True, maybe_placeholders=True)
-    made = lark.parser.parser._parse_table  # type: ignore[attr-defined]
-    rules, numbers = [], {}
+    made = lark.parser.parser._parse_table
+    rules: list[list[Any]] = []
+    numbers: dict[Any, int] = {}
     for rule in lark.rules:
         numbers[rule] = len(rules)
         rules.append(_rule(rule))

@@ -1,4 +1,6 @@
-"""From the tree back to source: `parse(print(tree)) == tree`. Comments and layout are not in the tree, so they are not here either."""
+"""From the tree back to source: `parse(print(tree)) == tree`. Comments and layout are not in the tree, so they are
+not here either.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,8 @@ class Printer(ValuePrinter):
     def Var(self, node: n.Var) -> str:
         tools = "tools " if node.tools else ""
         mcp = "mcp " if node.mcp else ""
-        return f"var {tools}{self.labels(node.labels)}@{node.name}{'?' if node.optional else ''} = {mcp}{self.show(node.value)}"
+        name = f"@{node.name}{'?' if node.optional else ''}"
+        return f"var {tools}{self.labels(node.labels)}{name} = {mcp}{self.show(node.value)}"
 
     def Let(self, node: n.Let) -> str:
         return f"let {self.labels(node.labels)}@{node.name} = {self.show(node.value)}"
@@ -47,7 +50,8 @@ class Printer(ValuePrinter):
 
     def Exe(self, node: n.Exe) -> str:
         parameters = "" if node.parameters is None else f"({self.several(node.parameters)})"
-        return f"exe {self.labels(node.labels)}@{node.name}{parameters} = {self.show(node.body)}{self.tail(node.options, node.using)}"
+        body = self.show(node.body) + self.tail(node.options, node.using)
+        return f"exe {self.labels(node.labels)}@{node.name}{parameters} = {body}"
 
     def Parameter(self, node: n.Parameter) -> str:
         annotation = f": {node.annotation}" if node.annotation else ""
@@ -109,7 +113,8 @@ class Printer(ValuePrinter):
     def Guard(self, node: n.Guard) -> str:
         privileged = "privileged " if node.privileged else ""
         name = f"@{node.name} " if node.name else ""
-        return f"guard {privileged}{name}{node.timing} {self.show(node.filter)} = {self.show(node.body)}{self.tail(node.options, None)}"
+        body = self.show(node.body) + self.tail(node.options, None)
+        return f"guard {privileged}{name}{node.timing} {self.show(node.filter)} = {body}"
 
     def Hook(self, node: n.Hook) -> str:
         name = f"@{node.name} " if node.name else ""

@@ -255,7 +255,8 @@ class ValuePrinter:
         return self.show(node)
 
     def WhileStage(self, node: n.WhileStage) -> str:
-        return f"while({self.show(node.limit)}{', ' + self.show(node.rate) if node.rate is not None else ''}) {self.show(node.function)}"
+        rate = f", {self.show(node.rate)}" if node.rate is not None else ""
+        return f"while({self.show(node.limit)}{rate}) {self.show(node.function)}"
 
     def With(self, node: n.With) -> str:
         value = (

@@ -1,9 +1,11 @@
-"""What a script that parses still gets wrong: names nobody made, filters that cannot fire, calls with too many arguments, wrong configuration.
+"""What a script that parses still gets wrong: names nobody made, filters that cannot fire, calls with too many
+arguments, wrong configuration.
 
-The method: one pass down the tree with a chain of scopes. A scope knows every name of its block from the start, whatever its line: functions
-may call each other in any order, and a name used too early is told by the run, which knows for certain. So everything here errs on the
-quiet side. What is certainly wrong is an error; what may be right in a way that cannot be seen from one file (a name that a host gives, a label
-on a value of another module) is a warning; and a file that imports without saying what (`import "./x.mld"`) gets no warnings about names.
+The method: one pass down the tree with a chain of scopes. A scope knows every name of its block from the start,
+whatever its line: functions may call each other in any order, and a name used too early is told by the run, which
+knows for certain. So everything here errs on the quiet side. What is certainly wrong is an error; what may be right
+in a way that cannot be seen from one file (a name that a host gives, a label on a value of another module) is a
+warning; and a file that imports without saying what (`import "./x.mld"`) gets no warnings about names.
 """
 
 from __future__ import annotations
@@ -13,22 +15,34 @@ from collections.abc import Iterator
 from . import nodes as n
 from .errors import Diagnostic
 from .hints import did_you_mean
+from .lexer_words import words
 from .resolve_config import config_faults
 
-RESERVED = frozenset(
-    ["mx", "root", "base", "now", "time", "fm", "frontmatter", "p", "pipeline", "input", "stdin", "debug", "output", "payload", "state", "keychain"]
+RESERVED = words(
+    """
+    mx root base now time fm frontmatter p pipeline input stdin debug output payload state keychain
+    """
 )
-BUILT_IN = frozenset(
-    ["parse", "json", "JSON", "xml", "XML", "csv", "CSV", "md", "MD", "upper", "lower", "trim", "pretty", "sort", "keep", "keepStructured", "typeof", "typeInfo", "not", "exists", "fileExists"]
+BUILT_IN = words(
+    """
+    parse json JSON xml XML csv CSV md MD upper lower trim pretty sort keep keepStructured typeof typeInfo
+    not exists fileExists
+    """
 )
 PREDEFINED = RESERVED | BUILT_IN | {"union", "_"}
 
-LABELS = frozenset(
-    ["secret", "sensitive", "pii", "untrusted", "trusted", "known", "influenced", "internal", "public", "llm", "destructive", "exfil", "privileged", "network", "network-write", "tool", "mcp", "keychain", "env", "user"]
+LABELS = words(
+    """
+    secret sensitive pii untrusted trusted known influenced internal public llm destructive exfil privileged
+    network network-write tool mcp keychain env user
+    """
 )
 LABEL_PREFIXES = ("src:", "dir:", "mcp:", "op:", "known:", "exfil:", "destructive:", "net:", "fs:", "sys:", "tool:")
-OPERATIONS = frozenset(
-    ["cmd", "sh", "bash", "js", "javascript", "node", "py", "python", "prose", "run", "exe", "show", "log", "output", "append", "file", "files", "import", "mcp", "for", "foreach", "loop", "when", "let", "var", "template", "load", "stream", "checkpoint", "box", "env", "sign", "verify", "network", "net", "fs"]
+OPERATIONS = words(
+    """
+    cmd sh bash js javascript node py python prose run exe show log output append file files import mcp for
+    foreach loop when let var template load stream checkpoint box env sign verify network net fs
+    """
 )
 
 

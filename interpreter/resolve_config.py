@@ -1,4 +1,6 @@
-"""Configuration that is written out in full (`needs`, `profiles`, `policy`) is judged by its own readers, without running anything."""
+"""Configuration that is written out in full (`needs`, `profiles`, `policy`) is judged by its own readers, without
+running anything.
+"""
 
 from __future__ import annotations
 
