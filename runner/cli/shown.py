@@ -34,6 +34,8 @@ def fail(error: BaseException, *, as_json: bool = False) -> int:
             if as_json:
                 print(json.dumps({"ok": False, **error.json()}, ensure_ascii=False))
             click.echo(error.render(), err=True)
+            if not any(diagnostic.hint or diagnostic.expected for diagnostic in error.diagnostics):
+                click.echo(f"  next: mlld sandbox explain {error.code}", err=True)
             return error.exit_code or 1
     failure = translated(error)
     if as_json:

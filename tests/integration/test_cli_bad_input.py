@@ -58,7 +58,7 @@ def test_a_module_that_is_no_environment(project: Project) -> None:
 
 def test_an_environment_without_spawn(project: Project) -> None:
     ref = project.module("mute", "var @x = 1\nexport { @x }\n")
-    told(project.spawn("x", ref), 3, "exports no @spawn", "--agent scripted")
+    told(project.spawn("x", ref), 3, "exports no @spawn")
 
 
 def test_an_unknown_profile_lists_the_choices(project: Project) -> None:
@@ -81,7 +81,7 @@ def test_a_syntax_error_has_a_caret(project: Project) -> None:
         ("{ servers: [ 7 ] }", "mcpConfig.servers[0]"),
         ("{ servers: [ { } ] }", "must have exactly one of"),
         ('{ servers: [ { npm: "x", command: "y" } ] }', "must have exactly one of"),
-        ("{ servers: [ { command: 7 } ] }", "mcpConfig.servers[0].command must be a string, got number"),
+        ("{ servers: [ { command: 7 } ] }", "mcpConfig.servers[0].command must be a string, got a number"),
         ('{ servers: [ { command: "x", tols: [] } ] }', "tools"),
         ('{ servers: [ { command: "x", tools: 5 } ] }', "mcpConfig.servers[0].tools"),
         ('{ servers: [ { npm: "https://evil.example/x.tgz" } ] }', "no npm package"),
