@@ -16,7 +16,7 @@ from runner.plan import SIDECAR, SandboxPlan
 # From the seats of agent and servers.
 ABSENT = frozenset({
     "interfaces", "routes-v4", "routes-v6", "udp-metadata", "tcp-metadata", "udp-internet", "tcp-internet",
-    "udp-internet-v6", "tcp-internet-v6", "udp-dns-127.0.0.11", "tcp-dns-127.0.0.11", "capabilities",
+    "udp-internet-v6", "tcp-internet-v6", "vsock", "udp-dns-127.0.0.11", "tcp-dns-127.0.0.11", "capabilities",
     "no-new-privileges", "user", "root",
 })  # fmt: skip
 _SIDECAR = frozenset({"sidecar-network"})
