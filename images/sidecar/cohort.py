@@ -80,8 +80,10 @@ class Cohort:
 
     def offers(self, capability: str) -> bool:
         """Whether any server can do it, or could for all we know."""
+        if capability == "tools":
+            return True
         known = (member.capabilities for member in self.members.values())
-        return capability == "tools" or any(c is None or capability in c for c in known)
+        return any(c is None or capability in c for c in known)
 
     def capabilities(self) -> dict[str, Any]:
         """The union of what the servers can do; of a server that never started, everything is assumed."""

@@ -12,12 +12,23 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable
+from time import monotonic
 from typing import Protocol
 
-from images.sidecar.http import MAX_HEAD, BadRequest, ChunkedBody, Head, parse_head, response_head, stream_head
+from images.sidecar.http import (
+    MAX_HEAD,
+    BadRequest,
+    ChunkedBody,
+    Head,
+    json_head,
+    parse_head,
+    response_head,
+    stream_head,
+)
 
 JSON = b"application/json"
 _READ = 64 << 10
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _HEADS_REMEMBERED = 256
 HEAD_SECONDS, BODY_SECONDS, WRITE_SECONDS, IDLE_SECONDS = 10.0, 30.0, 30.0, 600.0
 SWEEP_SECONDS = 2.0
@@ -65,7 +76,7 @@ class Connection:
         self._out: deque[memoryview] = deque()
         self._out_bytes = 0
         self._busy = self._parsing = self._keep = self._streaming = self._paused = False
-        self.since = self._loop.time()
+        self.since = monotonic()
         """When the present state began: waiting for a request, reading one, writing out."""
         self.on_gone: Callable[[], None] | None = None
         """Told when the client goes away while its request is worked on."""
@@ -86,7 +97,7 @@ class Connection:
             self.close()
             return
         if not self._in:
-            self.since = self._loop.time()
+            self.since = monotonic()
         self._in += data
         if not self._busy:
             self._parse()
@@ -116,13 +127,14 @@ class Connection:
                 if len(data) > MAX_HEAD:
                     raise BadRequest(431, f"The head is over {MAX_HEAD} bytes")
                 return None
-            head = self._request = _head(bytes(data[:end]))
+            with memoryview(data) as view:
+                head = self._request = _head(bytes(view[:end]))
             del data[: end + 4]
             if head.length > self._owner.body_limit:
                 raise BadRequest(413, f"The body is over the limit of {self._owner.body_limit} bytes")
             self._body = ChunkedBody(self._owner.body_limit) if head.chunked else None
             if head.expects_continue:
-                self._write((b"HTTP/1.1 100 Continue\r\n\r\n",))
+                self._write((_CONTINUE,), len(_CONTINUE))
         head = self._request
         if self._body is not None:
             body = self._body.feed(data)
@@ -131,8 +143,13 @@ class Connection:
         else:
             if len(data) < head.length:
                 return None
-            body = bytes(data[: head.length])
-            del data[: head.length]
+            if len(data) == head.length:
+                body = bytes(data)
+                data.clear()
+            else:
+                with memoryview(data) as view:
+                    body = bytes(view[: head.length])
+                del data[: head.length]
         self._request = self._body = None
         return head, body
 
@@ -140,30 +157,38 @@ class Connection:
 
     def answer(self, status: int, parts: Buffers, content_type: bytes = JSON, extra: bytes = b"") -> None:
         """Writes one whole answer."""
-        if not self._keep:
-            extra += b"Connection: close\r\n"
-        self._write((response_head(status, sum(map(len, parts)), content_type, extra), *parts))
+        length = sum(map(len, parts))
+        if status == 200 and self._keep and content_type is JSON and not extra:
+            head = json_head(length)
+        else:
+            if not self._keep:
+                extra += b"Connection: close\r\n"
+            head = response_head(status, length, content_type, extra)
+        self._write((head, *parts), len(head) + length)
         self._done()
 
     def begin_stream(self, extra: bytes = b"") -> None:
         """Commits to an SSE answer."""
         self._streaming = True
-        self._write((stream_head(extra if self._keep else extra + b"Connection: close\r\n"),))
+        head = stream_head(extra if self._keep else extra + b"Connection: close\r\n")
+        self._write((head,), len(head))
 
     def write_stream(self, parts: Buffers) -> None:
         """One chunk of the SSE answer."""
-        self._write((b"%x\r\n" % sum(map(len, parts)), *parts, b"\r\n"))
+        length = sum(map(len, parts))
+        size = b"%x\r\n" % length
+        self._write((size, *parts, b"\r\n"), len(size) + length + 2)
 
     def end_stream(self) -> None:
         """Ends the SSE answer."""
         self._streaming = False
-        self._write((b"0\r\n\r\n",))
+        self._write((b"0\r\n\r\n",), 5)
         self._done()
 
     def _done(self) -> None:
         self.on_gone = None
         self._busy = False
-        self.since = self._loop.time()
+        self.since = monotonic()
         if self.closed:
             return
         if not self._keep:
@@ -180,7 +205,7 @@ class Connection:
         if not self._busy and not self.closed:
             self._parse()
 
-    def _write(self, parts: Buffers) -> None:
+    def _write(self, parts: Buffers, total: int) -> None:
         if self.closed:
             return
         sent = 0
@@ -191,6 +216,8 @@ class Connection:
                 pass
             except OSError:
                 self.close()
+                return
+            if sent == total:
                 return
         for part in parts:
             if sent >= len(part):
@@ -207,7 +234,7 @@ class Connection:
             self.close()
             return
         if not self._out:
-            self.since = self._loop.time()
+            self.since = monotonic()
             self._loop.add_writer(self._sock, self._writable)
         self._out.append(memoryview(rest))
         self._out_bytes += len(rest)
@@ -223,7 +250,7 @@ class Connection:
             except OSError:
                 self.close()
                 return
-            self.since = self._loop.time()
+            self.since = monotonic()
             self._out_bytes -= sent
             self._owner.queued -= sent
             if sent < len(part):
@@ -272,7 +299,12 @@ class Listener:
     """Accepts agents' connections on one address, and ends those that take too long."""
 
     def __init__(
-        self, on_request: OnRequest, *, body_limit: int, max_connections: int = MAX_CONNECTIONS, queue_limit: int = 64 << 20
+        self,
+        on_request: OnRequest,
+        *,
+        body_limit: int,
+        max_connections: int = MAX_CONNECTIONS,
+        queue_limit: int = 64 << 20,
     ) -> None:
         self.on_request, self.body_limit, self.queue_limit = on_request, body_limit, queue_limit
         self.queued = 0
@@ -331,7 +363,7 @@ class Listener:
 
     def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
-        now = loop.time()
+        now = monotonic()
         for connection in [c for c in self._connections if c.overdue(now)]:
             connection.close()
         self._timer = loop.call_later(SWEEP_SECONDS, self._sweep) if self._connections else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+from time import monotonic
 
 from msgspec import Raw
 
@@ -24,6 +25,7 @@ from images.sidecar.stateless import Stateless
 from images.sidecar.stream import split_event_id
 from images.sidecar.upstream import Upstream
 
+_VERSIONS = frozenset(version.encode() for version in VERSIONS)
 _SWEEP_SECONDS = 5.0
 _SESSION_IDLE_SECONDS = 1800.0
 
@@ -46,6 +48,7 @@ class Endpoint:
         self._own: dict[Session, Cohort] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._listener = Listener(self._on_request, body_limit=spec.limits.body_bytes)
+        self._welcome_head: Head | None = None
         self._authorization = b"Bearer " + spec.token.encode() if spec.token else b""
         self._hosts = {host.encode() for host in spec.hosts}
         self._origins = {b"http://" + host for host in self._hosts}
@@ -98,12 +101,13 @@ class Endpoint:
     # --- requests
 
     def _on_request(self, connection: Connection, head: Head, body: bytes) -> None:
-        refusal = self._refusal(head)
-        if refusal is not None:
+        if head is not self._welcome_head and (refusal := self._refusal(head)) is not None:
             status, reason = refusal
             extra = b'WWW-Authenticate: Bearer realm="mlld"\r\n' if status == 401 else b""
             connection.answer(status, (jsonrpc.failure(b"", jsonrpc.INVALID_REQUEST, reason),), extra=extra)
-        elif head.method == b"POST":
+            return
+        self._welcome_head = head  # a client sends the same again and again, and it is the same object then
+        if head.method == b"POST":
             self._post(connection, head, body)
         elif head.get(b"mcp-protocol-version") == MODERN.encode():
             connection.answer(405, (), b"", b"Allow: POST\r\n")
@@ -127,7 +131,7 @@ class Endpoint:
         return None
 
     def _post(self, connection: Connection, head: Head, body: bytes) -> None:
-        if head.get(b"content-type").partition(b";")[0].strip().lower() != b"application/json":
+        if not head.json_body:
             self._reject(connection, 415, "Content-Type must be application/json")
             return
         try:
@@ -147,7 +151,7 @@ class Endpoint:
         session = self._session(connection, head)
         if session is None:
             return
-        session.used = self._loop.time()
+        session.used = monotonic()
         if message.method is None:
             session.answered(message)
             connection.answer(202, (), b"")
@@ -155,23 +159,18 @@ class Endpoint:
             self._notified(session, message)
             connection.answer(202, (), b"")
         else:
-            exchange = self._exchange(connection, head, message, session)
+            opens = session.open_stream if head.takes_stream else None
+            exchange = Exchange(connection, bytes(message.id), opens, prime=session.primed)
+            if head.prefers_stream:
+                exchange.commit()
             self._router.dispatch(session, exchange, message.method, message.params)
-
-    def _exchange(self, connection: Connection, head: Head, message: Incoming, session: Session) -> Exchange:
-        accept = head.get(b"accept")
-        stream, whole = accept.find(b"text/event-stream"), accept.find(b"application/json")
-        opens = session.open_stream if stream >= 0 or b"*/*" in accept else None
-        exchange = Exchange(connection, bytes(message.id), opens, prime=session.primed)
-        if 0 <= stream < whole or (stream >= 0 and whole < 0):
-            exchange.commit()  # named first: this client would rather read a stream
-        return exchange
 
     def _session(self, connection: Connection, head: Head) -> Session | None:
         """The session that a request names; None if it was refused."""
-        version = head.get(b"mcp-protocol-version").decode("latin-1")
-        if version and version not in VERSIONS:
-            self._reject(connection, 400, f"Unsupported protocol version {version}: one of {', '.join(VERSIONS)}")
+        version = head.get(b"mcp-protocol-version")
+        if version and version not in _VERSIONS:
+            known = ", ".join(VERSIONS)
+            self._reject(connection, 400, f"Unsupported protocol version {version.decode('latin-1')}: one of {known}")
             return None
         spelt = head.get(b"mcp-session-id")
         if not spelt:

@@ -21,6 +21,11 @@ _NO_STATUSES: Mapping[int, int] = {}
 class Exchange:
     """What an answer needs to find its way back. Answered once; whatever comes after that is ignored."""
 
+    __slots__ = (
+        "_connection", "_headers", "_open_stream", "_prime", "_statuses",
+        "answered", "id", "stream", "task", "unknown_resource",
+    )  # fmt: skip
+
     def __init__(
         self,
         connection: Connection,
@@ -53,7 +58,8 @@ class Exchange:
         self.answered = True
         head = b'{"jsonrpc":"2.0","id":%s,"result":' % self.id
         if self.stream is not None:
-            self.stream.send(b"".join((head, *parts, b"}")))
+            # Other events share this stream: what is no text must not break it.
+            self.stream.send(b"".join((head, *parts, b"}")).decode(errors="replace").encode())
             self.stream.finish()
         else:
             self._connection.answer(200, (head, *parts, b"}"), extra=self._headers)

@@ -36,9 +36,9 @@ class BadRequest(Exception):
         self.status = status
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Head:
-    """The request line and the headers, names in lower case."""
+    """The request line and the headers, names in lower case. Equal only to itself: what was learnt of it can be kept."""
 
     method: bytes
     target: bytes
@@ -46,6 +46,12 @@ class Head:
     length: int
     chunked: bool
     keep_alive: bool
+    json_body: bool
+    """Whether the body says that it is JSON."""
+    takes_stream: bool
+    """Whether the answer may be an event stream."""
+    prefers_stream: bool
+    """Whether it had better be one: the client named that first."""
 
     def get(self, name: bytes) -> bytes:
         """A header's value; empty if it was not sent."""
@@ -83,7 +89,13 @@ def parse_head(block: bytes) -> Head:
         raise BadRequest(417, "Unknown expectation")
     connection = headers.get(b"connection", b"").lower()
     keep = b"close" not in connection if version_1_1 else b"keep-alive" in connection
-    return Head(line[1], line[2], headers, length, chunked, keep)
+    is_json = headers.get(b"content-type", b"").partition(b";")[0].strip().lower() == b"application/json"
+    accept = headers.get(b"accept", b"")
+    stream, whole = accept.find(b"text/event-stream"), accept.find(b"application/json")
+    takes = stream >= 0 or b"*/*" in accept
+    return Head(
+        line[1], line[2], headers, length, chunked, keep, is_json, takes, stream >= 0 and not 0 <= whole < stream
+    )
 
 
 def _framing(headers: dict[bytes, bytes], version_1_1: bool) -> tuple[int, bool]:
@@ -137,6 +149,11 @@ class ChunkedBody:
             self._need = -1
             if last:
                 return bytes(self._body)
+
+
+def json_head(length: int) -> bytes:
+    """`response_head` of the answer that nearly all are."""
+    return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % length
 
 
 def response_head(status: int, length: int, content_type: bytes, extra: bytes = b"") -> bytes:

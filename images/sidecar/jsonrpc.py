@@ -25,6 +25,8 @@ RESOURCE_NOT_FOUND = -32002
 OURS = "dev.mlld/"
 """Prefix of the `_meta` keys that only the sidecar writes: a peer's are dropped at this hop."""
 
+_CHECKED = 128 << 10
+
 RawMap = dict[str, Raw]
 
 _raw_map = msgspec.json.Decoder(RawMap)
@@ -87,18 +89,23 @@ def split_request(body: bytes) -> Incoming:
         raise Malformed(INVALID_REQUEST, f"Invalid request: {e}") from None
     except (msgspec.DecodeError, RecursionError) as e:
         raise Malformed(PARSE_ERROR, f"Parse error: {e}") from None
-    if message.method is None and not raw(message.result) and not raw(message.error):
+    if message.method is None and not bytes(message.result) and not bytes(message.error):
         raise Malformed(INVALID_REQUEST, "Invalid request: neither a method nor a result")
-    spelt = raw(message.id)
+    spelt = bytes(message.id)
     if spelt and not is_id(spelt) and (message.method is not None or spelt != b"null"):
         raise Malformed(INVALID_REQUEST, "Invalid request: an id is a string or an integer")
     return message
 
 
 def split_reply(line: memoryview | bytes) -> FromServer:
-    """A server's line, checked to be JSON and UTF-8 all through. Its parts point into `line`."""
+    """A server's line, checked to be JSON, and up to a size to be UTF-8. Its parts point into `line`.
+
+    Beyond that size the check would cost more than everything else. Whatever keeps or reads the text checks it there;
+    an answer that goes straight to the one call which asked for it harms nobody else.
+    """
     try:
-        str(line, "utf-8")
+        if len(line) <= _CHECKED:
+            str(line, "utf-8")
         return _from_server.decode(line)
     except UnicodeDecodeError:
         raise Malformed(PARSE_ERROR, "not UTF-8") from None
@@ -106,14 +113,9 @@ def split_reply(line: memoryview | bytes) -> FromServer:
         raise Malformed(PARSE_ERROR, str(e)) from None
 
 
-def raw(part: Raw) -> bytes:
-    """The bytes of a part; empty if the key was absent."""
-    return bytes(part)
-
-
 def is_id(spelt: bytes) -> bool:
     """Whether the bytes spell an id that JSON-RPC allows here (the JSON itself was checked before)."""
-    return spelt[:1] == b'"' or spelt.removeprefix(b"-").isdigit()
+    return spelt.isdigit() or spelt[:1] == b'"' or spelt.removeprefix(b"-").isdigit()
 
 
 def members(part: Raw | bytes) -> RawMap:

@@ -115,6 +115,10 @@ def _same(spelt: str | None, shown: str, value: Any, kind: Any) -> bool:
     if spelt == shown:
         return True
     whole = isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1
-    return kind == "integer" and whole and spelt is not None and bool(_DECIMAL.fullmatch(spelt)) and int(
-        spelt.partition(".")[0]
-    ) == int(value)
+    return (
+        kind == "integer"
+        and whole
+        and spelt is not None
+        and bool(_DECIMAL.fullmatch(spelt))
+        and int(spelt.partition(".")[0]) == int(value)
+    )

@@ -6,6 +6,7 @@ import asyncio
 import math
 import re
 from collections import deque
+from time import monotonic
 from typing import Any, Protocol
 
 from msgspec import Raw
@@ -124,15 +125,12 @@ class Ignored:
 class _Slot:
     """A request that was sent or waits to be. `message` is what is not sent yet."""
 
-    __slots__ = ("deadline", "last", "message", "pending")
+    __slots__ = ("deadline", "last", "message", "pending", "stands")
 
-    def __init__(self, pending: Pending, message: bytes, deadline: float, last: float) -> None:
+    def __init__(self, pending: Pending, message: bytes, deadline: float, last: float, *, stands: bool = False) -> None:
         self.pending, self.message, self.deadline, self.last = pending, message, deadline, last
-
-    @property
-    def stands(self) -> bool:
+        self.stands = stands
         """Whether it is meant to stay open, so that it takes no place and no time."""
-        return self.deadline == math.inf
 
 
 class Process:
@@ -154,7 +152,7 @@ class Process:
         self.instructions = ""
         self.faults = 0
         """Messages that were no JSON-RPC, or answers to nothing."""
-        self.used = self._loop.time()
+        self.used = monotonic()
         self.held = 0
         """Requests of the server that wait for the agent: time-outs stand still meanwhile."""
 
@@ -195,7 +193,7 @@ class Process:
         if len(self._waiting) >= _QUEUE:
             pending.on_failed(jsonrpc.TIMED_OUT, f"server {self.server} is busy: {_QUEUE} requests wait for it already")
             return
-        now = self._loop.time()
+        now = monotonic()
         span = self._lifecycle.call_timeout if timeout is None else timeout
         message = jsonrpc.request(number, method, params)
         slot = self._slots[number] = _Slot(pending, message, now + span, now + span * _PROGRESS_EXTENDS)
@@ -211,7 +209,7 @@ class Process:
         """Sends a request that stays open as long as the process lives (a subscription)."""
         if not self.closed:
             number = self.reserve()
-            self._slots[number] = _Slot(pending, b"", math.inf, math.inf)
+            self._slots[number] = _Slot(pending, b"", math.inf, math.inf, stands=True)
             self.post(jsonrpc.request(number, method, params))
 
     async def ask(self, method: str, params: bytes = b"", timeout: float | None = None) -> dict[str, bytes]:
@@ -269,7 +267,7 @@ class Process:
 
     def _tick(self) -> None:
         self._timer = None
-        now = self._loop.time()
+        now = monotonic()
         for number, slot in list(self._slots.items()):
             if slot.stands:
                 continue
@@ -357,7 +355,7 @@ class Process:
         if slot is None:
             self.faults += 1
             return
-        slot.deadline = self._loop.time() + self._lifecycle.call_timeout
+        slot.deadline = monotonic() + self._lifecycle.call_timeout
         slot.pending.on_progress(fields)
 
     def _malformed(self, head: bytes, tail: bytes, why: str) -> None:

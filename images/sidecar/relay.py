@@ -11,6 +11,7 @@ import json
 import re
 from dataclasses import dataclass
 from itertools import count
+from time import monotonic
 from typing import Any, Protocol
 
 import msgspec
@@ -67,12 +68,16 @@ class Caller(Protocol):
 class Relay:
     """Implements `process.Pending` for a request that came from an agent."""
 
+    __slots__ = (
+        "_arguments", "_began", "_bytes_in", "_caller", "_judges", "_token", "_verdict",
+        "entry", "exchange", "fields", "id", "method", "process", "round",
+    )  # fmt: skip
+
     def __init__(self, judges: Judges, exchange: Exchange, entry: Entry, method: str, caller: Caller) -> None:
         self._judges, self._caller = judges, caller
         self.exchange = exchange
         self.entry, self.method = entry, method
-        self._loop = asyncio.get_running_loop()
-        self._began = self._loop.time()
+        self._began = monotonic()
         self._arguments: bytes | None = None
         self._bytes_in = 0
         self._token: Raw | None = None
@@ -141,7 +146,7 @@ class Relay:
             return
         if self._judges.guarding.active:
             copied = {key: Raw(bytes(value)) for key, value in result.items()}
-            self.exchange.task = self._loop.create_task(self._judge_result(copied, size))
+            self.exchange.task = asyncio.get_running_loop().create_task(self._judge_result(copied, size))
         else:
             self._pass(result, size)
 
@@ -190,10 +195,11 @@ class Relay:
         self._audit(size, is_error=is_error, result=sample)
 
     async def _judge_result(self, result: RawMap, size: int) -> None:
-        raw = b"".join(result_parts(result, b""))
+        raw = b"".join(result_parts(dict(result), b""))
         before = self._verdict
         labels = self._caller.seen | frozenset(self.entry.labels)
-        verdict = await self._judges.guarding.result(self._call({}, labels), raw)
+        params = json.loads(jsonrpc.encode(self.fields))
+        verdict = await self._judges.guarding.result(self._call(params, labels), raw)
         if verdict.kind == "deny":
             self._verdict = verdict
             self.deny(verdict)
@@ -230,15 +236,15 @@ class Relay:
 
     def _audit(self, size: int, *, is_error: bool = False, result: bytes = b"") -> None:
         self._caller.ended(self)
-        verdict = self._verdict
-        extra = verdict.labels if verdict is not None else frozenset()
+        entry, verdict = self.entry, self._verdict
+        decision, rule, labels = "allow", None, [*entry.labels]
+        if verdict is not None:
+            decision, rule = verdict.kind, verdict.rule
+            labels += sorted(verdict.labels)
         self._judges.audit.emit({
-            "event": "call", "id": self.id, "session": self._caller.id, "server": self.entry.member.name,
-            "method": self.method, "name": self.entry.name,
-            "decision": verdict.kind if verdict is not None else "allow",
-            "rule": verdict.rule if verdict is not None else None,
-            "labels": [*self.entry.labels, *sorted(extra)],
-            "bytesIn": self._bytes_in, "bytesOut": size, "ms": round((self._loop.time() - self._began) * 1000, 3),
+            "event": "call", "id": self.id, "session": self._caller.id, "server": entry.member.name,
+            "method": self.method, "name": entry.name, "decision": decision, "rule": rule, "labels": labels,
+            "bytesIn": self._bytes_in, "bytesOut": size, "ms": round((monotonic() - self._began) * 1000, 3),
             "isError": is_error, "arguments": self._arguments, "result": result or None,
         })  # fmt: skip
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from msgspec import Raw
 
@@ -35,8 +34,7 @@ _OFFERED_AS = {method: capability for method, _, capability in LISTS.values()} |
 """Method → the capability without which it does not exist."""
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(NamedTuple):
     """A request for one named thing, and where in its params the name is written."""
 
     method: str

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import monotonic
 
 import msgspec
 from msgspec import Raw
@@ -77,7 +78,7 @@ class Session:
         self.watched: set[str] = set()
         self.seen: frozenset[str] = frozenset()
         """Labels of everything that was served to this session."""
-        self.used = self._loop.time()
+        self.used = monotonic()
         cohort.audiences.add(self)
 
     @property
@@ -125,7 +126,7 @@ class Session:
 
     def ended(self, relay: Relay) -> None:
         self.relays.pop(relay.exchange.id, None)
-        self.used = self._loop.time()
+        self.used = monotonic()
         if not self.seen.issuperset(relay.entry.labels):
             self.seen |= frozenset(relay.entry.labels)
 

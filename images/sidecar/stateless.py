@@ -47,8 +47,7 @@ class StatelessExchange(Exchange):
     """An exchange whose answer says that it is complete and how long it holds; a client that leaves has cancelled."""
 
     def __init__(self, connection: Connection, spelt_id: bytes, head: Head, method: str) -> None:
-        streams = b"text/event-stream" in head.get(b"accept") or b"*/*" in head.get(b"accept")
-        super().__init__(connection, spelt_id, self._stream if streams else None, statuses=_STATUSES)
+        super().__init__(connection, spelt_id, self._stream if head.takes_stream else None, statuses=_STATUSES)
         self._head, self._method = head, method
         self.unknown_resource = jsonrpc.INVALID_PARAMS
         self._gone: Callable[[], None] | None = None
@@ -218,8 +217,8 @@ class Stateless:
         """Whether a request is of this era: it names a version that has no sessions, or carries one itself."""
         if b"mcp-session-id" in head.headers:
             return False
-        version = head.get(b"mcp-protocol-version").decode("latin-1")
-        if version and version not in VERSIONS:
+        version = head.get(b"mcp-protocol-version")
+        if version and version.decode("latin-1") not in VERSIONS:
             return True
         if message.method in ("server/discover", "subscriptions/listen"):
             return True

@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-SCRATCH = bytearray(1 << 20)
-_SCRATCH_VIEW = memoryview(SCRATCH)
+_SCRATCH_SIZE, _READ = 2 << 20, 1 << 20
+_KEPT_IN_PLACE = 64 << 10
 KEPT_OF_CUT = 64 << 10
 """Bytes kept from the head of a line over the limit; as many as can be told to an agent."""
 _TAIL = 256
@@ -24,15 +24,30 @@ _POOLED_SIZE = 4 << 20
 
 def _take(size: int) -> bytearray:
     """A buffer of at least that size: a fresh megabyte costs half a millisecond of page faults, a used one nothing."""
-    for i, buffer in enumerate(_POOL):
-        if len(buffer) >= size:
-            return _POOL.pop(i)
-    return bytearray(size)
+    return _POOL.pop() if _POOL and len(_POOL[-1]) >= size else bytearray(size)
 
 
 def _give(buffer: bytearray) -> None:
-    if len(_POOL) < _POOLED and len(buffer) <= _POOLED_SIZE:
+    """Keeps the largest buffers, the very largest at hand."""
+    if len(buffer) <= _POOLED_SIZE:
         _POOL.append(buffer)
+        _POOL.sort(key=len)
+        del _POOL[:-_POOLED]
+
+
+class _Scratch:
+    """The one buffer that all wires read into. A wire with half a large message takes it away, and a new one comes."""
+
+    buffer = bytearray(_SCRATCH_SIZE)
+    view = memoryview(buffer)[:_READ]
+
+    @classmethod
+    def give_away(cls) -> bytearray:
+        given = cls.buffer
+        cls.view.release()
+        cls.buffer = _take(_SCRATCH_SIZE)
+        cls.view = memoryview(cls.buffer)[:_READ]
+        return given
 
 
 class Reader(Protocol):
@@ -138,7 +153,7 @@ class Wire:
     def _readable(self) -> None:
         try:
             if self._big is None:
-                count = os.readv(self._rfd, [_SCRATCH_VIEW])
+                count = os.readv(self._rfd, [_Scratch.view])
             else:
                 with memoryview(self._big) as view, view[self._end :] as room:
                     count = os.readv(self._rfd, [room])
@@ -149,9 +164,9 @@ class Wire:
         if not count:
             self.close()
         elif self._dropped:
-            self._skip(bytes(_SCRATCH_VIEW[:count]))
+            self._skip(bytes(_Scratch.view[:count]))
         elif self._big is None:
-            self._lines(SCRATCH, 0, count)
+            self._lines(_Scratch.buffer, 0, count)
         else:
             scan, self._end = self._end, self._end + count
             self._lines(self._big, scan, self._end)
@@ -183,6 +198,8 @@ class Wire:
             self._drop_buffer()
         elif buffer is self._big and not start and len(buffer) - end >= 1 << 16:
             self._end = end
+        elif buffer is _Scratch.buffer and not start and rest >= _KEPT_IN_PLACE:
+            self._big, self._end = _Scratch.give_away(), rest
         else:
             # Twice the room, but never more than the limit wants: growing stays linear, a hostile line stays bounded.
             grown = _take(max(1 << 18, min(rest * 2, self._line_limit + (1 << 20))))

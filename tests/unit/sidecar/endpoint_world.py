@@ -81,7 +81,8 @@ class Line:
         """A request to the agent; its whole answer."""
         self._count += 1
         number = f"ask-{self._count}"
-        future = self.replies[number] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self.replies[number] = future
         self.send({"id": number, "method": method, "params": params})
         return await future
 
@@ -246,7 +247,9 @@ class Agent:
     @staticmethod
     async def head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
         lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-        return int(lines[0].split()[1]), {k.lower(): v.strip() for k, _, v in (x.partition(":") for x in lines[1:] if x)}
+        return int(lines[0].split()[1]), {
+            k.lower(): v.strip() for k, _, v in (x.partition(":") for x in lines[1:] if x)
+        }
 
     @staticmethod
     async def chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
@@ -276,7 +279,11 @@ class Agent:
         return await self.post({"jsonrpc": "2.0", "method": method, "params": params or {}})
 
     async def open(self, version: str = "2025-11-25", capabilities: Message | None = None) -> Reply:
-        params = {"protocolVersion": version, "capabilities": capabilities or {}, "clientInfo": {"name": "t", "version": "1"}}
+        params = {
+            "protocolVersion": version,
+            "capabilities": capabilities or {},
+            "clientInfo": {"name": "t", "version": "1"},
+        }
         reply = await self.request("initialize", params)
         assert reply.status == 200, reply.body
         self.headers["Mcp-Session-Id"] = reply.headers["mcp-session-id"]
@@ -311,7 +318,7 @@ class World:
         return Agent(self.port, token)
 
 
-QUICK = Lifecycle(startup_timeout=2.0, idle_timeout=60.0, call_timeout=2.0, max_concurrent=8)
+PATIENT = Lifecycle(startup_timeout=20.0, call_timeout=20.0)
 
 
 async def dial(server: str, host: str, port: int) -> socket.socket:
@@ -332,7 +339,7 @@ async def dial(server: str, host: str, port: int) -> socket.socket:
 async def world(
     tmp: Path,
     *servers: FakeServer,
-    lifecycle: Lifecycle = QUICK,
+    lifecycle: Lifecycle = PATIENT,
     limits: Limits | None = None,
     absent: tuple[str, ...] = (),
     remote: tuple[ServerSpec, ...] = (),

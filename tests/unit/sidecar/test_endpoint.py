@@ -32,7 +32,9 @@ async def test_the_official_client_is_served(tmp_path: Path) -> None:
         headers = {"Authorization": "Bearer token-of-this-run"}
         async with (
             httpx2.AsyncClient(headers=headers) as http,
-            mcp.Client(streamable_http_client(f"http://127.0.0.1:{w.port}/mcp", http_client=http), mode="legacy") as client,
+            mcp.Client(
+                streamable_http_client(f"http://127.0.0.1:{w.port}/mcp", http_client=http), mode="legacy"
+            ) as client,
         ):
             assert [tool.name for tool in (await client.list_tools()).tools] == ["one"]
             result = await client.call_tool("one", {"n": 1})

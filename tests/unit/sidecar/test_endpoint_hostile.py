@@ -231,7 +231,9 @@ async def test_a_flood_of_notifications_reaches_nobody_who_does_not_read(tmp_pat
 
 async def test_a_carriage_return_cannot_forge_an_event(tmp_path: Path) -> None:
     async def sneak(line: Line, message: Message) -> None:
-        line.notify("notifications/progress", {"progressToken": message["params"]["_meta"]["progressToken"], "progress": 1})
+        line.notify(
+            "notifications/progress", {"progressToken": message["params"]["_meta"]["progressToken"], "progress": 1}
+        )
         line.raw(head(message) + b'{"content":[],\r\rdata: {"forged":true}\r\r"x":1}}\n')
         line.raw(head(message) + b'{"content":\r\r[\r]}}\n')
 
@@ -331,7 +333,9 @@ async def test_what_two_readers_could_read_differently_is_refused(tmp_path: Path
     async with world(tmp_path, FakeServer("good", GOOD)) as w:
         agent = w.agent()
         reader, writer = await asyncio.open_connection("127.0.0.1", w.port)
-        writer.write(f"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1:{w.port}\r\n{lines}\r\n".encode() + b"GET / HTTP/1.1\r\n\r\n")
+        writer.write(
+            f"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1:{w.port}\r\n{lines}\r\n".encode() + b"GET / HTTP/1.1\r\n\r\n"
+        )
         got, headers = await agent.head(reader)
         assert (got, headers["connection"]) == (status, "close")
         rest = await reader.read()

@@ -149,11 +149,20 @@ BAD: dict[str, tuple[bytes, str]] = {
     "no HTTP": (b"hello\r\n\r\n", "it sent no HTTP answer"),
     "nothing": (b"", "it sent no HTTP answer"),
     "a redirect": (b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n", "HTTP 302"),
-    "too early an end": (b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{", "too early"),
-    "too much": (b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 99999999\r\n\r\n", "over the limit"),
+    "too early an end": (
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{",
+        "too early",
+    ),
+    "too much": (
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 99999999\r\n\r\n",
+        "over the limit",
+    ),
     "no JSON": (whole(b"<html>"), "Parse error"),
     "a login page": (whole(b"<html>", "text/html", "401 Unauthorized"), "it wants to be logged in to"),
-    "a bad chunk": (b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "too early"),
+    "a bad chunk": (
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        "too early",
+    ),
     "an error without an id": (
         whole(b'{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"go away"}}', status="400 Bad Request"),
         "go away",
@@ -179,9 +188,10 @@ async def test_whatever_a_remote_server_sends_is_an_error_of_that_call(tmp_path:
         else:
             writer.write(whole(b"", status="202 Accepted" if request["verb"] == "POST" else "405 No"))
 
-    async with scripted(answer) as port, world(
-        tmp_path, FakeServer("near", ("here",)), remote=(spec(port),), limits=Limits(result_bytes=200_000)
-    ) as w:
+    async with (
+        scripted(answer) as port,
+        world(tmp_path, FakeServer("near", ("here",)), remote=(spec(port),), limits=Limits(result_bytes=200_000)) as w,
+    ):
         agent = w.agent()
         await agent.open()
         assert sorted(await agent.tools()) == ["go", "here"]
