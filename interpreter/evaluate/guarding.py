@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 class Unbound:
     """The authority inside a guard: no guard guards a guard, and no policy judges what has no effect."""
 
+    in_guard = True
     modules: tuple[Any, ...] = ()
     hooks: tuple[Any, ...] = ()
 

@@ -64,7 +64,10 @@ async def lenient(node: n.Node, env: Env) -> Value:
     """The value, or `undefined` where a name or field is missing."""
     try:
         return await evaluate(node, env)
-    except Missing:
+    except Missing as missing:
+        # In a guard a name that nobody defined is a mistake of its author: the branch that denies must not be skipped.
+        if missing.code == "undefined-variable" and getattr(env.authority, "in_guard", False):
+            raise
         return Value(UNDEFINED)
 
 
@@ -90,7 +93,7 @@ async def field_access(node: n.Field, env: Env) -> Value:
 def get_field(target: Value, name: str, env: Env) -> Value:
     """One field. `.mx` is metadata; `.length` works on everything that has one; lists take numbers."""
     data = target.data
-    if name == "mx":
+    if name == "mx" and not isinstance(data, metadata.Quantified):  # `@input.any.mx` asks each input for its own
         if isinstance(data, metadata.Metadata):
             return target
         return Value(metadata.Metadata(target, env))
