@@ -79,7 +79,9 @@ def compose_text(plan: SandboxPlan, handover: Handover, options: ComposeOptions)
     """The file. `handover` has no secrets here, and its token is a variable. Errors: `Unsupported`."""
     _refuse(plan, handover)
     made = _Compose(plan=plan, handover=handover, options=options)
-    text = yaml.dump(made.file(), Dumper=_Dumper, sort_keys=False, width=118, allow_unicode=True)
+    text = yaml.dump(
+        made.file(), Dumper=_Dumper, sort_keys=False, width=118, allow_unicode=True, default_flow_style=None
+    )
     comment = "".join(f"# {line}".rstrip() + "\n" for line in options.comment.splitlines())
     return comment + text
 
@@ -228,7 +230,9 @@ class _Compose:
     def _security(self, option: str) -> str:
         return f"seccomp={self.options.seccomp}" if option.startswith("seccomp={") else option
 
-    def _mount(self, mount: Mapping[str, Any]) -> dict[str, Any]:
+    def _mount(self, mount: Mapping[str, Any]) -> dict[str, Any] | str:
+        if mount["Source"] == "/dev/null":
+            return f"/dev/null:{_plain(mount['Target'])}:ro"  # a mask; there are many
         if mount["Type"] == "volume":
             source = mount["Source"]
             links = {self.plan.volume_name(link.member): f"link-{link.member}" for link in self.plan.links}

@@ -140,12 +140,16 @@ def settle():
     while (now := sent()) != last:
         last = now; time.sleep(0.5)
     return now
-before = settle()
-code = subprocess.run(["/.mlld/bin/bridge", "--canary"], stdout=subprocess.DEVNULL).returncode
-time.sleep(0.3)
-after = sent()
+def canary():
+    before = settle()
+    assert subprocess.run(["/.mlld/bin/bridge", "--canary"], capture_output=True).returncode == 97
+    time.sleep(0.3)
+    return sent() - before
+# The kernel itself says something now and then (neighbours, groups); what the canary sent it would send each time.
+least = min(canary() for _ in range(3))
+after = settle()
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.sendto(b"x", ("192.0.2.1", 9)); time.sleep(0.3)
-print(code, after - before, sent() - after)
+print(least, sent() - after)
 """
     image = store.ensure(recipes.agent(ca=store.ca)).name
     volume = store.ensure_bridge().volume
@@ -154,7 +158,6 @@ print(code, after - before, sent() - after)
         image, ["python3", "-c", probe], mounts=mounts, network_mode="bridge", remove=True, user="1000:1000",
         labels={"dev.mlld.test": "canary"},
     )  # fmt: skip
-    code, canary, control = map(int, said.split())
-    assert code == 97
+    canary, control = map(int, said.split())
     assert canary == 0
     assert control > 0

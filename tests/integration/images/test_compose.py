@@ -26,7 +26,6 @@ from interpreter.declarations import (
     ServerSpec,
 )
 from runner import recipes
-from runner.backends import docker_seccomp
 from runner.backends.docker_create import container_body
 from runner.errors import Unsupported
 from runner.handover import Handover
@@ -37,6 +36,7 @@ from runner.planner import plan
 from runner.planner_options import PlanOptions
 from runner.report_compose import TOKEN_DEFAULT, ComposeOptions, compose_text
 from runner.survey import survey
+from tests.support import demo_compose
 from tests.support.bridges import wait_until
 from tests.support.composes import Project
 
@@ -252,7 +252,26 @@ def _same_mounts(body: dict[str, Any], theirs: dict[str, Any]) -> None:
 
 def test_the_committed_seccomp_profile_is_the_one_of_runs() -> None:
     """To renew it: ./dev compose-file"""
-    assert json.loads(SECCOMP.read_text()) == json.loads(docker_seccomp.profile())
+    assert SECCOMP.read_text() == demo_compose.seccomp()
+
+
+def test_the_committed_file_is_what_the_demos_plan_becomes() -> None:
+    """To renew it: ./dev compose-file"""
+    assert (recipes.PROJECT / "compose.yaml").read_text() == demo_compose.demo_compose()
+
+
+def test_the_committed_file_runs_the_demo(engine: docker.DockerClient) -> None:
+    """As a newcomer types it, in the repository. (Rendering it made the images.)"""
+    demo_compose.demo_compose()
+    prompt = 'call get_ticket {"id": 3}\ncall close_ticket {"id": 3}\nsay over\nexit 5'
+    with Project(engine, recipes.PROJECT, f"mlld-test-{time.time_ns()}", {"MLLD_PROMPT": prompt}) as p:
+        done = p.compose("up", "--exit-code-from", "agent")
+        assert done.returncode == 5, done.stdout + done.stderr + p.compose("logs").stdout
+        answer = p.answer()
+        assert "over" in answer
+        assert answer in "".join(line.partition("| ")[2] + "\n" for line in done.stdout.splitlines() if "| " in line)
+        networks = [list(c["NetworkSettings"]["Networks"]) for c in p.containers().values()]
+        assert networks == [["none"]] * 5, "readonly: no container has a network"
 
 
 def test_what_compose_cannot_carry_is_refused(store: ImageStore, folder: Path) -> None:
