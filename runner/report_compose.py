@@ -86,8 +86,8 @@ def compose_text(plan: SandboxPlan, handover: Handover, options: ComposeOptions)
     return comment + text
 
 
-def compose_of(plan: SandboxPlan, spec: EnvironmentSpec, agent: Agent | None, *, pinned: bool = True) -> str:
-    """The file of an environment, to lie at the top of the plan's workspace. Errors: `Unsupported`."""
+def compose_of(plan: SandboxPlan, spec: EnvironmentSpec, agent: Agent | None, *, ref: str, pinned: bool = True) -> str:
+    """The file of the environment `ref`, to lie at the top of the plan's workspace. Errors: `Unsupported`."""
     if agent is None:
         raise Unsupported(
             "compose runs an agent's program, not the module's @spawn", remedy="name one: --agent scripted"
@@ -102,7 +102,7 @@ def compose_of(plan: SandboxPlan, spec: EnvironmentSpec, agent: Agent | None, *,
         seccomp=str(profile),
         pinned=pinned,
         name=name,
-        comment=_COMMENT.format(env=spec.name, profile=plan.profile.name, agent=agent.name),
+        comment=_COMMENT.format(env=ref, profile=plan.profile.name, agent=agent.name),
     )
     return compose_text(plan, Handover(token=TOKEN_DEFAULT, module=spec.module, policy=spec.policy), options)
 

@@ -43,7 +43,9 @@ def plan(form: str, against: str | None, images_by_name: bool, **options: Any) -
         return 1 if changed else 0
     match form:
         case "compose":
-            text = compose_of(made, environment.spec(), environment.agent, pinned=not images_by_name)
+            text = compose_of(
+                made, environment.spec(), environment.agent, ref=environment.ref, pinned=not images_by_name
+            )
             click.echo(text, nl=False)
         case "json":
             click.echo(to_json(made).decode())

@@ -24,7 +24,7 @@ class Project:
         self.env = {**os.environ, **(env or {})}
 
     def compose(self, *args: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-        command = [str(PROJECT / ".ci/compose"), "-f", "compose.yaml", "-p", self.name, *args]
+        command = [str(PROJECT / ".ci/compose"), "--ansi", "never", "-f", "compose.yaml", "-p", self.name, *args]
         return subprocess.run(
             command,
             cwd=self.folder,
@@ -37,7 +37,8 @@ class Project:
 
     def answer(self) -> str:
         """What the agent said: the lines of its container, without compose's own."""
-        return self.compose("logs", "--no-log-prefix", "--no-color", "agent").stdout
+        said = self.compose("logs", "--no-log-prefix", "--no-color", "agent").stdout
+        return said.replace("\x1b[2K", "")  # compose clears lines also where there are none
 
     def containers(self) -> dict[str, dict[str, Any]]:
         """The engine's description of each service's container."""

@@ -263,11 +263,13 @@ def test_the_committed_file_is_what_the_demos_plan_becomes() -> None:
 def test_the_committed_file_runs_the_demo(engine: docker.DockerClient) -> None:
     """As a newcomer types it, in the repository. (Rendering it made the images.)"""
     demo_compose.demo_compose()
-    prompt = 'call get_ticket {"id": 3}\ncall close_ticket {"id": 3}\nsay over\nexit 5'
+    prompt = 'call get_ticket {"id": "T-3"}\ncall close_ticket {"id": "T-3"}\nsay over\nexit 5'
     with Project(engine, recipes.PROJECT, f"mlld-test-{time.time_ns()}", {"MLLD_PROMPT": prompt}) as p:
         done = p.compose("up", "--exit-code-from", "agent")
         assert done.returncode == 5, done.stdout + done.stderr + p.compose("logs").stdout
         answer = p.answer()
+        assert "Draw a run as one static page" in answer
+        assert "Unknown tool: close_ticket" in answer
         assert "over" in answer
         assert answer in "".join(line.partition("| ")[2] + "\n" for line in done.stdout.splitlines() if "| " in line)
         networks = [list(c["NetworkSettings"]["Networks"]) for c in p.containers().values()]
