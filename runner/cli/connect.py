@@ -20,6 +20,7 @@ from runner import __version__
 from runner.cli import interrupt
 from runner.cli.environment import environment_options, load
 from runner.cli.lazy import Command
+from runner.host.sandboxes import exit_code_of
 from runner.host.serving import serve_lines
 
 EXAMPLES = """
@@ -54,7 +55,7 @@ async def _connect(*, agent: str | None, **options: Any) -> None:
     finally:
         if session is not None:
             await session.close(error)
-        environment.end(0 if error is None else getattr(error, "exit_code", 1), error)
+        environment.end(exit_code_of(error), error)
 
 
 def passed_on(connection: ToolConnection, info: ToolInfo) -> Tool:

@@ -13,6 +13,7 @@ from runner.cli import interrupt
 from runner.cli.environment import environment_options, load
 from runner.cli.lazy import Command
 from runner.errors import UsageFailure
+from runner.host.sandboxes import exit_code_of
 
 
 @click.command(cls=Command, examples="\nExamples:\n  mlld sandbox shell --env @local/myenv\n")
@@ -41,7 +42,7 @@ async def _shell(*, agent: str | None, **options: Any) -> int:
             finally:
                 await session.close()
     except (Exception, asyncio.CancelledError) as failure:
-        error, code = failure, getattr(failure, "exit_code", 1)
+        error, code = failure, exit_code_of(failure)
         raise
     finally:
         environment.end(code, error)

@@ -19,6 +19,7 @@ from runner.cli import interrupt
 from runner.cli.environment import Environment, environment_options, load
 from runner.cli.lazy import Command
 from runner.errors import EmptyPrompt, TimedOut
+from runner.host.sandboxes import exit_code_of
 from runner.plan import to_json
 from runner.record import RunRecord, read, verify
 from runner.report import Summary, markdown, result_object, transcript
@@ -79,7 +80,7 @@ async def _spawn(prompt: str, shown: Shown, *, ref: str, agent: str | None, **op
         code = answer.exit_code
         environment.tell("answer", text=answer.text, exit=code, taint=list(answer.taint))
     except (Exception, asyncio.CancelledError) as failure:
-        error, code = failure, getattr(failure, "exit_code", 1)
+        error, code = failure, exit_code_of(failure)
         raise
     finally:
         environment.end(code, error)

@@ -14,6 +14,7 @@ from runner.cli import interrupt
 from runner.cli.environment import environment_options, load
 from runner.cli.lazy import Command
 from runner.errors import BadOption, UnknownName
+from runner.host.sandboxes import exit_code_of
 from runner.report import clean
 
 CALL_EXAMPLES = """
@@ -121,7 +122,7 @@ async def _with_tools(
     finally:
         if session is not None:
             await session.close(error)
-        environment.end(0 if error is None else getattr(error, "exit_code", 1), error)
+        environment.end(exit_code_of(error), error)
 
 
 class NoTools:

@@ -26,7 +26,7 @@ from runner.agents import Agent
 from runner.backends.docker import DockerBackend
 from runner.backends.docker_errors import connect
 from runner.backends.docker_images import DockerImages
-from runner.errors import CheckFailure, Denied, PlanViolated, RunnerError
+from runner.errors import CheckFailure, Denied, Interrupted, PlanViolated, RunnerError
 from runner.handover import Handover
 from runner.host import local
 from runner.images_run import images_for
@@ -245,15 +245,23 @@ class Session:
                 finish(self.record, error)
 
 
+def exit_code_of(error: BaseException | None) -> int:
+    """What a run exits with that ended by this error."""
+    if isinstance(error, asyncio.CancelledError):
+        return Interrupted.exit_code  # only a signal cancels a run
+    return 0 if error is None else int(getattr(error, "exit_code", 1))
+
+
 def finish(record: RunRecord, error: BaseException | None, *, exit_code: int | None = None) -> None:
     """The last lines of a record. A record that cannot take them any more hides no other error."""
     with contextlib.suppress(RunnerError):
         if isinstance(error, RunnerError):
             record.append("failed", **error.to_json())
+        elif isinstance(error, asyncio.CancelledError):
+            record.append("failed", **Interrupted("a signal").to_json())
         elif error is not None:
             record.append("failed", code=getattr(error, "code", type(error).__name__), message=str(error))
-        ended = 0 if error is None else getattr(error, "exit_code", 1)
-        record.close(exit=ended if exit_code is None else exit_code)
+        record.close(exit=exit_code_of(error) if exit_code is None else exit_code)
 
 
 def public_addresses() -> Iterator[str]:
