@@ -39,12 +39,33 @@ HOMES = {
 }
 # No I/O, clock or randomness.
 PURE = {
-    "interpreter/labels.py", "interpreter/policy.py", "interpreter/policy_patterns.py", "interpreter/policy_subjects.py",
-    "interpreter/policy_danger.py", "interpreter/policy_rules.py", "interpreter/policy_parse.py",
-    "interpreter/policy_reader.py", "interpreter/declarations.py",
-    "runner/plan.py", "runner/planner.py", "runner/invariants.py",
+    "interpreter/labels.py",
+    "interpreter/policy.py",
+    "interpreter/policy_patterns.py",
+    "interpreter/policy_subjects.py",
+    "interpreter/policy_danger.py",
+    "interpreter/policy_rules.py",
+    "interpreter/policy_parse.py",
+    "interpreter/policy_reader.py",
+    "interpreter/declarations.py",
+    "runner/plan.py",
+    "runner/planner.py",
+    "runner/invariants.py",
 }
-IMPURE = {"os", "io", "socket", "subprocess", "time", "random", "secrets", "uuid", "tempfile", "shutil", "asyncio", "threading"}
+IMPURE = {
+    "os",
+    "io",
+    "socket",
+    "subprocess",
+    "time",
+    "random",
+    "secrets",
+    "uuid",
+    "tempfile",
+    "shutil",
+    "asyncio",
+    "threading",
+}
 
 
 def sources() -> list[Path]:
@@ -81,7 +102,9 @@ def test_imports_point_one_way(path: Path) -> None:
             assert parts[0] in PACKAGES[package], f"{relative} imports {imported}"
         if stack and parts[0] == package and len(parts) > 1 and name != "__init__":
             here, there = layer(name, stack), layer(parts[1], stack)
-            assert here is not None, f"{relative} has no layer: give it a place in this test and in docs/architecture.md"
+            assert here is not None, (
+                f"{relative} has no layer: give it a place in this test and in docs/architecture.md"
+            )
             assert there is None or there <= here, f"{relative} imports {imported}, a layer after its own"
         if parts[0] in HOMES:
             assert str(relative).startswith(HOMES[parts[0]]), f"{relative} imports {imported}"

@@ -1,4 +1,4 @@
-"""The doctor's decisions, on machines that are made up; tests/integration tries them on a bare one."""
+"""The doctor's decisions, on machines that are made up."""
 
 from __future__ import annotations
 
