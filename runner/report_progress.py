@@ -63,6 +63,11 @@ class Progress:
         self._stream.write(clean(text) + "\n")
         self._stream.flush()
 
+    def stop(self) -> None:
+        """Say nothing more: the terminal is somebody else's now."""
+        self.clear()
+        self._style = "none"
+
     def clear(self) -> None:
         """Take the live lines away, before anything else is written to the terminal."""
         if self._drawn:

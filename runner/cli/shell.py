@@ -8,9 +8,11 @@ from typing import Any
 
 import click
 
+from interpreter.errors import CommandFailed
 from interpreter.ports import Command as Program
+from runner.agents import Agent
 from runner.cli import interrupt
-from runner.cli.environment import environment_options, load
+from runner.cli.environment import Environment, environment_options, load
 from runner.cli.lazy import Command
 from runner.errors import UsageFailure
 from runner.host.sandboxes import exit_code_of
@@ -29,21 +31,32 @@ async def _shell(*, agent: str | None, **options: Any) -> int:
     environment = await load(agent_name=agent, asked={"command": "shell"}, close_records=False, **options)
     code = 0
     error: BaseException | None = None
+    environment.sandboxes.on_terminal = environment.progress.stop
     try:
         if environment.agent is None:
             environment.module.require("shell")
-            await environment.module.shell(environment.ports)
+            code = await _own_shell(environment)
         else:
-            session = await environment.sandboxes.open(environment.spec())
-            try:
-                program = Program(kind="cmd", text=environment.agent.command(shell=True), tty=True)
-                environment.progress.clear()
-                code = (await session.commands.run(program)).exit_code
-            finally:
-                await session.close()
+            code = await _agents_shell(environment, environment.agent)
     except (Exception, asyncio.CancelledError) as failure:
         error, code = failure, exit_code_of(failure)
         raise
     finally:
         environment.end(code, error)
     return code
+
+
+async def _own_shell(environment: Environment) -> int:
+    try:
+        await environment.module.shell(environment.ports)
+    except CommandFailed as failure:
+        return failure.status or 1
+    return 0
+
+
+async def _agents_shell(environment: Environment, agent: Agent) -> int:
+    session = await environment.sandboxes.open(environment.spec())
+    try:
+        return (await session.commands.run(Program(kind="cmd", text=agent.command(shell=True)))).exit_code
+    finally:
+        await session.close()

@@ -14,13 +14,13 @@ import secrets as randomness
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
 
 from interpreter.declarations import EnvironmentSpec, ServerSpec
-from interpreter.ports import CommandPort, FilePort, SandboxSession, ToolConnection, Witnessed
+from interpreter.ports import Command, CommandPort, CommandResult, FilePort, SandboxSession, ToolConnection, Witnessed
 from runner import doctor, environ
 from runner.agents import Agent
 from runner.backends.docker import DockerBackend
@@ -70,6 +70,8 @@ class Sandboxes:
     asked: Mapping[str, object] = field(default_factory=dict)  # fields of the record's first line
     # False: whoever listens to the record closes it, with the exit code that only they know.
     close_records: bool = True
+    # Set by `mlld sandbox shell`: commands run in the user's terminal, and this is called before the first.
+    on_terminal: Callable[[], None] | None = None
     _lease: Lease | None = None
 
     async def open(self, spec: EnvironmentSpec) -> SandboxSession:
@@ -88,7 +90,7 @@ class Sandboxes:
         except BaseException as error:
             finish(record, error)
             raise
-        return Session(sandbox=sandbox, record=record, close_record=self.close_records)
+        return Session(sandbox=sandbox, record=record, close_record=self.close_records, on_terminal=self.on_terminal)
 
     def plan(self, spec: EnvironmentSpec, *, run: str | None = None) -> SandboxPlan:
         """What a run of this declaration would be; makes the images it needs. Errors: `RunnerError`."""
@@ -214,6 +216,7 @@ class Session:
     sandbox: Sandbox
     record: RunRecord
     close_record: bool
+    on_terminal: Callable[[], None] | None = None
 
     @property
     def run_id(self) -> str:
@@ -221,7 +224,13 @@ class Session:
 
     @property
     def commands(self) -> CommandPort:
-        return self.sandbox.commands
+        return self if self.on_terminal else self.sandbox.commands
+
+    async def run(self, command: Command) -> CommandResult:
+        """A command in the user's terminal (`ports.CommandPort`)."""
+        assert self.on_terminal is not None
+        self.on_terminal()
+        return await self.sandbox.commands.run(replace(command, tty=command.stdin is None))
 
     @property
     def files(self) -> FilePort | None:

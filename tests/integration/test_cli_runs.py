@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import signal
 import sys
 import time
@@ -235,3 +237,26 @@ def test_the_readme_names_commands_that_exist() -> None:
         if words[:1] == ["mlld"] and len(words) > 1:
             assert words[1] in COMMANDS or words[1].endswith(".mld")
             assert words[1] != "sandbox" or words[2] in BELOW
+
+
+def test_a_shell_in_the_agents_seat_has_a_terminal(project: Project) -> None:
+    more = "profiles { full: { requires: { sh } } }\nexe @shell() = cmd { bash -i }\nexport { @shell }\n"
+    ref = project.servers("m", SMALL, more=more)
+    assert project.mlld("sandbox", "shell", "--env", ref).code == 2  # without a terminal
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(project.path)
+        arguments = [sys.executable, "-P", "-m", "runner", "sandbox", "shell", "--env", ref, "--progress", "none"]
+        os.execve(sys.executable, arguments, project.environment())
+    shown, sent, until = b"", False, time.monotonic() + 60
+    while time.monotonic() < until:
+        try:
+            shown += os.read(terminal, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not sent and b"$ " in shown:
+            os.write(terminal, b"echo $((6*7)) $(tty); exit 5\n")
+            sent = True
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 5, shown.decode(errors="replace")
+    assert b"42 /dev/pts/" in shown
