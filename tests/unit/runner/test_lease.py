@@ -30,7 +30,12 @@ def test_the_dead_are_known_by_boot_number_and_start() -> None:
     assert is_dead(part(1, "another-boot"))
 
 
-@pytest.mark.parametrize("mark", [part(0, "other-machine"), part(2, "4026000000"), "", "nonsense", "a:b:c"])
+@pytest.mark.parametrize(
+    "mark",
+    [part(0, "other-machine"), part(2, "4026000000"), "", "nonsense", "a:b:c"],
+    # Not their values: these hold a process' number, and parallel workers must agree on the names of tests.
+    ids=["another machine", "another namespace", "empty", "nonsense", "too short"],
+)
 def test_of_whom_nothing_is_known_nothing_is_said(mark: str) -> None:
     """Another machine on the same engine, another container: their runs are not ours to take away."""
     assert not is_dead(mark)
