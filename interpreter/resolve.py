@@ -190,8 +190,10 @@ class Resolver:
             self.visit(child, scope)
 
     def _variable(self, node: n.Variable, scope: Scope) -> None:
-        before = node.span.source.text[node.span.start - 1 : node.span.start]
-        if not before.isalnum():  # `me@example.com` is an address, whatever the run makes of it
+        text = node.span.source.text
+        before, after = text[node.span.start - 1 : node.span.start], text[node.span.end : node.span.end + 2]
+        # `me@example.com` is an address, `"@scope/package"` a package or a module, whatever the run makes of them.
+        if not before.isalnum() and not (after[:1] == "/" and after[1:].isalnum()):
             self._known(node.name, node, scope)
 
     def _known(self, name: str, node: n.Node, scope: Scope) -> None:

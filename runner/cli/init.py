@@ -33,6 +33,9 @@ profiles {{
   readonly: {{ requires: {{ }}, description: "nothing but reading" }}
 }}
 
+>> Which hosts a granted network means. Without this list it would be every public address.
+policy @reach = {{ env: {{ net: {{ allow: ["api.github.com"] }} }} }}
+
 >> The MCP servers, each in a container of its own. A profile without network gets no network at all.
 exe @mcpConfig() = when [
   @mx.profile == "full" => {{

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 
-from tests.support.projects import ROOT, SMALL, Project
+from tests.support.projects import SMALL, Project
 
 pytestmark = pytest.mark.engine
 
@@ -228,15 +229,17 @@ def running(project: Project, seconds: float = 60) -> str:
     raise AssertionError("the run did not become ready")
 
 
-def test_the_readme_names_commands_that_exist() -> None:
-    from runner.cli.app import COMMANDS
-    from runner.cli.sandbox import COMMANDS as BELOW
-
-    for line in (ROOT / "README.md").read_text().splitlines():
-        words = line.split("#")[0].split()
-        if words[:1] == ["mlld"] and len(words) > 1:
-            assert words[1] in COMMANDS or words[1].endswith(".mld")
-            assert words[1] != "sandbox" or words[2] in BELOW
+def test_a_newcomers_next_three_commands_work(project: Project) -> None:
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.com", "-C", str(project.path)]
+    subprocess.run(["git", "init", "-q", str(project.path)], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "The very first commit"], check=True)
+    assert project.mlld("sandbox", "init", "review").code == 0
+    plan = project.mlld("sandbox", "plan", "--env", "@local/review")
+    assert plan.code == 0, plan.err
+    assert "tools: git_log, git_status, git_show" in plan.out
+    done = project.spawn("List the latest commits", "@local/review")
+    assert done.code == 0, done.err
+    assert "The very first commit" in done.out
 
 
 def test_a_shell_in_the_agents_seat_has_a_terminal(project: Project) -> None:
