@@ -53,6 +53,7 @@ class Lexer(DirectiveLexer):
         super().__init__(source)
         self.document = mode == "document"
         self.items: list[list[Token]] = []
+        self.never_closed: set[str] = set()
 
     def lex(self) -> Lexed:
         at, frontmatter = 0, None
@@ -142,9 +143,13 @@ class Lexer(DirectiveLexer):
     def _fence_end(self, opened: re.Match[str]) -> int:
         """After the line that closes a fence; an unclosed one is a line of text."""
         mark = opened.group(1)
+        if mark in self.never_closed:
+            return min(self.line_end(opened.start()) + 1, self.size)
         close = re.compile(rf"^[ \t]*{re.escape(mark)}[ \t]*(?:\n|\Z)", re.MULTILINE)
         begin = min(self.line_end(opened.start()) + 1, self.size)
         found = close.search(self.text, begin)
+        if not found:
+            self.never_closed.add(mark)
         return found.end() if found else begin
 
     def _run_fence(self, begin: int, end: int) -> None:

@@ -46,6 +46,7 @@ class BaseLexer:
         self.prev = "START"
         self.frames: list[Frame] = []
         self.faults: list[Diagnostic] = []
+        self._line = (1, 0)
 
     def emit(self, kind: str, value: object, start: int, end: int) -> None:
         self.out.append((kind, value, start, end))
@@ -86,5 +87,9 @@ class BaseLexer:
         return LexFault(diagnostic, end if resume is None else resume)
 
     def line_end(self, at: int) -> int:
-        end = self.text.find("\n", at)
-        return self.size if end < 0 else end
+        """Where the line ends. Remembered: a line of a megabyte may hold a hundred thousand questions."""
+        begin, end = self._line
+        if not begin <= at <= end:
+            found = self.text.find("\n", at)
+            self._line = (at, self.size if found < 0 else found)
+        return self._line[1]

@@ -8,27 +8,31 @@ _DOUBLE = r'"(?:[^"\\]|\\.)*"'
 _LINE_DOUBLE = r'"(?:[^"\\\n]|\\.)*"'
 _LINE_SINGLE = r"'(?:[^'\\\n]|\\.)*'"
 _REGEX = r"(?<=[(,=:\[!&|?{};\n ])/(?![*/ ])(?:[^/\\\n\[]|\\.|\[(?:[^\]\\\n]|\\.)*\])+/"
-_HEREDOC = r"<<-?[ \t]*(?P<q>['\"]?)(?P<end>\w+)(?P=q)[^\n]*\n(?:.*?\n)?[ \t]*(?P=end)(?=\n)"
+_HEREDOC = r"<<-?[ \t]*(?P<q>['\"]?)(?P<end>[A-Za-z_]\w*)(?P=q)[^\n]*\n(?:.*?\n)?[ \t]*(?P=end)(?=\n)"
 # What may hold a brace that does not count, per language. A quote that never closes is taken as a plain character.
 _SKIP = {
-    "js": rf"//[^\n]*|/\*.*?\*/|{_LINE_DOUBLE}|{_LINE_SINGLE}|{_REGEX}",
-    "py": rf'"""(?:[^\\]|\\.)*?"""|\'\'\'(?:[^\\]|\\.)*?\'\'\'|\#[^\n]*|{_LINE_DOUBLE}|{_LINE_SINGLE}',
+    "js": rf"//[^\n]*|/\*.*?(?:\*/|\Z)|{_LINE_DOUBLE}|{_LINE_SINGLE}|{_REGEX}",
+    "py": rf'"""(?:[^\\]|\\.)*?(?:"""|\Z)|\'\'\'(?:[^\\]|\\.)*?(?:\'\'\'|\Z)|\#[^\n]*|{_LINE_DOUBLE}|{_LINE_SINGLE}',
     "sh": rf"(?:(?<=\s)|(?<=;))\#[^\n]*|{_HEREDOC}|{_DOUBLE}|'[^']*'|\\.",
 }
 _PATTERNS = {name: re.compile(rf"[{{}}`]|{skip}", re.DOTALL) for name, skip in _SKIP.items()}
 _PATTERNS["node"] = _PATTERNS["js"]
 _BRACE = re.compile(r"[{}]")
+_DIRECTIVE = re.compile(r"^/?(?:exe|var|import|export|guard|policy|show|run|when|for|if)[ \t]", re.MULTILINE)
 _IN_TICKS = re.compile(r"\\.|`|\$\{", re.DOTALL)
 
 
 def balanced_end(text: str, start: int, language: str) -> int:
     """The offset of the brace that closes the body which begins at `start`, or -1.
 
-    First with the strings and comments of the language respected; where that finds no end (a regular expression that looks like an
-    open quote) braces alone are counted.
+    The strings and comments of the language are respected. Where that finds no end, or runs into the next directive (a lone
+    apostrophe in a here-document pairs with one far below), braces alone are counted.
     """
     end = _respectful_end(text, start, language)
-    return end if end >= 0 else _plain_end(text, start)
+    plain = _plain_end(text, start)
+    if end < 0 or (0 <= plain < end and _DIRECTIVE.search(text, plain, end)):
+        return plain
+    return end
 
 
 def _respectful_end(text: str, start: int, language: str) -> int:

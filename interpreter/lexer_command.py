@@ -45,7 +45,8 @@ class CommandLexer(TextLexer):
         while True:
             found = (_IN_DOUBLE if double else _PLAIN).match(text, at)
             if found:
-                buffer, at = buffer + found.group(), found.end()
+                buffer += found.group()
+                at = found.end()
             mark = text[at : at + 1]
             if not mark:
                 raise self.fault(
@@ -59,19 +60,24 @@ class CommandLexer(TextLexer):
                 break
             if mark in "{}" and not double:
                 depth += 1 if mark == "{" else -1
-                buffer, at = buffer + mark, at + 1
+                buffer += mark
+                at = at + 1
             elif mark == '"' and shell:
-                double = not double and self._closes(at)
-                buffer, at = buffer + mark, at + 1
+                double = not double and self._closes(at, depth)
+                buffer += mark
+                at = at + 1
             elif mark == "'" and not double and shell:
                 end = text.find("'", at + 1)
                 end = at if end < 0 or not self._before_brace(at, end, depth) else end
-                buffer, at = buffer + text[at : end + 1], end + 1
+                buffer += text[at : end + 1]
+                at = end + 1
             elif mark == "\\":
                 plain = "@" if text[at + 1 : at + 2] == "@" else text[at : at + 2]
-                buffer, at = buffer + plain, at + 2
+                buffer += plain
+                at = at + 2
             elif mark == "@" and text.startswith("@@", at):
-                buffer, at = buffer + "@", at + 2
+                buffer += "@"
+                at = at + 2
             elif mark == "@" and AT.match(text, at):
                 self._flush(buffer, begin, at)
                 at = begin = self.interpolation(at, 'cmd"' if double else "cmd")
@@ -82,16 +88,19 @@ class CommandLexer(TextLexer):
                 buffer = ""
             elif shell and not double and (found := _OPERATOR.match(text, at)):
                 self._refuse(found)
-                buffer, at = buffer + found.group(), found.end()
+                buffer += found.group()
+                at = found.end()
             else:
-                buffer, at = buffer + mark, at + 1
+                buffer += mark
+                at = at + 1
         self._flush(buffer.rstrip() if len(self.out) >= first else buffer, begin, at)
         self.emit("C_CLOSE", None, at, at + 1)
         return at + 1
 
-    def _closes(self, at: int) -> bool:
+    def _closes(self, at: int, depth: int) -> bool:
         """Is there a second quote, so that the first one opens a string?"""
-        return self.text.find('"', at + 1) >= 0
+        end = self.text.find('"', at + 1)
+        return end >= 0 and self._before_brace(at, end, depth)
 
     def _before_brace(self, at: int, end: int, depth: int) -> bool:
         """An apostrophe is a quote only if its partner comes before the command could have ended."""
@@ -188,11 +197,14 @@ class CommandLexer(TextLexer):
                 buffer = ""
             elif found := _PATH.match(self.text, at):
                 if found.group() == "\\":
-                    buffer, at = buffer + self.text[at + 1 : at + 2], at + 2
+                    buffer += self.text[at + 1 : at + 2]
+                    at = at + 2
                 else:
-                    buffer, at = buffer + found.group(), found.end()
+                    buffer += found.group()
+                    at = found.end()
             elif self.text[at : at + 1] == "@":
-                buffer, at = buffer + "@", at + 1
+                buffer += "@"
+                at = at + 1
             else:
                 self._flush(buffer.rstrip(), begin, at)
                 return at

@@ -28,7 +28,7 @@ _GOES_ON = re.compile(
     rf"\|\|?[ \t]*(?=[@{{\w])|&&|\?\?|\?(?=[ \t])|[=!~]=|!~=|\.{NAME}|:(?=[ \t])"
     r"|=>[ \t]*\||else\b|with[ \t]*\{|using\b"
 )
-_GOES_ON_IN_DOCUMENT = re.compile(
+GOES_ON_IN_DOCUMENT = re.compile(
     rf"\|\|?[ \t]*@|&&[ \t]|\?\?[ \t]|\.{NAME}\(|=>[ \t]*\||else\b[ \t]*(?:\[|if\b)|with[ \t]*\{{"
 )
 # A `[` that begins so is a block, whatever follows.
@@ -183,7 +183,7 @@ class DirectiveLexer(NameLexer):
             return False
         gap = _GAP.match(self.text, at + 1)
         after = gap.end() if gap else at + 1
-        goes_on = _GOES_ON_IN_DOCUMENT if self.document and not self.frames else _GOES_ON
+        goes_on = GOES_ON_IN_DOCUMENT if self.document and not self.frames else _GOES_ON
         if goes_on.match(self.text, after):
             return False
         if _MAY_GO_ON.match(self.text, after) and self._heading_goes_on(after):
@@ -364,7 +364,10 @@ class DirectiveLexer(NameLexer):
 
     def _runs(self) -> bool:
         """Is this a `run`, where `| { … }` is a command?"""
-        return any(token is not None and token[0] == "RUN" for token in self.out)
+        for token in reversed(self.out):
+            if token is not None and token[0] in ("RUN", "END"):
+                return token[0] == "RUN"
+        return False
 
     def _open_square(self, at: int, touches: bool) -> None:
         gap = _GAP.match(self.text, at + 1)

@@ -6,6 +6,7 @@ import re
 
 from .lexer_base import DEEPEST, BaseLexer
 from .lexer_words import NAME
+from .source import Source
 
 AT = re.compile(rf"@({NAME})")
 _ACCESS = re.compile(rf"\.({NAME}|\d+)")
@@ -40,6 +41,10 @@ class TextLexer(BaseLexer):
     """Templates. A text without anything to fill in becomes one STRING; any other T_OPEN, parts, T_CLOSE."""
 
     text_depth = 0
+
+    def __init__(self, source: Source) -> None:
+        super().__init__(source)
+        self._marks: dict[str, tuple[int, int, int]] = {}
 
     # ── Quoted texts ─────────────────────────────────────────────────────────────────────────────
 
@@ -145,7 +150,8 @@ class TextLexer(BaseLexer):
                 plain, at = self._escape(here, quote)
                 buffer += plain
             elif mark == "@" and text.startswith("@@", here):
-                buffer, at = buffer + "@", here + 2
+                buffer += "@"
+                at = here + 2
             elif mark == "@" and AT.match(text, here):
                 self._flush(buffer, begin, here)
                 at = begin = self.interpolation(here, quote)
@@ -157,12 +163,15 @@ class TextLexer(BaseLexer):
                     at = begin = self.interpolation(here + 1, quote)
                     buffer = ""
                 else:
-                    buffer, at = buffer + "!", here + 1
+                    buffer += "!"
+                    at = here + 1
             elif mark == "<" and (close := self._escaped_angle(here)):
                 angle_ends.add(close)
-                buffer, at = buffer + "<", here + 2
+                buffer += "<"
+                at = here + 2
             elif mark == ">>" and here in angle_ends:
-                buffer, at = buffer + ">", here + 2
+                buffer += ">"
+                at = here + 2
             elif mark == "<" and (kind := self._angle(here, quote)):
                 self._flush(buffer, begin, here)
                 at = self.load(here, in_text=True) if kind == "load" else self.placeholder(here)
@@ -184,7 +193,8 @@ class TextLexer(BaseLexer):
                 at = begin = found.end()
                 buffer = ""
             else:
-                buffer, at = buffer + mark, stop.end()
+                buffer += mark
+                at = stop.end()
 
     def _flush(self, text: str, start: int, end: int) -> None:
         if text:
@@ -284,7 +294,7 @@ class TextLexer(BaseLexer):
         snippet = after == "`" or (after == '"' and quote == '"')
         if snippet and (quote == "`" or quote == after):
             # Inside the same quotes it is a snippet only if another such quote comes before the line ends.
-            snippet = after in text[at + 2 : self.line_end(at + 2)].replace("\\" + after, "")
+            snippet = self._ahead(after, at + 2) >= 0
         if not snippet:
             if quote == "cmd" and after not in ("", " ", "\n", "}", '"'):
                 return at
@@ -297,11 +307,20 @@ class TextLexer(BaseLexer):
         """`<<file.md>>` is the text `<file.md>`: where its `>>` is, or 0."""
         if not self.text.startswith("<<", at):
             return 0
-        return max(0, self.text.find(">>", at, self.line_end(at)))
+        return max(0, self._ahead(">>", at))
+
+    def _ahead(self, mark: str, at: int) -> int:
+        """Where a mark comes next on this line, or -1; remembered, so that a line of `<` alone is not searched again and again."""
+        begin, found, line_end = self._marks.get(mark, (1, -1, 0))
+        if not begin <= at <= (found if found >= 0 else line_end):
+            line_end = self.line_end(at)
+            found = self.text.find(mark, at, line_end)
+            self._marks[mark] = (at, found, line_end)
+        return found
 
     def _angle(self, at: int, quote: str) -> str:
         """Is `<` in text a `load`, a `placeholder`, or just a character (empty)?"""
-        close = self.text.find(">", at, self.line_end(at))
+        close = self._ahead(">", at)
         if close < 0:
             return ""
         content = self.text[at + 1 : close].strip()

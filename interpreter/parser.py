@@ -13,7 +13,7 @@ from typing import Any
 from . import nodes as n
 from .errors import Diagnostic, SyntaxFault
 from .hints_syntax import explain
-from .lexer import lex, lex_template
+from .lexer import MOST_FAULTS, lex, lex_template
 from .lexer_words import Token
 from .parser_build_statements import Builder
 from .parser_table import Table, table
@@ -34,6 +34,8 @@ def parse(source: Source, mode: Mode | None = None) -> tuple[n.Document, list[Di
     body: list[Any] = []
     prose_before = 0
     for tokens in lexed.items:
+        if len(automaton.builder.faults) >= MOST_FAULTS:
+            break
         if tokens[0][0] == "TEXT":
             body.append(n.Text(text=str(tokens[0][1]), span=source.span(tokens[0][2], tokens[0][3])))
         elif tokens[0][0] == "WORD" and prose_before and tokens[0][2] <= prose_before:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from . import nodes as n
@@ -378,7 +379,7 @@ class Builder(ValueBuilder):
     def batch(self, c: Children, span: Span) -> Any:
         """`… => | @f` belongs to the innermost loop at the end of what stands before it."""
         made, *stages, options = c
-        placed = _into_loop(made, tuple(stages), options)
+        placed = _into_loop(made, tuple(stages), options, span)
         if placed is None:
             self.fault("syntax", made.span, "=> | needs a for or foreach before it", hint="use | for a pipeline")
             return made
@@ -399,17 +400,18 @@ def _without_tail(value: Any) -> tuple[Any, Any, Any]:
     return (value.value, value.options, value.using) if isinstance(value, n.With) else (value, None, None)
 
 
-def _into_loop(made: Any, stages: tuple[Any, ...], options: Any) -> Any:
+def _into_loop(made: Any, stages: tuple[Any, ...], options: Any, span: Span) -> Any:
     """The same tree with the stages given to its last loop, or None."""
-    from dataclasses import replace
-
+    wider = made.span.to(span)
     if isinstance(made, n.For):
-        inner = _into_loop(made.body, stages, options)
-        return replace(made, body=inner) if inner is not None else replace(made, batch=stages, options=options)
+        inner = _into_loop(made.body, stages, options, span)
+        if inner is not None:
+            return replace(made, body=inner, span=wider)
+        return replace(made, batch=stages, options=options, span=wider)
     if isinstance(made, n.Foreach):
-        return replace(made, batch=stages, options=options)
+        return replace(made, batch=stages, options=options, span=wider)
     for name in ("value", "body"):
         below = getattr(made, name, None)
-        if isinstance(below, n.Node) and (inner := _into_loop(below, stages, options)) is not None:
-            return replace(made, **{name: inner})
+        if isinstance(below, n.Node) and (inner := _into_loop(below, stages, options, span)) is not None:
+            return replace(made, **{name: inner}, span=wider)
     return None

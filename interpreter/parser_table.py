@@ -43,8 +43,10 @@ class Rule:
         """The children of the node from the values of its symbols."""
         if not self.spliced:
             return [popped[i] if i >= 0 else None for i in self.plan]
-        out: list[Any] = []
-        for i in self.plan:
+        # A growing list is extended in place: copying it for each element would make long lists quadratic.
+        grows = self.inline and self.plan[0] in self.spliced
+        out: list[Any] = popped[0] if grows else []
+        for i in self.plan[1:] if grows else self.plan:
             if i in self.spliced:
                 out += popped[i]
             else:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import nodes as n
+from .lexer_directive import GOES_ON_IN_DOCUMENT
 from .printer_values import ValuePrinter
 
 
@@ -19,7 +20,18 @@ class Printer(ValuePrinter):
     def Document(self, node: n.Document) -> str:
         front = f"---\n{node.frontmatter.text}---\n" if node.frontmatter else ""
         slash = "/" if node.mode == "document" else ""
-        return front + "".join(s.text if isinstance(s, n.Text) else f"{slash}{self.show(s)}\n" for s in node.body)
+        out = [front]
+        for index, statement in enumerate(node.body):
+            if isinstance(statement, n.Text):
+                out.append(statement.text)
+                continue
+            after = node.body[index + 1] if index + 1 < len(node.body) else None
+            text = f"{slash}{self.show(statement)}\n"
+            # Prose such as `| a | table |` would be read as the rest of the statement: then a fence ends it.
+            if isinstance(after, n.Text) and GOES_ON_IN_DOCUMENT.match(after.text.lstrip()):
+                text = f"```mlld-run\n{text.removeprefix(slash)}```\n"
+            out.append(text)
+        return "".join(out)
 
     def Block(self, node: n.Block) -> str:
         return self.lines(node.body)

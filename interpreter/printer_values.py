@@ -11,6 +11,7 @@ from .parser_build import PRECEDENCE
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:-[A-Za-z0-9_]+)*\Z")
 _LOOKS_LIKE_LOAD = re.compile(r"<(|[^<>\n]*[.*@][^<>\n]*)>")
+_COMMAND_PIECES = re.compile(r"""'[^']*'|"(?:[^"]*")?|[^'"]+|'""")
 _PLAIN_SECTION = re.compile(r"[A-Za-z0-9](?:[\w .-]*\w)?\Z(?<! as)")
 # Text that would become part of the `@name` before it.
 _TOUCHES = re.compile(r"[A-Za-z0-9_?\\]|-[A-Za-z0-9_]|\.[A-Za-z0-9_]|\[|\(|\|@")
@@ -202,13 +203,16 @@ class ValuePrinter:
         """Text with whatever it needs so that it is read as text."""
         if quote in (":::", "mtt"):
             return text.replace("\\", "\\\\")
-        if quote in ("::", "att", "cmd"):
-            text = text.replace("@", "@@" if quote != "cmd" else "\\@")
+        if quote == "cmd":
+            # What stands in single quotes is not interpolated, so nothing in it is escaped.
+            return "".join(p if p.startswith("'") else p.replace("@", "\\@") for p in _COMMAND_PIECES.findall(text))
+        if quote in ("::", "att"):
+            text = text.replace("@", "@@")
         else:
             text = text.replace("\\", "\\\\").replace(quote, "\\" + quote).replace("@", "\\@")
             if quote == '"':
                 text = text.replace("\n", "\\n")
-        return text if quote == "cmd" else _LOOKS_LIKE_LOAD.sub(r"<<\1>>", text)
+        return _LOOKS_LIKE_LOAD.sub(r"<<\1>>", text)
 
     def filled(self, part: Any, quote: str) -> str:
         match part:
@@ -280,7 +284,9 @@ class ValuePrinter:
 
     def Code(self, node: n.Code) -> str:
         arguments = f" ({self.several(node.arguments)})" if node.arguments else ""
-        return f"{node.language}{arguments}{self.directory(node.directory)} {{{node.text}}}"
+        # A comment at the end of the body must not swallow the brace.
+        end = "\n" if "\n" in node.text or "#" in node.text or "//" in node.text else ""
+        return f"{node.language}{arguments}{self.directory(node.directory)} {{{node.text}{end}}}"
 
     def directory(self, node: Any) -> str:
         if node is None:
