@@ -1,8 +1,8 @@
 """Everything that touches the world: the one file that calls a port.
 
-An effect goes through `perform`: guards before → policy → the port → labels of the result → guards after → event. The evaluator
-describes what is about to happen (`Operation` with its inputs) and hands over the call as a function; it has no other way to a port,
-so that an effect which skips a guard cannot be written by accident.
+An effect goes through `perform`: guards before → policy → the port → labels of the result → guards after → event. The
+evaluator describes what is about to happen (`Operation` with its inputs) and hands over the call as a function; it has
+no other way to a port, so that an effect which skips a guard cannot be written by accident.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ async def perform(request: Request, place: Place, call: Callable[[tuple[Value, .
             operation, [Guarded(value=v, labels=v.labels) for v in inputs], Guarded(value=result, labels=result.labels),
             attempt=request.attempt, hint=request.hint,
         )  # fmt: skip
-        _heed(verdict, request, output)
+        _heed(verdict, request, output, "Cannot retry: ")
         if verdict.kind == "transform" and verdict.output is not None:
             result = unguarded(verdict.output)
     return result
@@ -145,7 +145,7 @@ def unguarded(guarded: Guarded) -> Value:
     return value.with_labels(guarded.labels)
 
 
-def _heed(verdict: Verdict, request: Request, output: Output) -> None:
+def _heed(verdict: Verdict, request: Request, output: Output, lead: str = "") -> None:
     for warning in verdict.warnings:
         output.stderr(f"[Guard Warning] {warning}\n")
     if not verdict.heard:
@@ -161,7 +161,7 @@ def _heed(verdict: Verdict, request: Request, output: Output) -> None:
         if request.retryable:
             raise RetryWanted(verdict.reason)
         raise GuardRetry(
-            f"Guard retry failed: {verdict.reason or 'retry'}: guard retry requires pipeline context", span=request.span,
+            f"Guard retry failed: {lead}{verdict.reason or 'retry'}: guard retry requires pipeline context", span=request.span,
             hint="only a stage of a pipeline can be asked again: `@source() | @stage`",
         )  # fmt: skip
 

@@ -17,8 +17,13 @@ class Document:
         self._mask = mask
         self._pending = 0  # newlines held back
         self._newlines = 2  # at the end of what was written; the start counts as a blank line
-        self._written = False
+        self._all: list[str] = []
         self._swallow = False
+
+    @classmethod
+    def nowhere(cls) -> Document:
+        """The document of a module that is being imported: what it shows is not part of the importer's."""
+        return cls(lambda text: None)
 
     def prose(self, text: str) -> None:
         """Text of the document between directives."""
@@ -35,8 +40,18 @@ class Document:
 
     def shown(self, text: str) -> None:
         """What `show` prints: a line of its own."""
-        self._emit(text if text.endswith("\n") else text + "\n")
-        self._swallow = True
+        self.printed(text)
+
+    def end_of_directive(self, *, shown: bool) -> None:
+        """The line of a directive ends. `show` takes the end of its line, and the blank lines below, with it."""
+        if shown:
+            self._swallow = True
+        else:
+            self._pending += 1
+
+    def text(self) -> str:
+        """Everything so far: what `output "file"` without a value writes."""
+        return "".join(self._all)
 
     def printed(self, text: str) -> None:
         """What `run` and the like print."""
@@ -61,5 +76,6 @@ class Document:
                 self._newlines = 1 if piece.endswith("\n") else 0
                 out.append(piece)
         if out:
-            self._written = True
-            self._sink("".join(out))
+            written = "".join(out)
+            self._all.append(written)
+            self._sink(written)

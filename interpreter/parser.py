@@ -67,7 +67,7 @@ def parse_template(source: Source, quote: str | None = None) -> n.Template:
     quote = quote or ("mtt" if source.name.endswith(".mtt") else "att")
     tokens, faults = lex_template(source, quote)
     automaton = Automaton(source)
-    parts = automaton.run(tokens, "template_file") if not faults else ()
+    parts = automaton.run(tokens, "template_body") if not faults else ()
     faults = [*faults, *automaton.builder.faults]
     if faults:
         raise SyntaxFault(faults)

@@ -19,7 +19,7 @@ from typing import Any
 
 GRAMMAR = Path(__file__).with_name("grammar.lark")
 FORMAT = 1
-STARTS = ("start", "template_file")
+STARTS = ("start", "template_body")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -97,7 +97,7 @@ class ScriptEngine(Protocol):
         ambient: Mapping[str, object] = EMPTY,
         functions: Sequence[ScriptFunction] = (),
     ) -> ScriptResult:
-        """`arguments` are parameters of the body; `ambient` are names around it, which it may redeclare.
+        """`arguments` are parameters of the body, `...` for one that was not given; `ambient` are names around it.
 
         Errors: `ScriptEngineError` with the engine's message.
         """

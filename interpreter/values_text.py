@@ -45,8 +45,10 @@ def scalar_text(data: Any) -> str | None:
     """The text of something that is no structure; None for structures."""
     if isinstance(data, str):
         return data
-    if data is None or isinstance(data, Undefined):
+    if data is None:
         return "null"
+    if isinstance(data, Undefined):
+        return ""
     if isinstance(data, bool):
         return "true" if data else "false"
     if isinstance(data, int | float):
@@ -153,7 +155,7 @@ def display(value: Any) -> str:
     """What `show` prints for a value."""
     data = value
     if isinstance(value, Value):
-        if value.meta is not None and "text" in value.meta and "file" in value.meta:
+        if value.meta is not None and "text" in value.meta and ("file" in value.meta or value.data is None):
             return str(value.meta["text"])
         data = value.data
     if data is None or isinstance(data, Undefined):

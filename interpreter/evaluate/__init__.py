@@ -18,6 +18,7 @@ from . import (  # noqa: F401
     loops,
     pipelines,
     templates,
+    workspaces,
 )  # fmt: skip
 from .run import RunOptions, RunResult, run_script
 

@@ -354,7 +354,7 @@ async def call_declared(function: Function, env: Env, choice: ProfileChoice | No
     """Call a function that may only declare (P13)."""
     from .calls import call_function
 
-    run = replace(env.run, limits=DECLARING, steps=0, deadline=None, engine=None)
+    run = replace(env.run, limits=DECLARING, steps=0, deadline=None, engines=[])
     home = function.env.module
     inside = env.copy(run=run, ports=declaring_ports(env.ports, home.root or home.directory), box=None)
     inside = inside.ambient(profile=None if choice is None else choice.profile.name)

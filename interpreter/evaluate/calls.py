@@ -9,7 +9,7 @@ from interpreter.errors import Denied, EvaluationError, LimitReached, MlldError
 from interpreter.operations import Request, perform
 from interpreter.policy_subjects import Operation
 from interpreter.source import Span
-from interpreter.values import NULL, Undefined, Value, array, sequence_labels, type_name
+from interpreter.values import NULL, UNDEFINED, Undefined, Value, array, sequence_labels, type_name
 
 from .core import Env, Returned, at, evaluate, handles
 from .expressions import conditional, defined, written
@@ -147,10 +147,12 @@ async def bind(function: Function, arguments: list[Value], scope: Scope, env: En
     for index, parameter in enumerate(function.parameters):
         if index < len(arguments) and not isinstance(arguments[index].data, Undefined):
             scope.names[parameter.name] = arguments[index]
+        elif parameter.name in ("pipeline", "p") and "pipeline" in env.mx:
+            scope.names[parameter.name] = env.mx["pipeline"]
         elif parameter.default is not None:
             scope.names[parameter.name] = await evaluate(parameter.default, env)
         else:
-            scope.names[parameter.name] = Value(None) if index < len(arguments) else NULL
+            scope.names[parameter.name] = Value(UNDEFINED)
 
 
 def enter(function: Function, env: Env, span: Span) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from interpreter.operations import Request, perform
 from interpreter.policy_subjects import Operation
 from interpreter.ports import Command, CommandResult, ScriptEngineError, ScriptFunction
 from interpreter.source import Span
-from interpreter.values import UNDEFINED, Undefined, Value
+from interpreter.values import UNDEFINED, Undefined, Value, number, strip
 
 from . import programs
 from .calls import CallOptions, call_with, invoke
@@ -86,9 +87,17 @@ async def run_command(
     if not text:
         raise EvaluationError("the command is empty", span=node.span)
     flowing = Value(text, labels)
+    # `$name` in a command is a parameter of its function, as in a shell body.
+    extra = {
+        name: programs.shell_variable(found)
+        for name in function.names
+        if f"${name}" in text or f"${{{name}" in text
+        for found in [env.scope.find(name)]
+        if found is not None
+    } if isinstance(function, Function) else {}  # fmt: skip
     return await execute(
         env, kind="cmd", text=flowing, inputs=(flowing,), names=("command",), directory=directory, stdin=stdin,
-        secrets=secrets, function=function, options=options, span=node.span, extra={}, automatic="src:cmd",
+        secrets=secrets, function=function, options=options, span=node.span, extra=extra, automatic="src:cmd",
     )  # fmt: skip
 
 
@@ -185,14 +194,14 @@ async def execute(
         if given is not inputs and kind == "cmd" and given and isinstance(given[0].data, str):
             command_text = given[0].data
         if kind == "sh" and given is not inputs:
-            command_text, changed = programs.shell_program(text.data, {})
+            command_text, _ = programs.shell_program(text.data, {})
             extra_now = {**extra, **{name: programs.shell_variable(v) for name, v in zip(names, given, strict=False)}}
         else:
             extra_now = dict(extra)
         command = Command(
             kind=kind, text=command_text, cwd=directory.data if directory is not None else default_directory(env),
             env=extra_now, secrets=secrets.values,
-            stdin=None if stdin is None else vt.text(stdin).encode(),
+            stdin=None if stdin is None else input_text(stdin).encode(),
             timeout_seconds=await timeout_of(options), on_output=streamed(env, function, options),
         )  # fmt: skip
         env.run.secrets.update(v for v in secrets.values.values() if len(v) >= 4)
@@ -221,6 +230,13 @@ async def execute(
     if options is not None and options.policy is not None:
         scope = env.copy(authority=env.authority.narrowed(options.policy))
     return await perform(request, scope, run)
+
+
+def input_text(value: Value) -> str:
+    """A value as the standard input of a program: a list of texts is its lines."""
+    if isinstance(value.data, list) and value.data and all(isinstance(strip(item), str) for item in value.data):
+        return "\n".join(vt.text(item) for item in value.data)
+    return "" if isinstance(value.data, Undefined) else vt.text(value)
 
 
 def _sources(kind: str, operation: Operation) -> tuple[str, ...]:
@@ -267,14 +283,18 @@ def output_value(result: CommandResult, kind: str, labels: Labels, env: Env, spa
         stdout, returned, has = programs.split_result(stdout)
         if has:
             return Value(returned, labels)
-    return text_result(stdout, labels)
+    if kind == "sh" and not stdout.strip():
+        stdout = stderr  # a script that says everything on stderr has said it
+    return text_result(stdout, labels, numbers=kind == "py")
 
 
-def text_result(stdout: str, labels: Labels) -> Value:
-    """Output as a value: without its last line end; JSON is data and keeps its text."""
+def text_result(stdout: str, labels: Labels, *, numbers: bool = False) -> Value:
+    """Output as a value: without its last line end; JSON is data, whose text is what `run` prints."""
     text = stdout.rstrip("\n")
+    if numbers and re.fullmatch(r"-?\d+\.\d+(e[+-]?\d+)?", text):
+        return Value(number(float(text)), labels)
     data = vt.parse_loosely(text)
-    return Value(text, labels) if isinstance(data, str) else Value(data, labels, meta={"text": text})
+    return Value(text, labels) if isinstance(data, str) else Value(data, labels, meta={"stdout": text})
 
 
 def failure(result: CommandResult, kind: str, stdout: str, stderr: str, env: Env, span: Span) -> CommandFailed:
@@ -310,18 +330,20 @@ async def run_js(
         parameters = {name: plain_argument(value) for name, value in zip(names, given, strict=False)}
         around = {k: plain_argument(v) for k, v in ambient.items() if not isinstance(v.data, CALLABLES)}
         around.update(context_values(node.text, env))
-        if env.run.engine is None:
+        if not env.run.engines:
             assert env.ports.engine is not None
-            env.run.engine = env.ports.engine()
+            env.run.engines.append(env.ports.engine())
         try:
             result = await operations.run_script(
-                env.run.engine, node.text, parameters, ambient=around, functions=shadow_functions("js", env)
+                env.run.engines[0], node.text, parameters, ambient=around, functions=shadow_functions("js", env)
             )
         except ScriptEngineError as error:
             raise script_failure(error, node.span, env) from None
         if result.warned:
             env.ports.output.stderr(env.run.mask(result.warned) + "\n")
         labels = joined((*(v.labels for v in given), SRC_JS))
+        if result.returned and isinstance(result.value, str):
+            return text_result(result.value, labels)
         if result.returned:
             return Value(result.value, labels)
         if result.printed:
@@ -337,7 +359,7 @@ SRC_JS = Labels.of(automatic=("src:js",))
 
 
 def plain_argument(value: Value) -> Any:
-    return None if isinstance(value.data, Undefined) else vt.to_plain(value)
+    return ... if isinstance(value.data, Undefined) else vt.to_plain(value)
 
 
 def script_failure(error: ScriptEngineError, span: Span, env: Env) -> Exception:
@@ -416,7 +438,7 @@ async def guard_choice(node: n.Node, env: Env) -> Any:
 @handles(n.With)
 async def with_(node: n.With, env: Env) -> Value:
     options = await with_options(node, env)
-    target = node.value
+    target: n.Node = node.value
     while isinstance(target, n.Run | n.Stream):
         target = target.value
     if isinstance(target, n.Call):

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from interpreter import nodes as n
 from interpreter.errors import CheckFault, Diagnostic, EvaluationError, LimitReached
+from interpreter.operations_output import Document
 from interpreter.ports import Ports, ScriptEngine
 from interpreter.values import NULL, Value
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from interpreter.source import Span
 
     from .authority import Authority
-    from .document import Document
     from .modules import Module
 
 
@@ -87,7 +87,7 @@ class Run:
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))  # mlld-config.json
     modules: dict[str, Any] = field(default_factory=dict)
     secrets: set[str] = field(default_factory=set)  # masked wherever something is shown
-    engine: ScriptEngine | None = None
+    engines: list[ScriptEngine] = field(default_factory=list)  # none or one: made at first use
     steps: int = 0
     deadline: float | None = None
     closers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)

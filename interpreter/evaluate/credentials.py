@@ -79,7 +79,7 @@ def auth_secret(name: str, env: Env, node: n.Using) -> Secrets:
         )
         raise EvaluationError(
             f"Auth config '{name}' is not defined", span=node.span, code="auth",
-            hint=f'declare `auth @{name} = {{ from: "env:NAME", as: "NAME" }}`' + (f"; there are {', '.join(known)}" if known else ""),
+            hint=f'declare `auth @{name} = {{ from: "env:NAME", as: "NAME" }}`; there are {", ".join(known) or "none"}',
         )  # fmt: skip
     source = declared.source.replace("{projectname}", str(env.run.settings.get("projectname") or env.run.root.name))
     if source.startswith("keychain:"):

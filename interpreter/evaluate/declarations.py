@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from interpreter import nodes as n
 from interpreter import values_text as vt
@@ -17,7 +17,7 @@ from interpreter.values import NULL, Value
 
 from .blocks import action_value, declared_labels
 from .core import Env, absent, at, evaluate, handles
-from .expressions import defined
+from .expressions import defined, entry_name
 from .functions import Function
 
 # ── Names ───────────────────────────────────────────────────────────────────────────────────────────
@@ -63,8 +63,17 @@ async def var(node: n.Var, env: Env) -> Value:
     return value
 
 
+LANGUAGES: dict[str, Any] = {
+    "js": "js", "javascript": "js", "node": "node", "nodejs": "node", "py": "py", "python": "py", "sh": "sh", "bash": "sh",
+}  # fmt: skip
+
+
 @handles(n.Exe)
 async def exe(node: n.Exe, env: Env) -> Value:
+    language = LANGUAGES.get(node.name)
+    if language is not None and node.parameters is None and isinstance(node.body, n.Object):
+        names = tuple(e.key if isinstance(e, n.Entry) else entry_name(e.value) for e in node.body.entries)
+        return await shadow(n.ShadowEnvironment(language=language, names=names, span=node.span), env)
     description = None
     if node.options is not None:
         said = node.options.get("description")
@@ -73,7 +82,7 @@ async def exe(node: n.Exe, env: Env) -> Value:
     if node.options is not None and any(
         isinstance(e, n.Entry) and e.key != "description" for e in node.options.entries
     ):
-        body = n.With(value=body, options=node.options, span=node.span)
+        body = n.With(value=cast(n.Expression, body), options=node.options, span=node.span)
     declared_labels(tuple(label for label in node.labels), node)
     function = Function(
         name=node.name, parameters=node.parameters or (), body=body, env=env.copy(mx={}, calls=None, box=None, depth=0),

@@ -58,6 +58,6 @@ def declaring_ports(ports: Ports, root: Path | None) -> Ports:
 
 def declaring(env: Env, module: Module) -> Env:
     """The environment in which an environment module is read: without effects, and within tight limits."""
-    run = replace(env.run, limits=DECLARING, steps=0, deadline=None, engine=None)
+    run = replace(env.run, limits=DECLARING, steps=0, deadline=None, engines=[])
     root = module.root or module.directory
     return env.copy(run=run, ports=declaring_ports(env.ports, root), mx={}, calls=None, box=None)

@@ -35,7 +35,7 @@ async def import_directory(path: Path, name: str, node: n.Import, env: Env) -> N
         raise ImportFault(
             f"{name} is a directory: it is imported as a namespace", span=node.span, hint='import "./dir" as @names'
         )
-    skipped = SKIPPED
+    skipped: tuple[str, ...] = SKIPPED
     if node.options is not None and (said := node.options.get("skipDirs")) is not None:
         skipped = tuple(str(s) for s in vt.to_plain(await evaluate(said, env)))
     found: dict[str, Value] = {}
@@ -74,7 +74,7 @@ async def import_templates(node: n.Import, env: Env) -> None:
             place = tree
             for part in path.relative_to(root).parts[:-1]:
                 place = place.setdefault(key(part), {})
-            place[key(path.stem)] = Value(template_function(path, node, env))
+            place[key(path.stem)] = place[path.stem] = Value(template_function(path, node, env))
     if not tree:
         raise ImportFault(f"No templates (.att, .mtt) found under {text}", span=node.span)
     bind(node.alias, _record(tree), text, node, env)

@@ -16,7 +16,7 @@ from interpreter.policy_subjects import Operation, spellings
 from interpreter.values import NULL, Undefined, Value
 
 from .blocks import action_value
-from .commands import function_labels
+from .commands import function_labels, guard_choice
 from .core import Env, absent, evaluate, handles
 from .paths import resolve, shown
 
@@ -25,7 +25,9 @@ def enclosing_labels(env: Env) -> tuple[str, ...]:
     return function_labels(env.mx.get("exe"))
 
 
-async def emit(kind: Any, value: Value, env: Env, node: n.Node, write: Callable[[Value], None]) -> Value:
+async def emit(
+    kind: Any, value: Value, env: Env, node: n.Node, write: Callable[[Value], None], guards: Any = None
+) -> Value:
     """One effect on a value, through guards and policy."""
     if isinstance(value.data, Undefined):
         value = Value(None, value.labels)
@@ -35,14 +37,20 @@ async def emit(kind: Any, value: Value, env: Env, node: n.Node, write: Callable[
         write(given[0])
         return given[0]
 
-    return await perform(Request(operation=operation, inputs=(value,), span=node.span), env, run)
+    return await perform(Request(operation=operation, inputs=(value,), span=node.span, user_guards=guards), env, run)
 
 
 @handles(n.Show)
 async def show(node: n.Show, env: Env) -> Value:
     """Prints a value as a line of the document, and gives the text, so that `for … => show …` collects it."""
     value = NULL if node.value is None else await action_value(node.value, env)
-    shown_value = await emit("show", value, env, node, lambda v: env.run.document.shown(vt.display(v)))
+    if isinstance(node.value, n.Foreach) and isinstance(value.data, list):
+        value = Value("\n".join(vt.text(item) for item in value.items()), value.labels)
+    guards = None
+    if isinstance(node.value, n.With) and node.value.options is not None:
+        said = node.value.options.get("guards")
+        guards = await guard_choice(said, env) if said is not None else None
+    shown_value = await emit("show", value, env, node, lambda v: env.run.document.shown(vt.display(v)), guards)
     return Value(vt.display(shown_value), shown_value.labels)
 
 
@@ -54,7 +62,10 @@ async def log(node: n.Log, env: Env) -> Value:
 
 def print_result(value: Value, env: Env) -> None:
     """What a command or call prints when it stands as a statement. Judged already: it is the result of that operation."""
-    text = vt.text(value) if value.data is not None and not isinstance(value.data, Undefined) else ""
+    said = value.meta.get("stdout") if value.meta else None
+    text = (
+        said if said is not None else "" if value.data is None or isinstance(value.data, Undefined) else vt.text(value)
+    )
     if text.strip():
         env.run.document.printed(text)
 

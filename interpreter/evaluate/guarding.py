@@ -119,7 +119,7 @@ def guard_env(node: n.Guard, call: g.GuardCall, env: Env, privileged: bool) -> E
         "args": arguments(operation, inputs), "privileged": privileged, "input": given, "output": shown,
     }  # fmt: skip
     names = {"input": given, "output": shown}
-    run = replace(env.run, limits=DECLARING, steps=0, deadline=None, engine=None)
+    run = replace(env.run, limits=DECLARING, steps=0, deadline=None, engines=[])
     inside = env.copy(run=run, ports=powerless(env.ports), authority=UNBOUND, calls=None, depth=0).block(names)
     inside.mx = mx
     return inside

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from interpreter import values_text as vt
 from interpreter.environment_modules import find_module
 from interpreter.errors import ImportFault, MlldError
 from interpreter.labels import Labels
+from interpreter.operations_output import Document
 from interpreter.source import Mode, Source
 from interpreter.values import NULL, Value, record
 
@@ -71,15 +74,25 @@ def bind(name: str, value: Value, source: str, node: n.Import, env: Env) -> None
     module.scope.define(name, value)
 
 
+def namespace_of(source: str) -> str:
+    """The namespace of an import without alias: the name of its file."""
+    stem = source.rstrip("/").rsplit("/", 1)[-1].split(".")[0]
+    return re.sub(r"\W", "_", stem)
+
+
 def choose_names(node: n.Import, offered: dict[str, Value], source: str, env: Env, missing: Any) -> None:
     """Bind what an import selects of the names on offer."""
-    if node.alias is not None and not node.what:
-        bind(node.alias, record(offered).with_meta(namespace=source), source, node, env)
+    alias = node.alias
+    if alias is None and not node.what and not node.everything:
+        alias = namespace_of(source)
+    if alias is not None and not node.what:
+        bind(alias, record(offered).with_meta(namespace=source), source, node, env)
         return
     if node.everything:
-        for name, value in offered.items():
-            bind(name, value, source, node, env)
-        return
+        raise ImportFault(
+            "Wildcard imports '/import { * }' are no longer supported. Use namespace imports instead", span=node.span,
+            hint='import "./file.mld" as @name, or name what you need: import { @a, @b } from …',
+        )  # fmt: skip
     for item in node.what:
         if item.name not in offered:
             raise missing(item)
@@ -134,8 +147,8 @@ def import_reserved(node: n.Import, env: Env) -> None:
         # What the caller did not give is null: a script decides itself whether it needs it.
         bind(item.alias or item.name, fields.get(item.name, NULL), f"@{name}", node, env)
     if node.everything:
-        for key, item in fields.items():
-            bind(key, item, f"@{name}", node, env)
+        for key, field in fields.items():
+            bind(key, field, f"@{name}", node, env)
 
 
 # ── Files and modules ───────────────────────────────────────────────────────────────────────────────
@@ -197,6 +210,9 @@ async def import_module(node: n.Import, env: Env) -> None:
 
         await import_directory(target, name, node, env)
         return
+    if isinstance(target, Path) and target.suffix in (".json", ".jsonl", ".yaml", ".yml"):
+        await import_data(target, name, node, env)
+        return
     loaded = await load_module(target, name, node, env)
     if node.kind == "policy":
         import_policy(loaded, node, env)
@@ -215,6 +231,29 @@ async def import_module(node: n.Import, env: Env) -> None:
         )  # fmt: skip
 
     choose_names(node, offered, name, env, missing)
+
+
+async def import_data(target: Path, name: str, node: n.Import, env: Env) -> None:
+    """The fields of a JSON or YAML file, as names."""
+    from .loading import load_one
+
+    try:
+        value = await load_one(target, n.FileLoad(path=(), span=node.span), env)
+    except FileNotFoundError:
+        raise not_found(target, name, node) from None
+    offered = (
+        {str(k): value.item(v) for k, v in value.data.items()} if isinstance(value.data, dict) else {"content": value}
+    )
+    choose_names(node, offered, name, env, lambda item: ImportFault(
+        f"Import '{item.name}' not found in module '{name}'", span=item.span, code="IMPORT_EXPORT_MISSING",
+        hint=f"it has: {', '.join(offered)}"))  # fmt: skip
+
+
+def not_found(target: Path | str, name: str, node: n.Node) -> ImportFault:
+    return ImportFault(
+        f"Cannot find module '{name}': there is no file {target}", span=node.span, code="IMPORT_NOT_FOUND",
+        hint="the path starts at the directory of this file; `@root/…` starts at the project",
+    )  # fmt: skip
 
 
 def _names_url(node: n.Import) -> bool:
@@ -276,7 +315,7 @@ async def load_module(target: Path | str, name: str, node: n.Node, env: Env) -> 
 
         inner = declaring(env, module)
     else:
-        inner = env.copy(mx={}, calls=None)
+        inner = env.copy(mx={}, calls=None, run=replace(env.run, document=Document.nowhere()))
     chain.append(key)
     try:
         await run_module(module, inner)
@@ -309,10 +348,7 @@ async def read_module(target: Path | str, name: str, node: n.Node, env: Env) -> 
     except IsADirectoryError:
         raise ImportFault(f"{name} is a directory", span=node.span, hint='import "./dir" as @names') from None
     except (FileNotFoundError, NotADirectoryError):
-        raise ImportFault(
-            f"Cannot find module '{name}': there is no file {target}", span=node.span, code="IMPORT_NOT_FOUND",
-            hint="the path starts at the directory of this file; `@root/…` starts at the project",
-        ) from None  # fmt: skip
+        raise not_found(target, name, node) from None
     except PermissionError as error:
         raise ImportFault(f"Cannot read module '{name}': {error}", span=node.span) from None
     shown_name = shown(target, env) if isinstance(target, Path) else target

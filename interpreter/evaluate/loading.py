@@ -28,6 +28,9 @@ GLOB = frozenset("*?[{")
 
 @handles(n.FileLoad)
 async def load(node: n.FileLoad, env: Env) -> Value:
+    held = await read_workspace(node, env)
+    if held is not None:
+        return await shape(held, node, env)
     path = await text_of_parts(node.path, env)
     text = path.data.strip()
     if not text:
@@ -49,6 +52,14 @@ async def load(node: n.FileLoad, env: Env) -> Value:
         raise at(error, node.span) from None
     value = await shape(loaded[0], node, env)
     return value.with_labels(path.labels) if path.labels is not NONE else value
+
+
+async def read_workspace(node: n.FileLoad, env: Env) -> Value | None:
+    if not node.path or not isinstance(node.path[0], n.Variable):
+        return None
+    from .workspaces import read
+
+    return await read(node, env)
 
 
 def missing(text: str, error: OSError, node: n.FileLoad, env: Env) -> EvaluationError:
@@ -122,11 +133,16 @@ async def load_many(text: str, path: Value, node: n.FileLoad, env: Env) -> Value
         except MlldError as error:
             if error.code == "section-not-found":
                 continue  # of many files, those that have the section
+            if error.code in ("not-json", "not-yaml"):
+                loaded.append(
+                    await load_one(each, node, env, raw=True)
+                )  # of many files, one that is broken is its text
+                continue
             raise
     return array(loaded, path.labels)
 
 
-async def load_one(path: Path, node: n.FileLoad, env: Env) -> Value:
+async def load_one(path: Path, node: n.FileLoad, env: Env, *, raw: bool = False) -> Value:
     files = env.ports.files
     if files is None:
         raise absent("files", node.span, env)
@@ -138,7 +154,7 @@ async def load_one(path: Path, node: n.FileLoad, env: Env) -> Value:
         if operations.is_directory(files, path):
             raise IsADirectoryError(str(path))
         data = operations.read_file(files, path)
-        return file_value(path, data, env)
+        return file_value(path, data, env, raw=raw)
 
     return await perform(Request(operation=operation, span=node.span), env, read)
 
@@ -150,12 +166,11 @@ def file_labels(path: Path, env: Env) -> Labels:
     return labels | written if written is not None else labels
 
 
-def file_value(path: Path, data: bytes, env: Env) -> Value:
+def file_value(path: Path, data: bytes, env: Env, *, raw: bool = False) -> Value:
     text = data.decode("utf-8", errors="replace").removeprefix("\ufeff")
     info = FileInfo(path=path, root=env.run.root, raw=text)
-    return Value(
-        file_data(path.name, text, shown(path, env)), file_labels(path, env), meta={"file": info, "text": text}
-    )
+    held = text if raw else file_data(path.name, text, shown(path, env))
+    return Value(held, file_labels(path, env), meta={"file": info, "text": text})
 
 
 def file_data(name: str, text: str, shown_as: str) -> Any:
@@ -240,7 +255,7 @@ async def select_sections(value: Value, node: n.FileLoad, env: Env) -> Value:
     exclude = [(await text_of_parts(s.name, env)).data.strip() for s in node.without]
     if len(include) == 1 and include[0][0].rstrip().endswith("??"):
         hashes = include[0][0].rstrip()[:-2].strip()
-        return Value(sections.listing(text, len(hashes) + 1 if hashes else None), value.labels)
+        return Value(sections.listing(text, len(hashes) if hashes else None), value.labels)
     found = sections.select(text, include, exclude)
     if include and not found and all(optional for _, optional in include):
         return Value(None, value.labels)

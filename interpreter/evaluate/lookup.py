@@ -93,6 +93,10 @@ async def field_access(node: n.Field, env: Env) -> Value:
 def get_field(target: Value, name: str, env: Env) -> Value:
     """One field. `.mx` is metadata; `.length` works on everything that has one; lists take numbers."""
     data = target.data
+    if name in ("keep", "keepStructured") and target.meta and "file" in target.meta:
+        return target
+    if name == "mx" and target.meta and target.meta.get("plain") and isinstance(data, dict) and "mx" in data:
+        return target.item(data["mx"])
     if name == "mx" and not isinstance(data, metadata.Quantified):  # `@input.any.mx` asks each input for its own
         if isinstance(data, metadata.Metadata):
             return target
@@ -139,6 +143,9 @@ def get_field(target: Value, name: str, env: Env) -> Value:
                 f'Cannot access field "{name}" on JSON string. Parse with | @parse first', code="field-on-text",
                 hint="`var @data = @text | @parse`",
             )  # fmt: skip
+    info = target.meta.get("file") if target.meta else None
+    if info is not None and name in metadata.FILE_FIELDS:
+        return Value(info.field(name), target.labels)
     if data is None or isinstance(data, Undefined):
         raise Missing(
             f'Cannot access field "{name}" of {type_name(data)}',

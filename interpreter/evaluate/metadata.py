@@ -142,7 +142,7 @@ FIELDS: dict[str, Callable[[Value], Value]] = {
     "sources": lambda v: _list(v.labels.sources),
     "tools": lambda v: _list(use.json() for use in v.labels.tools),
     "text": lambda v: Value(vt.text(v), v.labels),
-    "data": lambda v: v.without_meta(),
+    "data": lambda v: v.without_meta().with_meta(plain=True),
     "type": lambda v: Value(type_name(v)),
     "length": lambda v: Value(len(v.data) if hasattr(v.data, "__len__") else len(vt.text(v))),
     "keys": lambda v: _list(v.data) if isinstance(v.data, dict) else NULL,

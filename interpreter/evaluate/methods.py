@@ -85,7 +85,7 @@ def _integer(arguments: Arguments, index: int, default: int | None) -> int | Non
 
 
 def _compiled(pattern: Pattern) -> Any:
-    import regex  # the one engine with a time limit
+    import regex  # type: ignore[import-untyped]  # the one engine with a time limit
 
     flags = regex.V0
     for letter, flag in (("i", regex.I), ("m", regex.M), ("s", regex.S)):

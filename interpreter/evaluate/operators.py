@@ -150,6 +150,8 @@ def _tolerant(a: Any, b: Any) -> bool:
         return all(key in b and _tolerant(value, b[key]) for key, value in a.items())
     if isinstance(a, list) or isinstance(b, list):
         mine = a if isinstance(a, list) else [a]
+        if isinstance(a, str) and "," in a and isinstance(b, list) and not any(_same(a, y) for y in b):
+            mine = [part.strip() for part in a.split(",") if part.strip()]
         theirs = b if isinstance(b, list) else [b]
         return all(any(_same(x, y) for y in theirs) for x in mine)
     return _same(a, b)

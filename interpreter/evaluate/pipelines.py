@@ -1,8 +1,8 @@
 """Pipelines: `source | @a | @b(1)`, parallel groups, `while` stages, effects in between, `retry`.
 
-A stage gets what flows as its first argument. `retry` in a stage asks the one before it again (the source, for the first), with
-`@mx.try` counted up in both and `@mx.hint` in the one that is asked. Effects (`| show`, `| log`) belong to the stage before them and
-happen again with it. Text that is JSON flows on as data.
+A stage gets what flows as its first argument. `retry` in a stage asks the one before it again (the source, for the
+first), with `@mx.try` counted up in both and `@mx.hint` in the one that is asked. Effects (`| show`, `| log`) belong to
+the stage before them and happen again with it. Text that is JSON flows on as data.
 """
 
 from __future__ import annotations
@@ -175,10 +175,13 @@ def structured(value: Value) -> Value:
 
 def stage_env(value: Value, env: Env, context: Context, hint: Value | None) -> Env:
     here = Value(context)
-    return env.block(
-        {"p": here, "pipeline": here},
-        pipeline=here, input=value, stage=context.stage, hint=hint, isPipeline=True, retryable=True, **{"try": context.try_},
-    )  # fmt: skip
+    around = {
+        "pipeline": here, "input": value, "stage": context.stage, "hint": hint, "isPipeline": True, "retryable": True,
+        "try": context.try_,
+    }  # fmt: skip
+    inside = env.block({"p": here, "pipeline": here})
+    inside.mx = {**env.mx, **around}
+    return inside
 
 
 async def run_stage(
@@ -196,6 +199,7 @@ async def run_stage(
 
 async def call_stage(stage: n.Node, value: Value, env: Env, options: CallOptions | None = None) -> Value:
     """One stage: a function gets the value as its first argument, a command as its standard input."""
+    options = options or CallOptions(options={"stdin": value})
     if isinstance(stage, n.With | n.Stream | n.Run):
         from .commands import with_options
 

@@ -15,7 +15,7 @@ from interpreter.errors import EvaluationError
 from interpreter.labels import NONE, Labels, joined
 from interpreter.ports import ScriptFunction
 from interpreter.source import Span
-from interpreter.values import Undefined, Value, truthy
+from interpreter.values import Undefined, Value, strip, truthy
 
 from .core import Env, evaluate
 from .lookup import Missing
@@ -62,10 +62,14 @@ class CommandLine:
     def value(self, value: Value) -> None:
         if value.labels is not NONE:
             self.labels.append(value.labels)
-        if isinstance(value.data, list) and self.quote is None and not (value.meta and "text" in value.meta):
+        if (
+            isinstance(value.data, list)
+            and self.quote is None
+            and not any(isinstance(strip(i), list | dict) for i in value.data)
+        ):
             self.pieces.append(" ".join(shlex.quote(vt.text(item)) for item in value.items()))
             return
-        text = vt.text(value).replace("\0", "")
+        text = (vt.to_json(value) if isinstance(value.data, list | dict) else vt.text(value)).replace("\0", "")
         if self.quote is None:
             self.pieces.append(shlex.quote(text))
         elif self.quote == '"':
@@ -197,7 +201,7 @@ def _make(name, names, text, space):
     _a.fix_missing_locations(tree)
     exec(compile(tree, "<py>", "exec"), space)
     return space[name]
-_space = {{"__name__": "__main__", "mlld": _t.SimpleNamespace(is_variable=lambda x: False)}}
+_space = {{"__name__": "__main__", "mlld": _t.SimpleNamespace(is_variable=lambda *a: False, get_type=lambda *a: None)}}
 for _n, _p, _b in {helpers}:
     _f = _make(_n, _p, _b, _space)
     def _wrap(f):
@@ -226,9 +230,12 @@ def node_program(
 ) -> str:
     """JavaScript for Node that runs the body as an async function of its arguments."""
     plain = {name: vt.to_plain(value) for name, value in values.items()}
+    given = list(values.values())
+    while given and isinstance(given[-1].data, Undefined):  # what was not given is undefined, which JSON cannot say
+        given.pop()
     helpers = [[f.name, list(f.parameters), f.body] for f in functions]
     return NODE.replace("$INPUT", json.dumps(json.dumps(
-        {"body": text, "names": list(plain), "values": list(plain.values()), "ambient": list(ambient),
+        {"body": text, "names": list(plain), "values": list(plain.values())[: len(given)], "ambient": list(ambient),
          "around": list(ambient.values()), "helpers": helpers, "mark": MARK}
     )))  # fmt: skip
 

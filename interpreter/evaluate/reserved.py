@@ -117,6 +117,7 @@ RESERVED: dict[str, Callable[[Env], Value | None]] = {
     "fm": lambda env: Value(env.module.frontmatter if env.module.frontmatter is not None else {}),
     "p": lambda env: env.mx.get("pipeline"),
     "pipeline": lambda env: env.mx.get("pipeline"),
+    "frontmatter": lambda env: Value(env.module.frontmatter) if env.module.frontmatter is not None else None,
     "input": _input,
     "stdin": _input,
     "debug": _debug,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from interpreter import nodes as n
+from interpreter import values_text as vt
 from interpreter.errors import EvaluationError, LimitReached, MlldError
 from interpreter.operations_output import Document
 from interpreter.parser import parse_or_raise
@@ -54,6 +55,8 @@ async def run_script(source: Source, path: Path | None, ports: Ports, options: R
     env = make_env(source, path, document, ports, options)
     try:
         result = await run_body(document, env, prose=True)
+        if result is not None and result.data is not None:
+            env.run.document.printed(vt.display(result))
     finally:
         await close(env.run)
     return RunResult() if result is None else RunResult(value=result, returned=True)
@@ -61,12 +64,11 @@ async def run_script(source: Source, path: Path | None, ports: Ports, options: R
 
 def make_env(source: Source, path: Path | None, document: n.Document | None, ports: Ports, options: RunOptions) -> Env:
     directory = options.directory or (path.parent if path is not None else options.root)
-    secrets: set[str] = set()
     run = Run(
-        root=options.root, directory=directory, document=None, limits=Limits(recursion=options.recursion), secrets=secrets,
+        root=options.root, directory=directory, document=Document.nowhere(), limits=Limits(recursion=options.recursion),
         settings=options.settings or {}, profile=options.profile, strict_profiles=options.strict_profiles,
         provider=options.provider, quiet=options.quiet,
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
     run.document = Document(ports.output.document, run.mask)
     for name, given in (("payload", options.payload), ("state", options.state)):
         run.variables[name] = Value({} if given is None else given)
@@ -87,9 +89,9 @@ async def close(run: Run) -> None:
     for closer in reversed(run.closers):
         await closer()
     run.closers.clear()
-    if run.engine is not None:
-        run.engine.close()
-        run.engine = None
+    for engine in run.engines:
+        engine.close()
+    run.engines.clear()
 
 
 async def run_body(document: n.Document, env: Env, *, prose: bool) -> Value | None:
@@ -101,6 +103,8 @@ async def run_body(document: n.Document, env: Env, *, prose: bool) -> Value | No
                     env.run.document.prose(statement.text)
                 continue
             await run_statement(statement, env)
+            if prose and document.mode == "document":
+                env.run.document.end_of_directive(shown=isinstance(statement, n.Show))
     except Returned as returned:
         return returned.value or NULL
     return None

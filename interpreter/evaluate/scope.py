@@ -9,8 +9,8 @@ from interpreter.values import Value
 class Scope:
     """The names of one block, function call or file; what is not here is looked for in `parent`.
 
-    `barrier` marks the scope of one iteration of a parallel `for`: names beyond it can be read but not assigned, since two iterations
-    would race for them.
+    `barrier` marks the scope of one iteration of a parallel `for`: names beyond it can be read but not assigned, since
+    two iterations would race for them.
     """
 
     __slots__ = ("barrier", "names", "parent")
@@ -42,7 +42,7 @@ class Scope:
             if name in scope.names:
                 if crossed:
                     raise EvaluationError(
-                        f"@{name} belongs to the block around a parallel loop and cannot be changed inside it",
+                        f"Parallel for block cannot mutate outer variable @{name}.",
                         code="parallel-write",
                         hint="collect results: `let @all = for parallel @x in @xs => …`",
                     )

@@ -63,7 +63,8 @@ async def part_value(part: n.Node, env: Env) -> Value:
         return await evaluate(part, env)
     except Missing as missing:
         if missing.code == "undefined-variable":
-            return Value(part.span.text or f"@{getattr(part, 'name', '')}")
+            written = part.span.text or f"@{getattr(part, 'name', '')}"
+            return Value(f"{written}}}}}" if written.startswith("{{") and not written.endswith("}}") else written)
         raise
 
 

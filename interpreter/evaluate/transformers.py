@@ -46,12 +46,21 @@ def built_in(name: str, transform: Transform, **variants: Transform) -> BuiltIn:
 
 def parsed(data: Any, source: Value) -> Value:
     """Data read from text: whole it carries what the text carried; null is spelt out where it is shown."""
+    if isinstance(data, list | dict):
+        return Value(data, source.labels, meta={"text": vt.dump(data, pretty=True)})
     return Value(data, source.labels, meta={"text": "null"} if data is None else None)
+
+
+def laid_out(value: Value) -> Value:
+    """Data as it is, whose text is JSON for reading."""
+    if isinstance(value.data, list | dict):
+        return Value(value.data, value.own, labels=value.labels, meta={"text": vt.to_json(value, pretty=True)})
+    return value.without_meta()
 
 
 def _parse(value: Value, read: Callable[[str], Any], what: str) -> Value:
     if not is_plain_text(value):
-        return value.without_meta()
+        return laid_out(value)
     text = value.data
     if not text.strip():
         raise EvaluationError(f"@{what}: the text is empty", hint="`?? null` or a `when` handles an empty answer")
@@ -161,7 +170,9 @@ def to_xml(value: Value) -> Value:
         return Value("\n".join(_element(k, v) for k, v in data.items()), value.labels)
     if isinstance(data, list):
         return Value("\n".join(_element("item", item) for item in data), value.labels)
-    lines, open_tags, found = [], [], False
+    lines: list[str] = []
+    open_tags: list[tuple[int, str]] = []
+    found = False
     for line in str(data).strip().splitlines():
         heading = _HEADING.match(line)
         if not heading:

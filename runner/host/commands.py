@@ -78,7 +78,8 @@ class HostCommands:
         return CommandResult(exit_code=code if code >= 0 else 128 - code, stdout=b"", stderr=b"")
 
     async def _follow(self, process: asyncio.subprocess.Process, command: Command) -> CommandResult:
-        assert process.stdout and process.stderr
+        assert process.stdout is not None
+        assert process.stderr is not None
         out: list[bytes] = []
         err: list[bytes] = []
         timed_out = False

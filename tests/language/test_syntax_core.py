@@ -50,7 +50,7 @@ def test_a_document_keeps_its_prose_in_place() -> None:
 
 def test_the_grammar_has_no_conflicts() -> None:
     made = parser_table.build(parser_table.GRAMMAR.read_text())  # strict mode: lark raises at the first conflict
-    assert made["starts"].keys() == {"start", "template_file"}
+    assert made["starts"].keys() == {"start", "template_body"}
     assert exe_with_options() == n.Object(entries=(n.Entry(key="description", value=n.Literal(value="d")),))
 
 

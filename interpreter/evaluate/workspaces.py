@@ -1,0 +1,158 @@
+"""`file` and `files`: files of the project, and workspaces, which are files in memory under a name (`<@ws/notes.md>`)."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import PurePosixPath
+from typing import Any
+
+from interpreter import nodes as n
+from interpreter import values_text as vt
+from interpreter.errors import EvaluationError
+from interpreter.labels import Labels
+from interpreter.values import NULL, Value, array, record, type_name
+
+from .blocks import action_value
+from .core import Env, evaluate, handles, unsupported
+from .effects import formatted, write_file
+from .metadata import FileInfo
+from .templates import text_of_parts
+
+
+class Workspace:
+    """Files in memory. What is written to it later is an edit against what it began with."""
+
+    kind = "workspace"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.files: dict[str, Value] = {}
+        self.before: dict[str, str] = {}
+        self.descriptions: dict[str, str] = {}
+
+    def write(self, path: str, text: Value) -> None:
+        self.before.setdefault(path, vt.text(self.files[path]) if path in self.files else "")
+        self.files[path] = text
+
+    def edits(self) -> list[dict[str, Any]]:
+        return [
+            {"path": path, "type": "modified" if self.before.get(path) else "created", "entity": "file"}
+            for path in self.files
+        ]
+
+    def diff(self, path: str) -> str:
+        old = self.before.get(path, "").splitlines(keepends=True)
+        new = vt.text(self.files[path]).splitlines(keepends=True)
+        return "".join(difflib.unified_diff(old, new, f"a/{path}", f"b/{path}"))
+
+    def metadata(self, name: str, env: Env) -> Value:
+        """`.mx.edits` of a workspace."""
+        return Value(self.edits()) if name == "edits" else NULL
+
+    def get_field(self, name: str, env: Env, own: Labels) -> Value | None:
+        return Value(dict(self.descriptions)) if name == "descriptions" else None
+
+    def describe(self) -> Any:
+        return {"type": "workspace", "name": self.name, "files": sorted(self.files), "descriptions": self.descriptions}
+
+    def shown(self) -> str:
+        return f"<workspace {self.name}: {len(self.files)} files>"
+
+
+def clean(path: str, node: n.Node) -> str:
+    """A path inside a workspace or the project. Errors: it is absolute, or leads out."""
+    parts = PurePosixPath(path.strip()).parts
+    if not parts or path.strip().startswith("/") or ".." in parts or "\0" in path:
+        raise EvaluationError(
+            f"'{path}' is no path inside: it must be relative, and without `..`", span=node.span, code="path",
+            hint='file "notes/today.md" = …',
+        )  # fmt: skip
+    return "/".join(part for part in parts if part != ".")
+
+
+async def target(path: n.Node, env: Env) -> tuple[Workspace | None, str]:
+    """The workspace that a path names (made when it is new), and the path in it."""
+    if isinstance(path, n.FileLoad) and path.path and isinstance(path.path[0], n.Variable | n.Field):
+        root: n.Node = path.path[0]
+        while isinstance(root, n.Field):
+            root = root.target
+        name = root.name if isinstance(root, n.Variable) else "workspace"
+        held = env.scope.find(name)
+        if held is None:
+            held = Value(Workspace(name))
+            env.module.scope.define(name, held)
+        if isinstance(held.data, Workspace):
+            rest = await text_of_parts(path.path[1:], env)
+            return held.data, vt.text(rest).strip().strip("/")
+    if isinstance(path, n.FileLoad):
+        return None, vt.text(await text_of_parts(path.path, env)).strip()
+    return None, vt.text(await evaluate(path, env)).strip()
+
+
+async def put(space: Workspace | None, path: str, value: Value, node: n.Node, env: Env) -> None:
+    place = clean(path, node)
+    text = formatted(value, None, PurePosixPath(place).suffix.lower())
+    if space is not None:
+        space.write(place, Value(text, value.labels))
+    else:
+        await write_file(env.run.root / place, text, value, env, node)
+
+
+@handles(n.File)
+async def file(node: n.File, env: Env) -> Value:
+    space, path = await target(node.path, env)
+    await put(space, path, await action_value(node.value, env), node, env)
+    return NULL
+
+
+@handles(n.Files)
+async def files(node: n.Files, env: Env) -> Value:
+    if node.git is not None:
+        raise unsupported(node, "`files … = git`")
+    space, base = await target(node.path, env)
+    entries = NULL if node.value is None else await evaluate(node.value, env)
+    if not isinstance(entries.data, list):
+        raise EvaluationError(
+            f"files wants a list of files, got {type_name(entries)}",
+            span=node.span,
+            hint='files "docs/" = [{ "a.md": @a, desc: "…" }]',
+        )
+    for entry in entries.items():
+        names = [key for key in entry.data if key != "desc"] if isinstance(entry.data, dict) else []
+        if len(names) != 1:
+            raise EvaluationError(
+                "each entry of files has one file and, if wanted, `desc`", span=node.span, hint='{ "a.md": @a }'
+            )
+        path = f"{base.rstrip('/')}/{names[0]}" if base else names[0]
+        await put(space, path, entry.item(entry.data[names[0]]), node, env)
+        if space is not None and "desc" in entry.data:
+            space.descriptions[path] = vt.text(entry.data["desc"])
+    return NULL
+
+
+async def read(node: n.FileLoad, env: Env) -> Value | None:
+    """The file of a workspace that a load names; None when it names none."""
+    first = node.path[0] if node.path else None
+    if not isinstance(first, n.Variable):
+        return None
+    held = env.scope.find(first.name)
+    if held is None or not isinstance(held.data, Workspace):
+        return None
+    space = held.data
+    path = vt.text(await text_of_parts(node.path[1:], env)).strip().strip("/")
+    if not path:
+        return array(record({"path": Value(name), "content": value}) for name, value in space.files.items())
+    found = space.files.get(path)
+    if found is None:
+        if node.optional:
+            return NULL
+        close = difflib.get_close_matches(path, space.files, n=1)
+        raise EvaluationError(
+            f"File not found: {path} in @{space.name}", span=node.span, code="file-not-found",
+            hint=f"did you mean {close[0]}?" if close else f"it has: {', '.join(space.files) or 'no files'}",
+        )  # fmt: skip
+    from .loading import file_data
+
+    text = vt.text(found)
+    info = FileInfo(raw=text, extra={"filename": PurePosixPath(path).name, "relative": path, "diff": space.diff(path)})
+    return Value(file_data(path, text, path), found.labels, meta={"file": info, "text": text, "diff": space.diff(path)})
