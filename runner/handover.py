@@ -7,7 +7,7 @@ shows, not in an argument, not on a disk.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -51,7 +51,7 @@ def environment_block(plan: SandboxPlan, handover: Handover, member: str) -> byt
     return b"".join(entry.encode() + b"\0" for entry in entries) + b"\0"
 
 
-def agent_environment(plan: SandboxPlan, token: str) -> dict[str, str]:
+def agent_environment(plan: SandboxPlan, token: str, *, port: int = MCP_PORT) -> dict[str, str]:
     """What tells the agent's programs where tools and network are."""
     env = {"MLLD_PROFILE": plan.profile.name or ""}
     if plan.servers:
@@ -59,11 +59,12 @@ def agent_environment(plan: SandboxPlan, token: str) -> dict[str, str]:
             {"name": s.name, "source": " ".join(s.source.split(" ")[:2]), "tools": s.tools} for s in plan.servers
         ]
         env |= {
-            "MCP_SERVER_URL": f"http://127.0.0.1:{MCP_PORT}/mcp",
+            "MCP_SERVER_URL": f"http://127.0.0.1:{port}/mcp",
             "MLLD_MCP_TOKEN": token,
             "MLLD_MCP_SERVERS": json.dumps(servers),
         }
-    return env | (proxy_environment() if plan.egress_of(AGENT) else {})
+    fenced = plan.provider == "docker"
+    return env | (proxy_environment() if fenced and plan.egress_of(AGENT) else {})
 
 
 def value_of(handover: Handover, name: str) -> str:
@@ -73,8 +74,9 @@ def value_of(handover: Handover, name: str) -> str:
     return handover.secrets[name]
 
 
-def sidecar_line(plan: SandboxPlan, handover: Handover) -> bytes:
-    """The sidecar's configuration: one line of JSON. What decides in it is what the plan says, or it is not made."""
+def sidecar_line(plan: SandboxPlan, handover: Handover, *, links: str = LINKS, hosts: Sequence[str] = ()) -> bytes:
+    """The sidecar's configuration: one line of JSON. What decides in it is what the plan says, or it is not made.
+    `links` and `hosts`: where the sockets are and under which names the endpoint is known, with the provider `local`."""
     module = handover.module
     if (plan.guards is None) != (module is None) or (
         plan.guards is not None
@@ -84,13 +86,13 @@ def sidecar_line(plan: SandboxPlan, handover: Handover) -> bytes:
         raise SandboxFailure(
             "the module's text is not the one that was planned", remedy="plan again: it was changed meanwhile"
         )
-    links = {link.member for link in plan.links}
     config = {
         "version": 1,
         "run": plan.run,
         "token": handover.token,
-        "agent": {"link": f"{LINKS}/{AGENT}"},
-        "servers": [_server(server, handover, server.name in links) for server in plan.servers],
+        "agent": {"link": f"{links}/{AGENT}"},
+        "hosts": list(hosts),
+        "servers": [_server(server, handover, links) for server in plan.servers],
         "lifecycle": {
             "startupTimeoutMs": plan.lifecycle.startup_timeout_ms,
             "idleTimeoutMs": plan.lifecycle.idle_timeout_ms,
@@ -114,13 +116,13 @@ def sidecar_line(plan: SandboxPlan, handover: Handover) -> bytes:
     return msgspec.json.encode(config, enc_hook=dict) + b"\n"
 
 
-def _server(server: Server, handover: Handover, linked: bool) -> dict[str, object]:
+def _server(server: Server, handover: Handover, links: str) -> dict[str, object]:
     labels = {tool: list(names) for tool, names in server.labels.items()}
     for binding in server.bindings:
         labels[binding.tool] = [*labels.get(binding.tool, []), *binding.labels]
     return {
         "name": server.name,
-        "link": f"{LINKS}/{server.name}" if linked else None,
+        "link": f"{links}/{server.name}" if server.url is None else None,
         "transport": server.transport,
         "url": server.url,
         "headers": dict(handover.headers.get(server.name, {})),

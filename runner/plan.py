@@ -158,6 +158,15 @@ class Tool:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Process:
+    """How a server is started where there are no containers."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)  # not secret
+    cwd: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Server:
     """One MCP server as the endpoint serves it. Without a container it is a remote one that the sidecar reaches."""
 
@@ -169,6 +178,7 @@ class Server:
     alias: str | None = None
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     bindings: tuple[Tool, ...] = ()
+    process: Process | None = None  # with the provider `local` only
     place: Place | None = None
 
 

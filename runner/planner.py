@@ -30,6 +30,7 @@ from runner.plan import (
     Limits,
     Link,
     Mount,
+    Process,
     ProfileReason,
     Refusal,
     SandboxPlan,
@@ -201,7 +202,9 @@ class _Planner:
                 # Asked for by its URL, and taken away by policy: a server that nobody can reach is not served.
                 withheld = f"host {_host_of(server).host}"
                 self.refused.append(
-                    Refusal(asked=withheld, member=server.name, rule="not among the hosts of policy", place=server.place)
+                    Refusal(
+                        asked=withheld, member=server.name, rule="not among the hosts of policy", place=server.place
+                    )
                 )
             else:
                 kept.append(server)
@@ -230,6 +233,7 @@ class _Planner:
             alias=server.alias,
             labels={tool: tuple(labels) for tool, labels in server.labels.items()},
             bindings=bindings,
+            process=self._process(server) if self.spec.provider == "local" else None,
             place=server.place,
         )
 
@@ -397,6 +401,22 @@ class _Planner:
         return found
 
     # -------------------------------------------------------------------------------------------------------- local
+
+    def _process(self, server: ServerSpec) -> Process | None:
+        """The command that starts a server on this machine."""
+        module = self.options.host.modules.get(server.name, server.target)
+        match server.source:
+            case "command":
+                argv = (server.target, *server.args)
+            case "npm":
+                argv = ("npx", "-y", server.target, *server.args)
+            case "python":
+                argv = ("uvx", server.target, *server.args)
+            case "module":
+                argv = ("mlld", "mcp", module, *server.args)
+            case "image" | "url":
+                return None
+        return Process(argv=argv, env=dict(server.env))
 
     def _refuse_what_local_cannot(self) -> None:
         """A key that the provider cannot enforce is refused, never ignored."""

@@ -73,6 +73,8 @@ class SelfTest:
     @property
     def complete(self) -> bool:
         """Whether every seat has finished telling."""
+        if self.plan.provider == "local":
+            return True  # there is no fence to prove
         return self._done >= {container.member for container in self.plan.containers}
 
     def wrong(self, member: str) -> list[str]:

@@ -74,7 +74,7 @@ class Ending:
         return await self._code
 
 
-async def run(config: SidecarConfig, *, leased: bool, started: float) -> int:
+async def run(config: SidecarConfig, *, leased: bool, started: float, fenced: bool = True) -> int:
     """Serves until the lease lapses or a signal comes; the exit code."""
     loop = asyncio.get_running_loop()
     ending = Ending()
@@ -85,8 +85,11 @@ async def run(config: SidecarConfig, *, leased: bool, started: float) -> int:
         secrets=config.secrets(),
         on_failure=lambda failure: ending.because(EXIT_RECORD, f"{failure}; nothing may be decided unseen"),
     )
-    problem = fence_problem(config, [name for _, name in socket.if_nameindex()])
-    audit.emit({"event": "canary", "name": "sidecar-network", "ok": problem is None, "saw": problem or "as planned"})
+    problem = None
+    if fenced:
+        problem = fence_problem(config, [name for _, name in socket.if_nameindex()])
+        saw = problem or "as planned"
+        audit.emit({"event": "canary", "name": "sidecar-network", "ok": problem is None, "saw": saw})
     async with AsyncExitStack() as parts:
         parts.push_async_callback(audit.close, timeout=LAST_LINES_TIMEOUT)
         if problem is not None:
@@ -138,17 +141,22 @@ def main(arguments: list[str]) -> int:
         match arguments:
             case []:
                 config, leased = configuration.parse(read_config_line(STDIN)), True
+            case ["--unfenced"]:  # the provider `local`: there is no fence to be wrong
+                config, leased = configuration.parse(read_config_line(STDIN)), True
             case ["--config", path]:
                 config, leased = configuration.parse(Path(path).read_bytes()), False
             case ["--config-from", variable]:
                 config, leased = configuration.parse(os.environb.get(variable.encode(), b"")), False
             case _:
-                print("usage: python -m images.sidecar [--config FILE | --config-from VARIABLE]", file=sys.stderr)
+                print(
+                    "usage: python -m images.sidecar [--unfenced | --config FILE | --config-from VARIABLE]",
+                    file=sys.stderr,
+                )
                 return EXIT_CONFIG
     except (ConfigError, OSError) as error:
         print(f"sidecar: {error}", file=sys.stderr)
         return EXIT_CONFIG
-    return asyncio.run(run(config, leased=leased, started=started))
+    return asyncio.run(run(config, leased=leased, started=started, fenced=arguments != ["--unfenced"]))
 
 
 if __name__ == "__main__":

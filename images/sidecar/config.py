@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 from types import MappingProxyType
 from typing import Any, Literal, cast
@@ -63,6 +63,7 @@ class SidecarConfig:
     egress: Mapping[str, EgressRules] = field(default_factory=dict)
     resolver: tuple[str, int] | None = None
     host_addresses: tuple[Network, ...] = ()
+    hosts: tuple[str, ...] = ()
     module: ModuleConfig | None = None
     limits: Limits = field(default_factory=Limits)
 
@@ -74,7 +75,8 @@ class SidecarConfig:
     @property
     def endpoint(self) -> EndpointSpec:
         """What the endpoint needs of it."""
-        return EndpointSpec(servers=self.servers, token=self.token, lifecycle=self.lifecycle, limits=self.limits)
+        spec = EndpointSpec(servers=self.servers, token=self.token, lifecycle=self.lifecycle, limits=self.limits)
+        return replace(spec, hosts=self.hosts) if self.hosts else spec
 
     def secrets(self) -> frozenset[str]:
         """Values that must never be written anywhere."""
@@ -99,6 +101,7 @@ def parse(text: str | bytes) -> SidecarConfig:
         "egress",
         "resolver",
         "hostAddresses",
+        "hosts",
         "module",
         "limits",
     )
@@ -129,6 +132,7 @@ def parse(text: str | bytes) -> SidecarConfig:
         egress=MappingProxyType(egress),
         resolver=_resolver(root.get("resolver")),
         host_addresses=tuple(_network(item) for item in root.get("hostAddresses").optional_items()),
+        hosts=tuple(item.string() for item in root.get("hosts").optional_items()),
         module=_module(root.get("module")),
         limits=_limits(root.get("limits")),
     )

@@ -57,6 +57,11 @@ class Pipe(Protocol):
 class Seats(Protocol):
     """The applied plan."""
 
+    @property
+    def endpoint_port(self) -> int:
+        """Of the loopback address where the agent's programs find the endpoint."""
+        ...
+
     async def execute(self, member: str, execution: Execution) -> CommandResult:
         """Errors: `OSError` when the program cannot be started."""
         ...

@@ -29,13 +29,15 @@ from interpreter.ports import CommandResult
 from runner.backends import docker_create, docker_exec, docker_sweep
 from runner.backends.base import Execution, Listener, Stream
 from runner.backends.docker_errors import translated
-from runner.backends.docker_stream import Duplex, Frames, Lines
+from runner.backends.docker_stream import Duplex, Frames
+from runner.backends.lines import Lines
 from runner.backends.placeholders import Placeholders
 from runner.backends.waiting import finished
 from runner.errors import PlanViolated, SandboxFailure
 from runner.handover import Handover, environment_block, sidecar_line
 from runner.invariants import check
 from runner.plan import SIDECAR, Container, SandboxPlan
+from runner.planner import MCP_PORT
 
 T = TypeVar("T")
 _LAST_LINES = 3.0  # seconds that the sidecar gets to finish its record
@@ -86,6 +88,10 @@ class DockerSeats:
         # A seat waits in its thread for the network, so nobody may wait for a thread.
         size = 2 * len(self.plan.containers) + 6
         self._pool = ThreadPoolExecutor(max_workers=size, thread_name_prefix=f"mlld-{self.plan.run}")
+
+    @property
+    def endpoint_port(self) -> int:
+        return MCP_PORT
 
     # -------------------------------------------------------------------------------------------------------- start
 

@@ -12,7 +12,6 @@ from runner.backends.base import Stream
 
 _HEADER = 8
 _CHUNK = 1 << 16
-LONGEST_LINE = 1 << 20
 _NAMES: dict[int, Stream] = {0: "stdout", 1: "stdout", 2: "stderr"}
 
 
@@ -41,28 +40,6 @@ class Frames:
             at += len(payload)
             self._left -= len(payload)
             yield self._stream, payload
-
-
-class Lines:
-    """Takes payloads of one stream, gives whole lines; one that never ends comes in pieces of `LONGEST_LINE`."""
-
-    def __init__(self) -> None:
-        self._rest = bytearray()
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        self._rest += data
-        while (end := self._rest.find(b"\n")) >= 0:
-            yield bytes(self._rest[:end])
-            del self._rest[: end + 1]
-        while len(self._rest) > LONGEST_LINE:
-            yield bytes(self._rest[:LONGEST_LINE])
-            del self._rest[:LONGEST_LINE]
-
-    def rest(self) -> Iterator[bytes]:
-        """What the end of the stream left without its newline."""
-        if self._rest:
-            yield bytes(self._rest)
-            self._rest.clear()
 
 
 class Duplex:

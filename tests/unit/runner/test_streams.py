@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.backends.docker_stream import LONGEST_LINE, Frames, Lines
+from runner.backends.docker_stream import Frames
+from runner.backends.lines import LONGEST_LINE, Lines
 
 CHUNKS = st.lists(st.tuples(st.sampled_from([1, 2]), st.binary(max_size=40)), max_size=12)
 CUTS = st.lists(st.integers(1, 9), min_size=1, max_size=60)
