@@ -43,6 +43,14 @@ class Holder(Protocol):
     def release(self) -> None: ...
 
 
+class NothingHeld:
+    """For runs whose processes end with this one anyway."""
+
+    def hold(self) -> None: ...
+
+    def release(self) -> None: ...
+
+
 @dataclass(kw_only=True, eq=False)
 class Sandbox:
     """One run. Implements `ports.SandboxSession`."""

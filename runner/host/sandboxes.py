@@ -26,9 +26,9 @@ from runner.agents import Agent
 from runner.backends.docker import DockerBackend
 from runner.backends.docker_errors import connect
 from runner.backends.docker_images import DockerImages
+from runner.backends.local import LocalBackend
 from runner.errors import CheckFailure, Denied, Interrupted, PlanViolated, RunnerError
 from runner.handover import Handover
-from runner.host import local
 from runner.images_run import images_for
 from runner.invariants import check
 from runner.lease import Lease, owner
@@ -37,9 +37,11 @@ from runner.plan import SandboxPlan, digest
 from runner.planner import plan as make_plan
 from runner.planner_options import Images, PlanOptions
 from runner.record import RunRecord, new_name
-from runner.sandbox import Sandbox
+from runner.sandbox import NothingHeld, Sandbox
 from runner.secrets import Secrets, resolve
 from runner.survey import survey
+
+NOT_ISOLATED = "provider local: nothing is isolated; commands and servers run as you, on this machine"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +75,12 @@ class Sandboxes:
     # Set by `mlld sandbox shell`: commands run in the user's terminal, and this is called before the first.
     on_terminal: Callable[[], None] | None = None
     _lease: Lease | None = None
+    _sweeping: asyncio.Task[None] | None = None
 
     async def open(self, spec: EnvironmentSpec) -> SandboxSession:
         """A running sandbox. Errors: `RunnerError`; nothing is left then."""
         if spec.provider == "local":
-            return self._local(spec)
+            self.warn(NOT_ISOLATED)
         plan = await asyncio.to_thread(self.plan, spec)
         if violations := check(plan):
             raise PlanViolated([str(violation) for violation in violations])
@@ -148,21 +151,6 @@ class Sandboxes:
                 agent_pypi=[package["python"]] if "python" in package else (),
             )
 
-    def _local(self, spec: EnvironmentSpec) -> SandboxSession:
-        local.refuse_servers(spec)
-        plan = self.plan(spec)
-        self.warn(local.WARNING)
-        record = self._record(plan, spec)
-        return local.LocalSession(
-            run_id=plan.run,
-            profile=plan.profile.name or "",
-            record=record,
-            env=self.env,
-            cwd=self.project,
-            timeout_seconds=plan.timeout_seconds,
-            finish=lambda error: finish(record, error) if self.close_records else None,
-        )
-
     def _served(self, server: ServerSpec, root: Path | None) -> Path:
         found = self.find_module(server.target, root or self.project)
         if not found.exists():
@@ -193,13 +181,19 @@ class Sandboxes:
             host_addresses=tuple(public_addresses()) if plan.networked else (),
         )
         cache = environ.cache_directory(self.env)
+        lease = self._lease = self._lease or Lease(cache=cache)
+        if plan.provider == "local":
+            sandbox = Sandbox(
+                plan=plan, handover=handover, backend=LocalBackend(env=self.env), sink=record, lease=NothingHeld()
+            )
+            await sandbox.__aenter__()
+            return sandbox
         client = await asyncio.to_thread(connect)
-        if self._lease is None:
-            self._lease = Lease(cache=cache)
+        if self._sweeping is None:
             # What earlier owners left is removed beside our own start, and never stops it.
             self._sweeping = asyncio.create_task(_sweep(client.api, cache))
-        backend = DockerBackend(client, owner=self._lease.owner, cache=cache)
-        sandbox = Sandbox(plan=plan, handover=handover, backend=backend, sink=record, lease=self._lease)
+        backend = DockerBackend(client, owner=lease.owner, cache=cache)
+        sandbox = Sandbox(plan=plan, handover=handover, backend=backend, sink=record, lease=lease)
         await sandbox.__aenter__()
         return sandbox
 
