@@ -17,7 +17,7 @@ import msgspec
 from interpreter.ports import ToolInfo, ToolResult
 from runner.backends.base import Pipe
 from runner.errors import RunnerError, SandboxFailure
-from runner.planner import MCP_PORT
+from runner.planner_seats import MCP_PORT
 
 PROTOCOL = "2025-11-25"
 MOST_PAGES = 200

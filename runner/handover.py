@@ -15,7 +15,7 @@ import msgspec
 from interpreter.declarations import ModuleSource
 from runner.errors import SandboxFailure, SecretMissing
 from runner.plan import AGENT, LINKS, Egress, Host, SandboxPlan, Server, guards_digest
-from runner.planner import MCP_PORT, proxy_environment
+from runner.planner_seats import MCP_PORT, proxy_environment
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,51 +10,32 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from interpreter.declarations import AuthDecl, EnvironmentSpec, Files, HostRule, Network, PathRule, Place, ServerSpec
-from interpreter.declarations import Limits as Asked
+from interpreter.declarations import AuthDecl, EnvironmentSpec, Files, HostRule, Place, ServerSpec
 from runner.errors import CheckFailure, Unsupported
 from runner.plan import (
     AGENT,
-    BIN,
-    BRIDGE,
-    LINK,
-    LINKS,
-    MIB,
     SIDECAR,
     WORKSPACE,
-    Container,
     Egress,
     Guards,
-    Hardening,
     Lifecycle,
-    Limits,
-    Link,
     Mount,
-    Process,
     ProfileReason,
     Refusal,
     SandboxPlan,
     Secret,
     Server,
-    SocketName,
-    Tmpfs,
     Tool,
     guards_digest,
 )
 from runner.planner_files import Wanted, forbidden, mounts, read_only, wanted
+from runner.planner_local import NOTHING_ISOLATED, process, refuse_what_cannot_be_enforced
 from runner.planner_network import egress
 from runner.planner_options import PlanOptions
+from runner.planner_seats import Seats
 
-MCP_PORT = 7000
-EGRESS_PORT = 7001
-HOME = "/home/agent"
-# The workspace may belong to root, and nobody inside is root: git would refuse to read it as "dubious ownership".
-GIT_TRUST = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": WORKSPACE}
-MODULE = "/module"  # where a served module lies in its server's container
-SHELLS = ("sh", "bash", "dash", "ash", "rbash", "zsh", "fish", "ksh", "mksh", "csh", "tcsh", "busybox", "pwsh")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?\Z")
 _RUN = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?\Z")
-_SMALLEST_MEMORY = 6 * MIB  # the engine's own floor
 
 
 def plan(spec: EnvironmentSpec, options: PlanOptions) -> SandboxPlan:
@@ -102,8 +83,8 @@ class _Planner:
             keep=spec.keep,
         )
         if spec.provider == "local":
-            self._refuse_what_local_cannot()
-            made = replace(common, warnings=(*self.warnings, "provider local: nothing is isolated"))
+            refuse_what_cannot_be_enforced(spec)
+            made = replace(common, warnings=(*self.warnings, NOTHING_ISOLATED))
         else:
             made = self._contained(common, [s for s in servers if s.source != "url"])
             made = replace(made, warnings=tuple(self.warnings))
@@ -233,7 +214,9 @@ class _Planner:
             alias=server.alias,
             labels={tool: tuple(labels) for tool, labels in server.labels.items()},
             bindings=bindings,
-            process=self._process(server) if self.spec.provider == "local" else None,
+            process=process(server, self.options.host.modules.get(server.name))
+            if self.spec.provider == "local"
+            else None,
             place=server.place,
         )
 
@@ -279,99 +262,15 @@ class _Planner:
     # --------------------------------------------------------------------------------------------------- containers
 
     def _contained(self, common: SandboxPlan, servers: list[ServerSpec]) -> SandboxPlan:
-        agent = self._agent(common)
-        made = [self._server_container(server, common) for server in servers]
-        links = [Link(member=AGENT, sockets=("mcp.sock", *_egress_socket(common, AGENT)))]
-        links += [Link(member=s.name, sockets=("stdio.sock", *_egress_socket(common, s.name))) for s in servers]
-        sidecar = Container(
-            member=SIDECAR,
-            role="sidecar",
-            image=self.options.images.sidecar,
-            argv=self.options.images.sidecar_argv,
-            network="egress" if common.networked else "none",
-            mounts=tuple(
-                Mount(kind="link", source=link.member, target=f"{LINKS}/{link.member}", read_only=False)
-                for link in links
-            ),
-            tmpfs=(Tmpfs(target="/tmp", size_bytes=16 * MIB, mode="1777"),),
-            # Its sockets' other ends are not trusted, so no stronger user than theirs, and never the workspace's owner.
-            hardening=Hardening(runtime=self.options.runtime),
-            limits=self._limits(self.options.sidecar_limits, Asked(), "sidecar"),
-        )
-        return replace(common, containers=(sidecar, agent, *made), links=tuple(links))
-
-    def _agent(self, common: SandboxPlan) -> Container:
-        shell = self._granted("sh")
-        forward = ("--forward", f"127.0.0.1:{MCP_PORT}={LINK}/mcp.sock")
+        seats = Seats(plan=common, options=self.options)
         seen = self._paths(AGENT, self.spec.files, key="fs", whole=True)
-        tmpfs = [Tmpfs(target="/tmp", size_bytes=256 * MIB, mode="1777", executable=shell)]
-        tmpfs.append(Tmpfs(target=HOME, size_bytes=256 * MIB, mode="1777", executable=shell))
-        if not any(mount.target == WORKSPACE for mount in seen):
-            tmpfs.append(Tmpfs(target=WORKSPACE, size_bytes=256 * MIB, mode="1777"))
-        return Container(
-            member=AGENT,
-            role="agent",
-            image=self.options.images.agent,
-            argv=(BRIDGE, "--lease", "--canary", *forward, *_egress_forward(common, AGENT)),
-            env={"HOME": HOME, **GIT_TRUST, **self.options.agent_env},
-            secrets=tuple(s.name for s in common.secrets if AGENT in s.holders),
-            cwd=WORKSPACE,
-            mounts=(_link(AGENT), self._bridge(), *seen, *(() if shell else _masked_shells())),
-            tmpfs=tuple(tmpfs),
-            hardening=self._hardening(),
-            limits=self._limits(self.options.agent_limits, self.spec.limits, "limits"),
-        )
-
-    def _server_container(self, server: ServerSpec, common: SandboxPlan) -> Container:
-        image = self.options.images.servers.get(server.name)
-        if image is None:
-            raise CheckFailure(f"no image was made for the server {server.name!r}", place=server.place)
-        key = f"mcpConfig.servers[{server.name}]"
-        seen = self._paths(server.name, server.files, key=f"{key}.fs", whole=False)
-        module = self.options.host.modules.get(server.name)
-        if module is not None:
-            served = Mount(kind="bind", source=module, target=MODULE, why="the module it serves", place=server.place)
-            seen = (served, *seen)
-        serve = ("--serve", f"{LINK}/stdio.sock", "--max", str(self.spec.mcp.lifecycle.max_concurrent))
-        return Container(
-            member=server.name,
-            role="server",
-            image=image.image,
-            argv=(BRIDGE, "--lease", "--canary", *_egress_forward(common, server.name), *serve, "--", *image.argv),
-            env={"HOME": "/tmp", **GIT_TRUST, **image.env, **_proxy_env(common, server.name), **server.env},
-            secrets=tuple(s.name for s in common.secrets if server.name in s.holders),
-            cwd=WORKSPACE
-            if any(m.target.startswith(WORKSPACE) for m in seen)
-            else MODULE
-            if module
-            else image.cwd or "/tmp",
-            mounts=(_link(server.name), self._bridge(), *seen),
-            tmpfs=(Tmpfs(target="/tmp", size_bytes=64 * MIB, mode="1777"),),
-            hardening=self._hardening(),
-            limits=self._limits(self.options.server_limits, server.limits, f"{key}.limits"),
-        )
-
-    def _bridge(self) -> Mount:
-        return Mount(kind="asset", source=self.options.images.bridge, target=BIN, directory=True)
-
-    def _hardening(self) -> Hardening:
-        uid, gid = self.options.host.owner
-        return Hardening(user=f"{uid}:{gid}", init="bridge", runtime=self.options.runtime)
-
-    def _limits(self, default: Limits, asked: Asked, key: str) -> Limits:
-        memory = default.memory_bytes if asked.memory_bytes is None else asked.memory_bytes
-        cpus = min(default.cpus, float(self.options.host.cpus)) if asked.cpus is None else asked.cpus
-        pids = default.pids if asked.pids is None else asked.pids
-        if memory < _SMALLEST_MEMORY:
-            raise Unsupported(f"{key}.mem: {memory} bytes are too few for any process", remedy="give at least 6m")
-        if not 0.01 <= cpus <= self.options.host.cpus:
-            raise Unsupported(
-                f"{key}.cpu: this machine has {self.options.host.cpus} CPUs, so {cpus:g} cannot be enforced",
-                remedy=f"give a number from 0.01 to {self.options.host.cpus}",
-            )
-        if pids < 4:
-            raise Unsupported(f"{key}.pids: {pids} leaves no room for the process itself", remedy="give at least 4")
-        return replace(default, memory_bytes=memory, cpus=cpus, pids=pids)
+        agent = seats.agent(self.spec, seen, shell=self._granted("sh"))
+        made = []
+        for server in servers:
+            seen = self._paths(server.name, server.files, key=f"mcpConfig.servers[{server.name}].fs", whole=False)
+            made.append(seats.server(server, seen, processes=self.spec.mcp.lifecycle.max_concurrent))
+        links = seats.links(servers)
+        return replace(common, containers=(seats.sidecar(links), agent, *made), links=links)
 
     def _paths(self, member: str, files: Files, *, key: str, whole: bool) -> tuple[Mount, ...]:
         """What a member sees of the host. `whole`: with no list, the workspace; written only where that is granted."""
@@ -400,58 +299,6 @@ class _Planner:
             )
         return found
 
-    # -------------------------------------------------------------------------------------------------------- local
-
-    def _process(self, server: ServerSpec) -> Process | None:
-        """The command that starts a server on this machine."""
-        module = self.options.host.modules.get(server.name, server.target)
-        match server.source:
-            case "command":
-                argv = (server.target, *server.args)
-            case "npm":
-                argv = ("npx", "-y", server.target, *server.args)
-            case "python":
-                argv = ("uvx", server.target, *server.args)
-            case "module":
-                argv = ("mlld", "mcp", module, *server.args)
-            case "image" | "url":
-                return None
-        return Process(argv=argv, env=dict(server.env))
-
-    def _refuse_what_local_cannot(self) -> None:
-        """A key that the provider cannot enforce is refused, never ignored."""
-        spec = self.spec
-        asked: list[tuple[str, bool, Place | None]] = [
-            ("image", spec.image is not None, spec.place),
-            *_unenforced("", spec.files, spec.network, spec.limits, spec.place),
-        ]
-        for server in spec.mcp.servers:
-            key = f"mcpConfig.servers[{server.name}]."
-            asked.append((f"{key}image", server.source == "image", server.place))
-            asked += _unenforced(key, server.files, server.network, server.limits, server.place)
-        for key, said, place in asked:
-            if said:
-                raise Unsupported(
-                    f"{key}: the provider 'local' cannot enforce it, because it isolates nothing",
-                    remedy="leave it out, or use the provider 'docker'",
-                    place=place,
-                )
-
-
-def _unenforced(
-    key: str, files: Files, network: Network, limits: Asked, place: Place | None
-) -> Iterator[tuple[str, bool, Place | None]]:
-    yield f"{key}fs.read", bool(files.read), _first(files.read) or place
-    yield f"{key}fs.write", bool(files.write), _first(files.write) or place
-    yield f"{key}net", network != Network(), place
-    yield f"{key}limits.mem", limits.memory_bytes is not None, place
-    yield f"{key}limits.cpu", limits.cpus is not None, place
-    yield f"{key}limits.pids", limits.pids is not None, place
-
-
-def _first(rules: tuple[PathRule, ...]) -> Place | None:
-    return rules[0].place if rules else None
-
 
 def _roots(owner: int | None, user: tuple[int, int]) -> bool:
     return owner == 0 and user[0] != 0
@@ -468,39 +315,3 @@ def _host_of(server: ServerSpec) -> HostRule:
         )
     scheme, host, port, _ = found.groups()
     return HostRule(host=host, ports=(int(port) if port else 443 if scheme == "https" else 80,), place=server.place)
-
-
-def _link(member: str) -> Mount:
-    return Mount(kind="link", source=member, target=LINK, directory=True)
-
-
-def _egress_socket(plan: SandboxPlan, member: str) -> tuple[SocketName, ...]:
-    return ("egress.sock",) if plan.egress_of(member) else ()
-
-
-def _egress_forward(plan: SandboxPlan, member: str) -> tuple[str, ...]:
-    return ("--forward", f"127.0.0.1:{EGRESS_PORT}={LINK}/egress.sock") if plan.egress_of(member) else ()
-
-
-def _proxy_env(plan: SandboxPlan, member: str) -> dict[str, str]:
-    return proxy_environment() if plan.egress_of(member) else {}
-
-
-def proxy_environment() -> dict[str, str]:
-    """What makes programs use the gate: both spellings, and what node, Java-less package managers and git read."""
-    gate = f"http://127.0.0.1:{EGRESS_PORT}"
-    both = {"HTTP_PROXY": gate, "HTTPS_PROXY": gate, "ALL_PROXY": gate, "NO_PROXY": "127.0.0.1,localhost"}
-    lower = {name.lower(): value for name, value in both.items()}
-    host, port = "127.0.0.1", str(EGRESS_PORT)
-    java = " ".join(f"-D{s}.proxyHost={host} -D{s}.proxyPort={port}" for s in ("http", "https"))
-    return {**both, **lower, "NODE_USE_ENV_PROXY": "1", "npm_config_proxy": gate, "npm_config_https_proxy": gate,
-            "CARGO_HTTP_PROXY": gate, "PIP_PROXY": gate, "JAVA_TOOL_OPTIONS": java}  # fmt: skip
-
-
-def _masked_shells() -> tuple[Mount, ...]:
-    """Empty files over every shell: without the grant of `sh` there is none to run."""
-    return tuple(
-        Mount(kind="mask", target=f"{directory}/{shell}", why="profile grants no sh")
-        for directory in ("/bin", "/usr/bin", "/usr/local/bin")
-        for shell in SHELLS
-    )

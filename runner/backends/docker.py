@@ -37,7 +37,7 @@ from runner.errors import PlanViolated, SandboxFailure
 from runner.handover import Handover, environment_block, sidecar_line
 from runner.invariants import check
 from runner.plan import SIDECAR, Container, SandboxPlan
-from runner.planner import MCP_PORT
+from runner.planner_seats import MCP_PORT
 
 T = TypeVar("T")
 _LAST_LINES = 3.0  # seconds that the sidecar gets to finish its record

@@ -11,7 +11,7 @@ import pytest_asyncio
 from interpreter.declarations import Files, HostRule, Network, PathRule
 from interpreter.ports import Command
 from runner.plan import AGENT, SIDECAR
-from runner.planner import SHELLS
+from runner.planner_seats import SHELLS
 from runner.sandbox import Sandbox
 from tests.support import probes
 from tests.support.runs import Runs, environment, python, server
