@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner import environ, recipes
-from runner.backends.docker_engine import EngineFacts, facts
+from runner.backends.docker_engine import EngineFacts, broken, facts
 from runner.backends.docker_errors import connect
 from runner.backends.docker_images import DockerImages
-from runner.errors import EngineFailure, EngineMissing, EngineStopped, NoSpace, RunnerError
+from runner.errors import EngineFailure, EngineMissing, EngineStopped, FenceBroken, NoSpace, RunnerError
 from runner.images import ImageStore, quiet
 from runner.recipes import Recipe
 
@@ -70,8 +70,11 @@ def examine(machine: Machine, *, say: Say = quiet) -> Iterator[Finding]:
         return
     try:
         yield from _engine_findings(facts(client))
-        store = store_of(DockerImages(client), machine, say=say)
+        images = DockerImages(client)
+        store = store_of(images, machine, say=say)
         yield _images_finding(store)
+        if (bridge := images.find(recipes.bridge().tag)) is not None:
+            yield _fence_finding(broken(client, bridge.id))
     finally:
         client.close()
 
@@ -206,6 +209,17 @@ def _engine_findings(found: EngineFacts) -> Iterator[Finding]:
         )
     if found.runtimes:
         yield Finding(name="runtimes", ok=True, saw=", ".join(found.runtimes))
+
+
+def _fence_finding(wrong: list[str]) -> Finding:
+    """The self-test of a seat like those of a run."""
+    return Finding(
+        name="fence",
+        ok=not wrong,
+        saw="; ".join(wrong) or "a seat on this engine reaches nothing",
+        remedy="this engine does not keep what it is asked for: use another, or report it (SECURITY.md)",
+        error=FenceBroken("doctor", wrong) if wrong else None,
+    )
 
 
 def _images_finding(store: ImageStore) -> Finding:

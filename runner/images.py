@@ -62,6 +62,16 @@ def host_trust(env: Mapping[str, str]) -> bytes:
     return b""
 
 
+def _network_settings(env: Mapping[str, str]) -> dict[str, str]:
+    """Proxies and mirrors of this machine that a build needs as well. One that holds a password is left out: an image
+    keeps the arguments of its build."""
+    names = (*_PROXIES, *(name.lower() for name in _PROXIES), "PIP_INDEX_URL", "NPM_CONFIG_REGISTRY")
+    return {name: env[name] for name in names if env.get(name) and "@" not in env[name]}
+
+
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+
+
 @dataclass(kw_only=True)
 class ImageStore:
     """The images of one engine. `say` gets lines for people: what is built, how big it is, how far it is."""
@@ -156,10 +166,10 @@ class ImageStore:
         size = f", about {recipe.size} MB" if recipe.size else ""
         packages = f" with {', '.join(recipe.packages)}" if recipe.packages else ""
         self.say(f"images: building {recipe.name}{packages}{size}")
+        args = _network_settings(self.env)
         try:
-            self.engine.build(
-                recipes.context(recipe, start=start, install=install), recipe.tag, self._prefixed(recipe.name)
-            )
+            context = recipes.context(recipe, start=start, install=install, arguments=args)
+            self.engine.build(context, recipe.tag, self._prefixed(recipe.name), buildargs=args)
         except StepFailed as failure:
             raise explained(recipe, failure) from failure
         found = self.engine.find(recipe.tag)

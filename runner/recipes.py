@@ -233,10 +233,11 @@ def unpacked_tag(recipe: Recipe) -> str:
     return f"mlld/unpacked:{recipe.name}-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
 
 
-def context(recipe: Recipe, *, start: str, install: Sequence[str] = ()) -> bytes:
+def context(recipe: Recipe, *, start: str, install: Sequence[str] = (), arguments: Iterable[str] = ()) -> bytes:
     """What the engine's builder gets: a Dockerfile, and one archive with the files. `start` is the image to begin with;
-    `install` are Debian packages that it lacks."""
+    `install` are Debian packages that it lacks; `arguments` names what the builder gets beside (proxies, mirrors)."""
     lines = [f"FROM {start}" + (" AS made" if recipe.from_scratch else "")]
+    lines += [f"ARG {name}" for name in arguments]
     if install:
         names = " ".join(sorted(install))
         lines.append("RUN apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "

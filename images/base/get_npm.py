@@ -11,7 +11,8 @@ import tarfile
 import urllib.request
 
 version, integrity = sys.argv[1:3]
-with urllib.request.urlopen(f"https://registry.npmjs.org/npm/-/npm-{version}.tgz", timeout=60) as answer:
+registry = os.environ.get("NPM_CONFIG_REGISTRY", "https://registry.npmjs.org").rstrip("/")
+with urllib.request.urlopen(f"{registry}/npm/-/npm-{version}.tgz", timeout=60) as answer:
     content = answer.read()
 kind, _, wanted = integrity.partition("-")
 if base64.b64encode(hashlib.new(kind, content).digest()).decode() != wanted:
