@@ -20,6 +20,7 @@ from interpreter import values_text
 from interpreter.declarations import McpConfig
 from interpreter.environment import denied_tool
 from interpreter.errors import MlldError
+from interpreter.evaluate.sources import reachable
 from interpreter.guards import Guarded, Guards, Verdict, settle
 from interpreter.labels import Labels, from_flat
 from interpreter.module_read import mcp_config_of, read_module
@@ -32,6 +33,7 @@ from interpreter.values import Value
 
 T = TypeVar("T")
 ROOT = Path("/module")
+MANIFEST = "module.yml"
 # What a server asks of the agent: its text comes from the server, whatever the request's own labels are.
 FROM_SERVERS = ("sampling/createMessage", "elicitation/create")
 
@@ -73,10 +75,17 @@ class ModuleGuards:
     ) -> ModuleGuards:
         composed = from_json(policy) if policy else Policy()
         ports = Ports(output=_Silent(), clock=_Clock(), files=MemoryFiles(files, ROOT))
-        module = await read_module(ROOT / entry, root=ROOT, project=ROOT, ports=ports, policy=composed)
+        # An environment module travels with its manifest. Without one it is a script, whose effects were had where it runs.
+        module = await read_module(
+            ROOT / entry, root=ROOT, project=ROOT, ports=ports, policy=composed, script=MANIFEST not in files
+        )
         module.choose(profile)
+        guards = module.module.guards
+        for used in reachable(module.module):
+            if used.is_environment:
+                guards = guards | used.guards
         return cls(
-            guards=module.module.guards,
+            guards=guards,
             # What travelled is composed of the module's own policy and its caller's, with the places of their sources.
             policy=composed if composed.layers else module.module.policy,
             mcp=await mcp_config_of(module),

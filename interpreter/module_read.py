@@ -6,9 +6,8 @@ What was read is remembered, since a module that travels into a sidecar must tak
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from interpreter import nodes as n
@@ -16,7 +15,7 @@ from interpreter import values_text
 from interpreter.declarations import McpConfig, Profile, ProfileChoice
 from interpreter.environment_locate import locate_in
 from interpreter.environment_mcp import parse_mcp_config
-from interpreter.errors import ImportFault, LimitReached
+from interpreter.errors import ImportFault
 from interpreter.evaluate import RunOptions
 from interpreter.evaluate.calls import call_function
 from interpreter.evaluate.core import Env
@@ -26,23 +25,20 @@ from interpreter.evaluate.modules import Module
 from interpreter.evaluate.run import make_env, run_body
 from interpreter.parser import parse_or_raise
 from interpreter.policy import NO_POLICY, Policy
-from interpreter.ports import FilePort, Ports
+from interpreter.ports import Ports
 from interpreter.profiles import choose
 from interpreter.source import Source
 from interpreter.values import Value
 
-MOST_BYTES = 8 << 20  # of all files of a module together
-
 
 @dataclass(kw_only=True, eq=False)
 class ReadModule:
-    """A module that was read: `env` is where its functions were declared, `files` is what it consists of."""
+    """A module that was read; `env` is where its functions were declared."""
 
     module: Module
     env: Env
     root: Path
     entry: Path
-    files: dict[Path, str] = field(default_factory=dict)
 
     def choose(
         self, asked: str | None = None, *, config: Sequence[Profile] = (), strict: bool = False
@@ -71,28 +67,29 @@ async def read_module(
     ports: Ports,
     policy: Policy = NO_POLICY,
     effects: bool = False,
+    script: bool = False,
     options: RunOptions | None = None,
 ) -> ReadModule:
     """Evaluates the declarations of a module. `policy` is the caller's, which binds beside the module's own.
 
     `effects` gives the module its powers while it is read: for modules that the user serves, never for environments.
+    `script` reads a script, which may act at its top, for its declarations alone.
     Errors: `MlldError` with the place; `OSError` when the entry cannot be read.
     """
     if ports.files is None:
         raise ImportFault("a module cannot be read without the power to read files")
-    kept = Remembering(ports.files, root)
-    ports = replace(ports, files=kept)
-    text = _decoded(kept.read(entry), entry)
+    text = _decoded(ports.files.read(entry), entry)
     source = Source(name=shown(entry, project), text=text)
     document = parse_or_raise(source, None)
     env = make_env(source, entry, document, ports, options or RunOptions(root=project))
     module = env.module
     module.root = root
-    module.is_environment = not effects
+    module.is_environment = not (effects or script)
+    env.run.declare_only = script
     env = env.copy(authority=env.authority.narrowed(policy))
     inside = env if effects else declaring(env, module)
     await run_body(document, inside, prose=False)
-    return ReadModule(module=module, env=env, root=root, entry=entry, files=kept.texts)
+    return ReadModule(module=module, env=env, root=root, entry=entry)
 
 
 def shown(path: Path, project: Path) -> str:
@@ -137,34 +134,3 @@ def secrets_used(node: n.Node) -> tuple[str, ...]:
             found[current.auth] = None
         waiting.extend(current.children())
     return tuple(found)
-
-
-class Remembering:
-    """A file port that keeps the text of what was read below a directory (`ports.FilePort`)."""
-
-    def __init__(self, files: FilePort, root: Path) -> None:
-        self._files, self._root = files, root
-        self._bytes = 0
-        self.texts: dict[Path, str] = {}
-
-    def read(self, path: Path) -> bytes:
-        data = self._files.read(path)
-        if path.is_relative_to(self._root) and path not in self.texts:
-            self._bytes += len(data)
-            if self._bytes > MOST_BYTES:
-                raise LimitReached(f"the files of the module are larger than {MOST_BYTES >> 20} MB together")
-            with contextlib.suppress(UnicodeDecodeError):  # a picture: nothing that a guard could need
-                self.texts[path] = data.decode("utf-8")
-        return data
-
-    def write(self, path: Path, data: bytes, *, append: bool = False) -> None:
-        self._files.write(path, data, append=append)
-
-    def glob(self, root: Path, pattern: str) -> Sequence[Path]:
-        return self._files.glob(root, pattern)
-
-    def exists(self, path: Path) -> bool:
-        return self._files.exists(path)
-
-    def is_dir(self, path: Path) -> bool:
-        return self._files.is_dir(path)

@@ -356,7 +356,7 @@ async def call_declared(function: Function, env: Env, choice: ProfileChoice | No
 
     run = replace(env.run, limits=DECLARING, steps=0, deadline=None, engines=[])
     home = function.env.module
-    inside = env.copy(run=run, ports=declaring_ports(env.ports, home.root or home.directory), box=None)
+    inside = env.copy(run=run, ports=declaring_ports(env.ports, home), box=None)
     inside = inside.ambient(profile=None if choice is None else choice.profile.name)
     return await call_function(function, [], inside, function.span)
 

@@ -1,14 +1,16 @@
-"""The walk over the tree: what a running script is (`Run`), where it stands (`Env`), and which function evaluates which node.
+"""The walk over the tree: what a running script is (`Run`), where it stands (`Env`), and which function evaluates
+which node.
 
-`evaluate(node, env)` looks the type of the node up in one table and awaits the function found there; every file beside this one
-registers the nodes of its noun with `@handles(…)`. A node that nobody registered is a diagnostic, never a traceback.
+`evaluate(node, env)` looks the type of the node up in one table and awaits the function found there; every file beside
+this one registers the nodes of its noun with `@handles(…)`. A node that nobody registered is a diagnostic, never a
+traceback.
 
-`Env` is immutable but for its scope: entering a call, a loop or an env block makes a copy with other fields. Whatever belongs to a
-dynamic extent (the profile, the ports, the guards in force, `@mx.for`) is a field, so that it is right again after the extent, also
-after an error and in parallel branches.
+`Env` is immutable but for its scope: entering a call, a loop or an env block makes a copy with other fields. Whatever
+belongs to a dynamic extent (the profile, the ports, the guards in force, `@mx.for`) is a field, so that it is right
+again after the extent, also after an error and in parallel branches.
 
-Leaving a block early (`=>`, `done`, `skip`, `retry` …) is an exception below `Signal`; the construct that it belongs to catches it.
-"""
+Leaving a block early (`=>`, `done`, `skip`, `retry` …) is an exception below `Signal`; the construct that it belongs
+to catches it."""
 
 from __future__ import annotations
 
@@ -28,6 +30,7 @@ from interpreter.values import NULL, Value
 from .scope import Scope
 
 if TYPE_CHECKING:
+    from interpreter.operations_output import Document
     from interpreter.source import Span
 
     from .authority import Authority
@@ -64,7 +67,9 @@ class RetryAsked(Signal):
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Bounds of one evaluation. What is only declared (a module, `@mcpConfig`, a guard) gets tight ones: see `DECLARING`."""
+    """Bounds of one evaluation. What is only declared (a module, `@mcpConfig`, a guard) gets tight ones: see
+    `DECLARING`.
+    """
 
     steps: int | None = None
     seconds: float | None = None
@@ -99,6 +104,8 @@ class Run:
     strict_profiles: bool = False
     profile: str | None = None  # `--profile`
     provider: str | None = None  # `--provider`
+    # A script is read for its guards and policies alone: what it does, and what depends on that, is left out.
+    declare_only: bool = False
     tool_calls: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:

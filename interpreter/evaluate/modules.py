@@ -50,6 +50,8 @@ class Module:
     taint: Labels = NONE  # of what its functions return when they are called from elsewhere
     version: int = 0  # grows with every policy that is declared
     is_environment: bool = False
+    left_out: set[str] = field(default_factory=set)  # names that could not be had when it was read for its guards alone
+    texts: dict[Path, str] = field(default_factory=dict)  # of the files that it read while it was declared
     root: Path | None = None  # of an environment module: nothing outside belongs to it
 
     @property

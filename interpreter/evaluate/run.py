@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,12 +102,55 @@ async def run_body(document: n.Document, env: Env, *, prose: bool) -> Value | No
                 if prose:
                     env.run.document.prose(statement.text)
                 continue
+            if env.run.declare_only and not env.module.is_environment:
+                await declare_statement(statement, env)
+                continue
             await run_statement(statement, env)
             if prose and document.mode == "document":
                 env.run.document.end_of_directive(shown=isinstance(statement, n.Show))
     except Returned as returned:
         return returned.value or NULL
     return None
+
+
+DECLARATIONS = (n.Var, n.Exe, n.Import, n.Export, n.Guard, n.Policy, n.Auth, n.Needs, n.Profiles, n.ShadowEnvironment)
+
+
+async def declare_statement(statement: n.Node, env: Env) -> None:
+    """One statement of a script that is read for its guards: effects are left out, and so is every name that needs one.
+
+    A guard that uses such a name denies, since the name is unknown to it.
+    """
+    left_out = env.module.left_out
+    if not isinstance(statement, DECLARATIONS):
+        return
+    if isinstance(statement, n.Import) and (
+        statement.kind == "tools" or statement.origin.form in ("mcp", "node", "python")
+    ):
+        left_out.update(item.alias or item.name for item in statement.what)
+        left_out.add(statement.alias or "")
+        return
+    if isinstance(statement, n.Var) and not left_out.isdisjoint(names_in(statement.value)):
+        left_out.add(statement.name)
+        return
+    try:
+        await run_statement(statement, env)
+    except LimitReached:
+        raise
+    except MlldError:
+        if not isinstance(statement, n.Var):
+            raise
+        left_out.add(statement.name)
+
+
+def names_in(node: n.Node) -> Iterator[str]:
+    """Every variable that a tree mentions."""
+    waiting = [node]
+    while waiting:
+        current = waiting.pop()
+        if isinstance(current, n.Variable):
+            yield current.name
+        waiting.extend(current.children())
 
 
 async def run_statement(statement: n.Node, env: Env) -> None:

@@ -11,9 +11,9 @@ from .modules import Module
 
 
 def module_source(module: Module, env: Env) -> ModuleSource | None:
-    """Every file that the guards of a module may need; None for a module without guards and policy."""
+    """Every file that the guards of a module may need; None where neither a guard nor a policy is in force."""
     everything = [*reachable(module)]
-    if not any(m.guards or m.policy.layers for m in everything):
+    if not env.authority.policy.layers and not any(m.guards or m.policy.layers for m in everything):
         return None
     root = module.root or env.run.root
     files: dict[str, str] = {}
@@ -21,6 +21,7 @@ def module_source(module: Module, env: Env) -> ModuleSource | None:
         if each.document is None:
             continue
         files[name_below(each.path, root)] = each.document.source.text
+        files.update((name_below(path, root), text) for path, text in each.texts.items())
         manifest = manifest_of(each, env)
         if manifest is not None and each.root is not None:
             files[name_below(each.root / "module.yml", root)] = manifest
@@ -45,7 +46,7 @@ def name_below(path: Path | None, root: Path) -> str:
     if path is None:
         return "script.mld"
     try:
-        return str(path.relative_to(root))
+        return str(path.resolve().relative_to(root.resolve()))
     except ValueError:
         return f".outside/{path.name}"
 

@@ -244,7 +244,8 @@ NOTHING: frozenset[str] = frozenset()
 
 
 def guards(text: str = GUARDS, **more: str) -> ModuleGuards:
-    return ModuleGuards.load({"index.mld": text, **more}, "index.mld", None, {})
+    files = {"module.yml": "name: my\ntype: environment\n", "index.mld": text, **more}
+    return ModuleGuards.load(files, "index.mld", None, {})
 
 
 def result(text: str, **more: object) -> dict[str, object]:
@@ -355,6 +356,62 @@ def test_a_module_that_cannot_be_read_is_never_served_without_its_guards() -> No
             guards(text)
     with pytest.raises(OSError, match=r"absent\.mld"):
         ModuleGuards.load({"index.mld": ""}, "absent.mld", None, {})
+
+
+async def test_a_script_is_read_for_its_guards_and_not_run() -> None:
+    script = """
+run cmd { touch effect.txt }
+show "hello"
+import tools { @echo } from mcp "nobody"
+import { @spawn } from "@local/my"
+var @limit = 3
+var @worked = cmd { echo out }
+var @after = `from @worked`
+guard @g before op:mcp:s:count = when [ @input[0].n > @limit => deny `more than @limit` * => allow ]
+guard @h before op:mcp:s:unknown = when [ @input[0].n == @after => deny "never" * => allow ]
+policy @p = { labels: { secret: { deny: ["op:mcp:s:send"] } } }
+output "x" to "effect.txt"
+env {} [ run cmd { touch effect.txt } ]
+"""
+    module = """
+guard @of before op:mcp:s:guarded = when [ * => deny "by the module" ]
+exe @mcpConfig() = null
+exe @spawn(p) = "x"
+export { @spawn, @mcpConfig }
+"""
+    files = {
+        "script.mld": script,
+        ".mlld/env/my/index.mld": module,
+        ".mlld/env/my/module.yml": "name: my\ntype: environment\nentry: index.mld\n",
+    }
+    judge = ModuleGuards.load(files, "script.mld", None, {}).judge
+    for tool, value, labels, reason in (
+        ("count", {"n": 4}, NOTHING, "more than 3"),
+        ("count", {"n": 2}, NOTHING, None),
+        ("send", {}, frozenset({"secret"}), "Label 'secret' cannot flow to 'op:mcp:s:send'"),
+        ("guarded", {}, NOTHING, "by the module"),
+        ("other", {}, NOTHING, None),
+    ):
+        verdict = await judge("request", "tools/call", "s", tool, value, labels)
+        assert (verdict.kind, verdict.reason) == (("deny", reason) if reason else ("allow", None))
+    unknown = await judge("request", "tools/call", "s", "unknown", {"n": 1}, NOTHING)
+    assert unknown.kind == "deny"
+    assert "the guard failed" in (unknown.reason or "")
+
+
+async def test_files_that_a_module_read_travel_with_it(world: World) -> None:
+    world.write(".mlld/env/my/words.txt", "forbidden")
+    text = """
+var @words = <./words.txt>
+guard @g before op:mcp = when [ @input[0].text == @words => deny "not that word" * => allow ]
+exe @spawn(p) = "x"
+"""
+    spec = (await load(world, text)).spec()
+    assert spec.module is not None
+    assert set(spec.module.files) == {"index.mld", "module.yml", "words.txt"}
+    judge = ModuleGuards.load(spec.module.files, spec.module.entry, None, spec.policy).judge
+    assert (await judge("request", "tools/call", "s", "x", {"text": "forbidden"}, NOTHING)).kind == "deny"
+    assert (await judge("request", "tools/call", "s", "x", {"text": "fine"}, NOTHING)).kind == "allow"
 
 
 async def test_it_can_be_loaded_inside_a_running_loop_and_with_imports() -> None:
