@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from interpreter import EnvironmentModule, load_environment
-from interpreter.declarations import EnvironmentSpec
+from interpreter.declarations import AuthDecl, EnvironmentSpec
 from interpreter.ports import Output, Ports
 from runner.agents import Agent, agent
 from runner.cli.context import Context
@@ -71,9 +71,23 @@ class Environment:
         self.sandboxes.close()
 
     def spec(self) -> EnvironmentSpec:
-        """The declaration, with the agent that was asked for."""
+        """The declaration, with the agent that was asked for and the key that it needs."""
         spec = self.module.spec()
-        return replace(spec, agent=self.agent.name) if self.agent else spec
+        return with_agent(spec, self.agent) if self.agent else spec
+
+
+def with_agent(spec: EnvironmentSpec, chosen: Agent) -> EnvironmentSpec:
+    """The declaration for an agent of the table. Its key is what an `auth` of the module gives under that variable; where
+    none does, asking for the agent means the variable of whoever asks."""
+    spec = replace(spec, agent=chosen.name)
+    if chosen.key is None:
+        return spec
+    declared = next((name for name, auth in spec.auth.items() if auth.variable == chosen.key), None)
+    if declared is None:
+        declared = f"{chosen.name}-key"
+        own = AuthDecl(name=declared, variable=chosen.key, source=f"env:{chosen.key}")
+        spec = replace(spec, auth={**spec.auth, declared: own})
+    return replace(spec, agent_auth=tuple(dict.fromkeys((*spec.agent_auth, declared))))
 
 
 async def load(

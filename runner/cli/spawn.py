@@ -15,13 +15,14 @@ import click
 from interpreter.errors import CommandFailed
 from interpreter.ports import Command as Program
 from interpreter.ports import Witnessed
+from runner.agents import Agent
 from runner.cli import interrupt
 from runner.cli.environment import Environment, environment_options, load
 from runner.cli.lazy import Command
 from runner.errors import EmptyPrompt, TimedOut
 from runner.host.sandboxes import exit_code_of
 from runner.plan import to_json
-from runner.record import RunRecord, read, verify
+from runner.record import RunRecord, read
 from runner.report import Summary, markdown, result_object, transcript
 
 EXAMPLES = """
@@ -40,6 +41,7 @@ class Answer:
     text: str
     taint: tuple[str, ...] = ()
     exit_code: int = 0
+    shown: bool = False  # it went to stdout while it came
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,14 +73,19 @@ def spawn(prompt: str, as_json: bool, summary: str | None, out: str | None, quie
 async def _spawn(prompt: str, shown: Shown, *, ref: str, agent: str | None, **options: Any) -> int:
     asked = {"command": "spawn", "prompt": prompt if len(prompt) <= 4000 else prompt[:4000] + "…"}
     environment = await load(ref, agent_name=agent, asked=asked, close_records=False, **options)
-    if environment.agent is None:
-        environment.module.require("spawn")
     code = 0
     error: BaseException | None = None
     try:
-        answer = await _answer(environment, prompt)
+        if environment.agent is None:
+            environment.module.require("spawn")
+            answer = await _own_answer(environment, prompt)
+        else:
+            answer = await _agents_answer(environment, environment.agent, prompt, live=not shown.as_json)
         code = answer.exit_code
         environment.tell("answer", text=answer.text, exit=code, taint=list(answer.taint))
+        if not shown.as_json and not answer.shown:
+            sys.stdout.write(answer.text if answer.text.endswith("\n") or not answer.text else answer.text + "\n")
+            sys.stdout.flush()
     except (Exception, asyncio.CancelledError) as failure:
         error, code = failure, exit_code_of(failure)
         raise
@@ -86,36 +93,56 @@ async def _spawn(prompt: str, shown: Shown, *, ref: str, agent: str | None, **op
         environment.end(code, error)
         environment.progress.clear()
         if environment.record is not None:
-            _show(environment, code, shown)
+            _show(environment, environment.record, code, shown)
     return code
 
 
-async def _answer(environment: Environment, prompt: str) -> Answer:
-    """Let the agent of the table, or the module's own @spawn, answer."""
-    if environment.agent is None:
-        try:
-            value = await environment.module.spawn(prompt, environment.ports)
-        except CommandFailed as failure:
-            sys.stderr.write(failure.stderr)
-            return Answer(text="", exit_code=failure.status or 1)
-        return Answer(text=value.text, taint=value.taint)
+async def _own_answer(environment: Environment, prompt: str) -> Answer:
+    """The module's @spawn answers."""
+    try:
+        value = await environment.module.spawn(prompt, environment.ports)
+    except CommandFailed as failure:
+        sys.stderr.write(f"{failure.stderr.rstrip()}\n" if failure.stderr.strip() else "")
+        return Answer(text="", exit_code=failure.status or 1)
+    return Answer(text=value.text, taint=value.taint)
+
+
+async def _agents_answer(environment: Environment, agent: Agent, prompt: str, *, live: bool) -> Answer:
+    """An agent of the table answers; with `live` its output is passed on as it comes."""
+    streams = {"stdout": environment.context.masker.stream(), "stderr": environment.context.masker.stream()}
+    sinks = {"stdout": sys.stdout.buffer, "stderr": sys.stderr.buffer}
+
+    def pass_on(name: str, chunk: bytes) -> None:
+        if live or name == "stderr":
+            environment.progress.clear()
+            sinks[name].write(streams[name].feed(chunk))
+            sinks[name].flush()
+
     session = await environment.sandboxes.open(environment.spec())
     error: BaseException | None = None
     try:
         mark = session.mark()
-        command = Program(kind="cmd", text=environment.agent.command(), stdin=prompt.encode())
+        command = Program(
+            kind="cmd",
+            text=agent.command(),
+            stdin=prompt.encode(),
+            secrets=environment.sandboxes.agent_secrets,
+            on_output=pass_on,
+        )
         result = await session.commands.run(command)
         witnessed = await session.witnessed(mark)
     except BaseException as caught:
         error = caught
         raise
     finally:
+        for name, sink in sinks.items():
+            sink.write(streams[name].flush())
+            sink.flush()
         await session.close(error)
     if result.timed_out:
         raise TimedOut("the agent", environment.sandboxes.options.timeout_seconds or 0)
-    sys.stderr.buffer.write(environment.context.masker.bytes(result.stderr))
     text = environment.context.masker.text(result.stdout.decode("utf-8", "replace"))
-    return Answer(text=text, taint=taint_of(witnessed), exit_code=result.exit_code)
+    return Answer(text=text, taint=taint_of(witnessed), exit_code=result.exit_code, shown=live)
 
 
 def taint_of(witnessed: Witnessed) -> tuple[str, ...]:
@@ -126,16 +153,11 @@ def taint_of(witnessed: Witnessed) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def _show(environment: Environment, code: int, shown: Shown) -> None:
-    """The answer to stdout; the run, as the record tells it, to stderr."""
-    record = environment.record
-    assert record is not None
+def _show(environment: Environment, record: RunRecord, code: int, shown: Shown) -> None:
+    """The run, as its record tells it: an object on stdout, files, the transcript on stderr."""
     summary = Summary.of(read(record.path))
     if shown.as_json:
-        print(json.dumps(result_object(summary, exit_code=code), ensure_ascii=False))
-    elif summary.answer is not None:
-        sys.stdout.write(summary.answer if summary.answer.endswith("\n") else summary.answer + "\n")
-    sys.stdout.flush()
+        print(json.dumps(result_object(summary, exit_code=code), ensure_ascii=False), flush=True)
     if shown.summary:
         with Path(shown.summary).open("a", encoding="utf-8") as file:
             file.write(markdown(summary))
@@ -144,7 +166,7 @@ def _show(environment: Environment, code: int, shown: Shown) -> None:
     if shown.quiet or shown.as_json:
         return
     print(transcript(summary, answer=False), file=sys.stderr)
-    print(f"record: {record.path} · {verify(record.path).head[:16]}", file=sys.stderr)
+    print(f"record: {record.path} · {record.head[:16]}", file=sys.stderr)
     print(f"next: mlld sandbox show {record.name}; mlld sandbox plan --env {environment.ref}", file=sys.stderr)
 
 

@@ -33,7 +33,7 @@ from runner.images_run import images_for
 from runner.invariants import check
 from runner.lease import Lease, owner
 from runner.lease_sweep import sweep_dead
-from runner.plan import SandboxPlan, digest
+from runner.plan import AGENT, SandboxPlan, digest
 from runner.planner import plan as make_plan
 from runner.planner_options import Images, PlanOptions
 from runner.record import RunRecord, new_name
@@ -74,6 +74,8 @@ class Sandboxes:
     close_records: bool = True
     # Set by `mlld sandbox shell`: commands run in the user's terminal, and this is called before the first.
     on_terminal: Callable[[], None] | None = None
+    # Of the sandbox that was opened last, by variable: for the program of an agent of the table.
+    agent_secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     _lease: Lease | None = None
     _sweeping: asyncio.Task[None] | None = None
 
@@ -85,6 +87,7 @@ class Sandboxes:
         if violations := check(plan):
             raise PlanViolated([str(violation) for violation in violations])
         values = self._secrets(plan, spec)
+        self.agent_secrets = {s.variable: values[s.name] for s in plan.secrets if AGENT in s.holders}
         token = randomness.token_urlsafe(24)
         self.secrets.masker.add(token)
         record = self._record(plan, spec)
