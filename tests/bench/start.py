@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-MLLD = str(Path(sys.executable).with_name("mlld"))
+MLLD = (sys.executable, "-m", "runner")  # what the `mlld` script does
 VERSION_RATIO, RUN_CPU, RUN_MIB = 3.0, 0.35, 60
 
 
@@ -44,16 +44,15 @@ def main(repetitions: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "hello.mld"
         script.write_text('show "hello"\n')
-        cost(MLLD, "run", str(script))  # fills caches, as a second run finds them
+        cost(*MLLD, "run", str(script))  # fills caches, as a second run finds them
         bare, version, hello = [], [], []
         for _ in range(repetitions):
             bare.append(cost(sys.executable, "-c", "pass"))
-            version.append(cost(MLLD, "--version"))
-            hello.append(cost(MLLD, "run", str(script)))
+            version.append(cost(*MLLD, "--version"))
+            hello.append(cost(*MLLD, "run", str(script)))
     one, other = (statistics.median(c.wall for c in costs) for costs in (bare, version))
-    print(
-        f"mlld --version: {other * 1000:.0f} ms, python -c pass {one * 1000:.0f} ms: ratio {other / one:.2f} (target ≤ {VERSION_RATIO:g})"
-    )
+    shown = f"{other * 1000:.0f} ms, python -c pass {one * 1000:.0f} ms"
+    print(f"mlld --version: {shown}: ratio {other / one:.2f} (target ≤ {VERSION_RATIO:g})")
     cpu, mib = statistics.median(c.cpu for c in hello), max(c.mib for c in hello)
     print(f"mlld run hello.mld: {cpu:.2f} s of CPU (target ≤ {RUN_CPU}), {mib:.0f} MiB (target < {RUN_MIB})")
 
