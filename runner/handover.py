@@ -127,6 +127,8 @@ def _server(server: Server, handover: Handover, links: str) -> dict[str, object]
         "url": server.url,
         "headers": dict(handover.headers.get(server.name, {})),
         "tools": server.tools if server.tools == "*" else list(server.tools),
+        "only": server.only if server.only == "*" else list(server.only),
+        "withheld": list(server.withheld),
         "as": server.alias,
         "bind": {
             binding.tool: {

@@ -175,6 +175,9 @@ class Server:
     transport: Literal["stdio", "http", "sse"] = "stdio"
     url: str | None = None
     tools: tuple[str, ...] | Literal["*"] = ()
+    # What the environment's own `tools` and the policy leave of them; unlike `tools` they may name what no server has.
+    only: tuple[str, ...] | Literal["*"] = "*"
+    withheld: tuple[str, ...] = ()
     alias: str | None = None
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     bindings: tuple[Tool, ...] = ()

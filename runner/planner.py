@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from interpreter.declarations import AuthDecl, EnvironmentSpec, Files, HostRule, Place, ServerSpec
 from runner.errors import CheckFailure, Unsupported
@@ -211,6 +212,8 @@ class _Planner:
             transport="http" if server.source == "url" else "stdio",
             url=server.target if server.source == "url" else None,
             tools=server.tools,
+            only=self._only(server),
+            withheld=self.spec.tools_denied,
             alias=server.alias,
             labels={tool: tuple(labels) for tool, labels in server.labels.items()},
             bindings=bindings,
@@ -219,6 +222,13 @@ class _Planner:
             else None,
             place=server.place,
         )
+
+    def _only(self, server: ServerSpec) -> tuple[str, ...] | Literal["*"]:
+        """The names that the environment's `tools` lets through: a tool's own, and those behind its exposed names."""
+        if self.spec.tools == "*":
+            return "*"
+        behind = (b.tool for b in self.spec.mcp.bindings if b.server == server.name and b.exposed in self.spec.tools)
+        return tuple(dict.fromkeys((*self.spec.tools, *behind)))
 
     def _lifecycle(self) -> Lifecycle:
         asked = self.spec.mcp.lifecycle

@@ -55,6 +55,8 @@ class Filter:
                 self._prefixes += (entry[:-1],)
             else:
                 self._exact.add(entry)
+        self._only = None if rules.only == "*" else {spelling(name) for name in rules.only}
+        self._withheld = {spelling(name) for name in rules.withheld}
         self._labels = {spelling(name): labels for name, labels in rules.labels.items()}
         self._shapes = {spelling(name): shape for name, shape in rules.shapes.items()}
 
@@ -71,6 +73,11 @@ class Filter:
         return known
 
     def _decide(self, kind: Kind, name: str) -> Allowed | Hidden:
+        if self._only is not None and kind != "task" and (kind != "tool" or spelling(name) not in self._only):
+            # A list of tools is closed here, too: what it does not name does not exist in any form.
+            return Hidden(f"the environment's `tools` does not name the {kind} {name}")
+        if kind == "tool" and spelling(name) in self._withheld:
+            return Hidden(f"policy withholds the tool {name}")
         match kind:
             case "tool":
                 if self._all or spelling(name) in self._tools:

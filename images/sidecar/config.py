@@ -34,6 +34,8 @@ class ServerRules:
     """What of one server exists for the agent, in which shape, and the labels of its tools."""
 
     tools: tuple[str, ...] | Literal["*"] = "*"
+    only: tuple[str, ...] | Literal["*"] = "*"
+    withheld: tuple[str, ...] = ()
     shapes: Mapping[str, ToolShape] = field(default_factory=dict)
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     validate: bool = False
@@ -139,7 +141,9 @@ def parse(text: str | bytes) -> SidecarConfig:
 
 
 def _server(reader: Reader) -> ServerSpec:
-    reader.keys("name", "link", "transport", "url", "headers", "tools", "as", "bind", "labels", "validate")
+    reader.keys(
+        "name", "link", "transport", "url", "headers", "tools", "only", "withheld", "as", "bind", "labels", "validate"
+    )
     link, url, prefix = reader.get("link"), reader.get("url"), reader.get("as")
     transport = reader.get("transport").one_of("stdio", "http", "sse", default="stdio")
     if transport == "stdio" and not (link.given and not url.given):
@@ -157,9 +161,11 @@ def _server(reader: Reader) -> ServerSpec:
 
 
 def _server_rules(reader: Reader) -> ServerRules:
-    tools = reader.get("tools")
+    tools, only = reader.get("tools"), reader.get("only")
     return ServerRules(
         tools="*" if tools.value == "*" else tools.strings(),
+        only=only.strings() if only.given and only.value != "*" else "*",
+        withheld=reader.get("withheld").strings() if reader.get("withheld").given else (),
         shapes=MappingProxyType({name: _shape(item) for name, item in reader.get("bind").optional_members()}),
         labels=MappingProxyType({name: item.strings() for name, item in reader.get("labels").optional_members()}),
         validate=reader.get("validate").boolean(default=False),

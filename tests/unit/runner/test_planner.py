@@ -14,6 +14,7 @@ from interpreter.declarations import (
     McpConfig,
     Network,
     PathRule,
+    ToolBinding,
 )
 from interpreter.declarations import Limits as Asked
 from runner.errors import Unsupported
@@ -81,6 +82,17 @@ def test_a_profile_asked_for_by_name_grants_nothing_that_policy_denies() -> None
     made = plan(replace(full(), profile=denied), options())
     assert made.egress == ()
     assert any(r.asked == "network" and r.rule == "policy @p" for r in made.refused)
+
+
+def test_the_tools_of_the_environment_narrow_those_of_every_server() -> None:
+    binding = ToolBinding(exposed="make", server="github", tool="create_issue")
+    config = McpConfig(servers=(server("tickets"), server("github")), bindings=(binding,))
+    made = plan(full(mcp=config, tools=("list", "make"), tools_denied=("close",)), options())
+    assert [(s.name, s.only, s.withheld) for s in made.servers] == [
+        ("tickets", ("list", "make"), ("close",)),
+        ("github", ("list", "make", "create_issue"), ("close",)),
+    ]
+    assert [s.only for s in plan(full(mcp=config), options()).servers] == ["*", "*"]
 
 
 def test_no_list_means_public_hosts_for_the_agent_and_nothing_for_a_server() -> None:

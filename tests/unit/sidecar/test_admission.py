@@ -35,6 +35,23 @@ def test_a_filter_names_a_tool_in_any_spelling(entry: str, name: str) -> None:
     assert not admits(ServerRules(tools=(entry,)), "tool", "close_issue")
 
 
+@pytest.mark.parametrize("tools", ["*", ("list_issues", "close_issue")])
+def test_what_the_environment_leaves_of_a_server_is_closed(tools: Any) -> None:
+    rules = ServerRules(tools=tools, only=("listIssues", "Bash"))
+    assert admits(rules, "tool", "list_issues")
+    assert admits(rules, "task", "t1")
+    for kind, name in (("tool", "close_issue"), ("prompt", "ask"), ("resource", "x://y"), ("template", "x://{y}")):
+        assert not admits(rules, kind, name)  # type: ignore[arg-type]
+    assert not admits(ServerRules(tools=tools, only=()), "tool", "list_issues")
+
+
+def test_policy_withholds_a_tool_from_whatever_is_let_through() -> None:
+    rules = ServerRules(tools="*", withheld=("closeIssue",))
+    assert admits(rules, "tool", "list_issues")
+    assert not admits(rules, "tool", "close_issue")
+    assert not admits(ServerRules(tools="*", only=("close_issue",), withheld=("close_issue",)), "tool", "close_issue")
+
+
 def test_spellings() -> None:
     assert spelling("getHTTPStatus") == spelling("get_http_status") == "get_http_status"
     assert spelling("get2Things") == "get2_things"
