@@ -89,13 +89,6 @@ class ValueBuilder:
     def plain(self, c: Children, span: Span) -> Any:
         return n.Text(text=c[0][1], span=span)
 
-    def template_file(self, c: Children, span: Span) -> tuple[Any, ...]:
-        """The start rule of a template file: its parts."""
-        return tuple(c)
-
-    def template_file_(self, c: Children, span: Span) -> Any:
-        return n.TemplateFile(path=c[0], span=span)
-
     def template_for(self, c: Children, span: Span) -> Any:
         first, second, iterable, *parts = c
         key, variable = (first, second) if second else (None, first)

@@ -1,8 +1,9 @@
-"""The LALR table: made by lark from grammar.lark, kept as plain data in the user's cache directory.
+"""The LALR table: made by lark from grammar.lark, kept as plain data beside the compiled code or in the user's cache
+directory.
 
 lark is needed only to make the table (half a second); a start with a warm cache never imports it. The cache holds
-JSON, not pickles, and is read only from a directory and file that belong to the user and that nobody else can write:
-a foreign table could make a script mean something else.
+JSON, not pickles, and is read only from a file that belongs to the user, to root or to the owner of the code, and
+that nobody else can write: a foreign table could make a script mean something else.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ import hashlib
 import json
 import os
 import stat
-import tempfile
+import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 GRAMMAR = Path(__file__).with_name("grammar.lark")
+BESIDE_CODE = Path(__file__).with_name("__pycache__")
+"""Where Python keeps what it makes of our code: who can write there can change the code as well."""
 FORMAT = 1
 STARTS = ("start", "template_body")
 
@@ -69,15 +72,22 @@ class Table:
 @cache
 def table() -> Table:
     text = GRAMMAR.read_text(encoding="utf-8")
-    digest = hashlib.sha256(f"{FORMAT}\n{text}".encode()).hexdigest()[:16]
-    name = f"grammar-{digest}.json"
-    for directory in (Path(__file__).parent, cache_directory()):
-        if directory is not None and (raw := _read(directory / name)) is not None:
+    name = file_name(text)
+    places = [place for place in (BESIDE_CODE, cache_directory()) if place is not None]
+    for place in places:
+        if (raw := _read(place / name)) is not None:
             return _thaw(raw)
     raw = build(text)
-    if (directory := cache_directory()) is not None:
-        _write(directory / name, raw)
+    if sys.dont_write_bytecode:
+        places.remove(BESIDE_CODE)
+    any(_write(place / name, raw) for place in places)
     return _thaw(raw)
+
+
+def file_name(text: str) -> str:
+    """The name says what it was made from, so that an old table is never read."""
+    digest = hashlib.sha256(f"{FORMAT}\n{text}".encode()).hexdigest()
+    return f"grammar-{digest[:16]}.json"
 
 
 def build(text: str) -> dict[str, Any]:
@@ -174,7 +184,9 @@ def _read(path: Path) -> dict[str, Any] | None:
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), encoding="utf-8") as file:
             found = os.fstat(file.fileno())
-            if found.st_uid not in (os.getuid(), 0) or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            if found.st_uid not in (os.getuid(), 0, GRAMMAR.stat().st_uid) or found.st_mode & (
+                stat.S_IWGRP | stat.S_IWOTH
+            ):
                 return None
             loaded: dict[str, Any] = json.load(file)
             return loaded
@@ -182,12 +194,30 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def _write(path: Path, raw: dict[str, Any]) -> None:
-    """Whole or not at all: two starts at once must not read half a table."""
+def _write(path: Path, raw: dict[str, Any]) -> bool:
+    """Whole or not at all: two starts at once must not read half a table. A cache that cannot be written only costs
+    time.
+    """
+    name = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".grammar-")
-        with open(handle, "w", encoding="utf-8") as file:
+        with open(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
             json.dump(raw, file, separators=(",", ":"))
+        name.chmod(0o644)
         os.replace(name, path)
     except OSError:
-        return  # a cache that cannot be written costs time, nothing else
+        return False
+    return True
+
+
+def main() -> None:
+    """`python -m interpreter.parser_table`: makes the table beside the code, for an image in which nothing can be
+    written later.
+    """
+    text = GRAMMAR.read_text(encoding="utf-8")
+    BESIDE_CODE.mkdir(exist_ok=True)
+    if not _write(BESIDE_CODE / file_name(text), build(text)):
+        raise SystemExit(f"the table cannot be written to {BESIDE_CODE}")
+
+
+if __name__ == "__main__":
+    main()

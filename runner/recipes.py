@@ -289,7 +289,7 @@ def _pip(packages: Sequence[str]) -> str:
 
 def _bake() -> list[str]:
     """Compiled code and the grammar's table, since nothing can be written later."""
-    return [_run("python3", "-m", "compileall", "-q", HOME)]
+    return [_run("python3", "-m", "compileall", "-q", HOME), _run("python3", "-m", "interpreter.parser_table")]
 
 
 def _python_sources(*names: str) -> tuple[BuildFile, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from interpreter import nodes as n
-from interpreter import parser_table
 from interpreter.parser import parse_or_raise
 from interpreter.source import Mode, Source
 
@@ -48,13 +47,7 @@ def test_a_document_keeps_its_prose_in_place() -> None:
     assert made == (n.Text(text="# Title\n"), n.Show(value=n.Literal(value="a")), n.Text(text="text @x stays\n"))
 
 
-def test_the_grammar_has_no_conflicts() -> None:
-    made = parser_table.build(parser_table.GRAMMAR.read_text())  # strict mode: lark raises at the first conflict
-    assert made["starts"].keys() == {"start", "template_body"}
-    assert exe_with_options() == n.Object(entries=(n.Entry(key="description", value=n.Literal(value="d")),))
-
-
-def exe_with_options() -> n.Object | None:
+def test_options_behind_a_block_are_those_of_the_function() -> None:
     (made,) = body('exe @f() = [ => 1 ] with { description: "d" }')
     assert isinstance(made, n.Exe)
-    return made.options
+    assert made.options == n.Object(entries=(n.Entry(key="description", value=n.Literal(value="d")),))
