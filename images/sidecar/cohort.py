@@ -187,6 +187,9 @@ class Cohort:
             self._audit.emit({"event": "server", "server": member.name, "state": "exited", "faults": process.faults})
         member.exited(process)
 
+    def on_fault(self, process: Process, error: Exception) -> None:
+        self._audit.emit({"event": "error", "where": f"server {process.server}", "reason": repr(error)})
+
     def _replaced(self, kind: Kind) -> None:
         for audience in list(self.audiences):
             audience.on_changed(kind)

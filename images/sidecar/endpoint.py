@@ -101,6 +101,13 @@ class Endpoint:
     # --- requests
 
     def _on_request(self, connection: Connection, head: Head, body: bytes) -> None:
+        try:
+            self._serve(connection, head, body)
+        except Exception as e:  # one request must not end what all others need
+            self._audit.emit({"event": "error", "where": "endpoint", "reason": repr(e)})
+            connection.close()
+
+    def _serve(self, connection: Connection, head: Head, body: bytes) -> None:
         if head is not self._welcome_head and (refusal := self._refusal(head)) is not None:
             status, reason = refusal
             extra = b'WWW-Authenticate: Bearer realm="mlld"\r\n' if status == 401 else b""

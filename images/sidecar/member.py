@@ -102,10 +102,13 @@ class Member:
         async with self.upstream.lock:
             hub = self.upstream.hub
             process = self.upstream.stateless
+            if self.upstream.handshakes:
+                return await self._start_own(events)
             if process is None or process.closed:
                 process = await self.upstream.start(hub)
                 await self._greet(process, modern=True)
             if not process.modern:
+                self.upstream.handshakes = True
                 process.events = events
             else:
                 self.upstream.stateless = process

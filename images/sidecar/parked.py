@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from msgspec import Raw
 
 from images.sidecar import jsonrpc
@@ -25,7 +26,8 @@ from images.sidecar.relay import Relay
 
 PREFIX = "mlld."
 _SECONDS = 600.0
-_MAX_PARKED, _MAX_QUESTIONS = 64, 16
+_BREATH_SECONDS = 0.01
+_MAX_PARKED, _MAX_QUESTIONS, _MAX_KEY = 64, 16, 256
 
 
 @dataclass(slots=True)
@@ -96,15 +98,20 @@ class Parking:
             if len(self._calls) >= _MAX_PARKED:
                 return False
             timer = self._loop.call_later(_SECONDS, self._expired, relay.id)
-            parked = self._calls[relay.id] = _Parked(relay, {}, timer)
+            prepared = _prepared(relay.fields)
+            parked = self._calls[relay.id] = _Parked(relay, {}, prepared, timer)
         if len(parked.questions) >= _MAX_QUESTIONS:
             return False
         parked.count += 1
-        parked.questions[f"q{parked.count}"] = question
+        key = parked.key(question)
         question.process.held += 1
+        if key in parked.prepared:
+            question.answer(parked.prepared.pop(key))
+            return True
+        parked.questions[key] = question
         if not isinstance(relay.exchange, Waiting):
             # What a server asks in one breath is one round.
-            self._loop.call_soon(self._hand_out, relay.id)
+            self._loop.call_later(_BREATH_SECONDS, self._hand_out, relay.id)
         return True
 
     def ended(self, relay: Relay) -> None:
@@ -187,8 +194,26 @@ class Parking:
 class _Parked:
     relay: Relay
     questions: dict[str, Question]
+    prepared: dict[str, bytes]
+    """Answers that came with the first request already, each good for one question."""
     timer: asyncio.TimerHandle
     count: int = 0
+
+    def key(self, question: Question) -> str:
+        """What the agent calls a question: what the server calls it, if that is a name at all."""
+        if question.spelt_id[:1] == b'"':
+            name = str(msgspec.json.decode(question.spelt_id))
+            if name not in self.questions and len(name) <= _MAX_KEY:
+                return name
+        return f"q{self.count}"
+
+
+def _prepared(fields: RawMap) -> dict[str, bytes]:
+    """Answers that came with a request before anything was asked."""
+    try:
+        return {key: bytes(answer) for key, answer in jsonrpc.members(fields.get("inputResponses", b"")).items()}
+    except Malformed:
+        return {}
 
 
 def _same_request(former: RawMap, now: RawMap) -> bool:

@@ -64,6 +64,9 @@ class Events(Protocol):
 
     def on_exit(self, process: Process) -> None: ...
 
+    def on_fault(self, process: Process, error: Exception) -> None:
+        """A message of the server could not be worked on: the fault is ours, and ends with that message."""
+
 
 class ServerError(Exception):
     """A request of ours to a server failed; the text is fit for an agent."""
@@ -198,7 +201,7 @@ class Process:
         message = jsonrpc.request(number, method, params)
         slot = self._slots[number] = _Slot(pending, message, now + span, now + span * _PROGRESS_EXTENDS)
         self.used = now
-        if self._in_flight < self._lifecycle.max_concurrent:
+        if self._in_flight < self._places:
             self._send(slot)
         else:
             self._waiting.append(number)
@@ -247,9 +250,14 @@ class Process:
         self._in_flight -= 1
         self._next()
 
+    @property
+    def _places(self) -> int:
+        """How many requests the server gets at once. One that waits for the agent takes no place."""
+        return self._lifecycle.max_concurrent + self.held
+
     def _next(self) -> None:
         """Sends what waited for a place."""
-        while self._waiting and self._in_flight < self._lifecycle.max_concurrent and not self.closed:
+        while self._waiting and self._in_flight < self._places and not self.closed:
             slot = self._slots.get(self._waiting.popleft())
             if slot is not None:
                 self._send(slot)
@@ -288,10 +296,13 @@ class Process:
 
     def on_line(self, line: memoryview) -> None:
         try:
-            message = jsonrpc.split_reply(line)
+            self._heard(jsonrpc.split_reply(line), len(line))
         except jsonrpc.Malformed as e:
             self._malformed(bytes(line[:4096]), bytes(line[-256:]), str(e))
-            return
+        except Exception as e:  # one message must not end what all others need
+            self.events.on_fault(self, e)
+
+    def _heard(self, message: FromServer, size: int) -> None:
         if message.method is not None:
             self._said(message)
             return
@@ -305,7 +316,7 @@ class Process:
             if self._waiting:
                 self._next()
         if message.result is not None:
-            slot.pending.on_result(message.result, len(line))
+            slot.pending.on_result(message.result, size)
         else:
             slot.pending.on_error(message.error)
 

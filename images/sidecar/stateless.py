@@ -17,7 +17,7 @@ from images.sidecar.exchange import Exchange
 from images.sidecar.handshake import CLIENT, META, MODERN
 from images.sidecar.http import Head
 from images.sidecar.jsonrpc import Incoming, Malformed, RawMap
-from images.sidecar.parked import Parking, Question
+from images.sidecar.parked import Parking, Question, Waiting
 from images.sidecar.process import Process
 from images.sidecar.relay import Relay
 from images.sidecar.router import Router
@@ -69,6 +69,13 @@ class StatelessExchange(Exchange):
 
     def verify(self, schema: bytes, fields: RawMap) -> None:
         mirror.check_params(self._head.headers, schema, bytes(fields.get("arguments", b"")))
+
+    def failed(self, error: Raw) -> None:
+        told = jsonrpc.error_of(error)
+        if told.code == jsonrpc.RESOURCE_NOT_FOUND:  # what it was called in the older era
+            self.error(jsonrpc.INVALID_PARAMS, told.message, told.data)
+        else:
+            super().failed(error)
 
     def result(self, parts: Buffers) -> None:
         first = bytes(parts[0])
@@ -147,9 +154,11 @@ class Caller:
         needed = ASKED_FOR.get(method)
         if needed is None or needed not in self.capabilities or process.modern:
             return False
-        relay = next((relay for relay in self.relays.values() if relay.process is process), None)
+        # A server on a pipe does not say for which call it asks. One that waits for an answer already asks no more.
+        calls = [relay for relay in self.relays.values() if relay.process is process]
+        asking = [relay for relay in calls if not isinstance(relay.exchange, Waiting)] or calls
         reply = partial(self.cohort.reply, process, spelt_id)
-        return relay is not None and self._parking.ask(relay, Question(process, spelt_id, method, params, reply))
+        return bool(asking) and self._parking.ask(asking[-1], Question(process, spelt_id, method, params, reply))
 
 
 def _wants(relay: Relay, params: bytes) -> bool:

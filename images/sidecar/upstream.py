@@ -47,6 +47,10 @@ class Hub:
         for events in list(self.members):
             events.on_exit(process)
 
+    def on_fault(self, process: Process, error: Exception) -> None:
+        for events in list(self.members)[:1]:
+            events.on_fault(process, error)
+
 
 class Upstream:
     """Makes connected processes of one server."""
@@ -66,6 +70,8 @@ class Upstream:
         self._ending: set[socket.socket] = set()
         self.stateless: Process | None = None
         """The process that speaks 2026-07-28: it keeps nothing about its clients, so one serves all."""
+        self.handshakes = False
+        """Whether the server is known to be of the era of handshakes."""
         self.hub = Hub()
         self.lock = asyncio.Lock()
 

@@ -12,6 +12,7 @@ import mcp
 import pytest
 from mcp.client.streamable_http import streamable_http_client
 
+from images.sidecar.seams import Lifecycle
 from tests.unit.sidecar.endpoint_world import Agent, FakeServer, Line, Message, Reply, World, world
 
 MODERN = "2026-07-28"
@@ -266,3 +267,51 @@ async def test_listeners_hear_what_they_asked_for(tmp_path: Path, kind: type[Fak
         with pytest.raises(TimeoutError):  # two changes at once are one, and prompts were not asked for
             await asyncio.wait_for(anext(chunks), 0.2)
         writer.close()
+
+
+async def test_two_calls_that_ask_at_once_are_not_mixed_up(tmp_path: Path) -> None:
+    async def ask_and_echo(line: Line, message: Message) -> Message:
+        mine = message["params"]["arguments"]["mine"]
+        answer = await line.ask("elicitation/create", {"message": mine, "requestedSchema": {"type": "object"}})
+        return {"content": [{"type": "text", "text": f"{mine}: {answer['result']['content']['name']}"}]}
+
+    async with world(tmp_path, FakeServer("old", handlers={"tools/call": ask_and_echo})) as w:
+        agent = Stateless(w.port, {"elicitation": {}})
+        waiting = {}
+        for mine in ("one", "two", "three"):
+            call = {"name": "echo", "arguments": {"mine": mine}}
+            first = (await agent.ask("tools/call", call)).result
+            ((key, question),) = first["inputRequests"].items()
+            assert question["params"]["message"] == mine
+            waiting[mine] = call | {
+                "requestState": first["requestState"],
+                "inputResponses": {key: {"action": "accept", "content": {"name": mine.upper()}}},
+            }
+        for mine in ("two", "three", "one"):
+            assert (await agent.ask("tools/call", waiting[mine])).text == f"{mine}: {mine.upper()}"
+
+
+async def test_answers_may_come_before_the_question(tmp_path: Path) -> None:
+    async with world(tmp_path, FakeServer("old", handlers={"tools/call": eliciting})) as w:
+        agent = Stateless(w.port, {"elicitation": {}})
+        given = {"ask-1": {"action": "accept", "content": {"name": "Ada"}}, "never-asked": {}}
+        result = (await agent.ask("tools/call", {"name": "echo", "inputResponses": given})).result
+        assert json.loads(result["content"][0]["text"])["content"] == {"name": "Ada"}
+        for broken in (3, None, []):
+            result = (await agent.ask("tools/call", {"name": "echo", "inputResponses": broken})).result
+            assert result["resultType"] == "input_required"
+
+
+async def test_calls_that_wait_for_the_agent_take_no_place(tmp_path: Path) -> None:
+    async def ask_if_told(line: Line, message: Message) -> Message:
+        if message["params"]["name"] == "ask":
+            await line.ask("elicitation/create", {"message": "?", "requestedSchema": {}})
+        return {"content": [{"type": "text", "text": "served"}]}
+
+    one = Lifecycle(max_concurrent=1, call_timeout=5.0)
+    server = FakeServer("old", ("ask", "go"), handlers={"tools/call": ask_if_told})
+    async with world(tmp_path, server, lifecycle=one) as w:
+        agent = Stateless(w.port, {"elicitation": {}})
+        for _ in range(3):
+            assert (await agent.ask("tools/call", {"name": "ask"})).result["resultType"] == "input_required"
+        assert (await agent.ask("tools/call", {"name": "go"})).text == "served"

