@@ -255,14 +255,20 @@ def test_the_committed_seccomp_profile_is_the_one_of_runs() -> None:
     assert SECCOMP.read_text() == demo_compose.seccomp()
 
 
-def test_the_committed_file_is_what_the_demos_plan_becomes() -> None:
+@pytest.fixture(scope="module")
+def rendered() -> str:
+    """The compose file of the demo as it should be; rendering it makes the images."""
+    return demo_compose.demo_compose()
+
+
+def test_the_committed_file_is_what_the_demos_plan_becomes(rendered: str) -> None:
     """To renew it: ./dev compose-file"""
-    assert (recipes.PROJECT / "compose.yaml").read_text() == demo_compose.demo_compose()
+    assert (recipes.PROJECT / "compose.yaml").read_text() == rendered, "renew it: ./dev compose-file"
 
 
+@pytest.mark.usefixtures("rendered")
 def test_the_committed_file_runs_the_demo(engine: docker.DockerClient) -> None:
-    """As a newcomer types it, in the repository. (Rendering it made the images.)"""
-    demo_compose.demo_compose()
+    """As a newcomer types it, in the repository."""
     prompt = 'call get_ticket {"id": "T-3"}\ncall close_ticket {"id": "T-3"}\nsay over\nexit 5'
     with Project(engine, recipes.PROJECT, f"mlld-test-{time.time_ns()}", {"MLLD_PROMPT": prompt}) as p:
         done = p.compose("up", "--exit-code-from", "agent")
