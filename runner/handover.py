@@ -14,6 +14,7 @@ import msgspec
 
 from interpreter.declarations import ModuleSource
 from runner.errors import SandboxFailure, SecretMissing
+from runner.lock import Pins
 from runner.plan import AGENT, LINKS, Egress, Host, SandboxPlan, Server, guards_digest
 from runner.planner_seats import MCP_PORT, proxy_environment
 
@@ -27,6 +28,8 @@ class Handover:
     module: ModuleSource | None = field(default=None, repr=False)
     policy: Mapping[str, object] = field(default_factory=dict)
     headers: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)  # of remote servers
+    pins: Pins = field(default_factory=dict)  # of the lock, by server
+    tell_pins: bool = False  # have the sidecar tell what a lock is made of
     host_addresses: tuple[str, ...] = ()  # public ones of this machine: the gate refuses them like private ones
 
     def values(self) -> frozenset[str]:
@@ -111,6 +114,7 @@ def sidecar_line(plan: SandboxPlan, handover: Handover, *, links: str = LINKS, h
             "profile": plan.profile.name,
             "policy": handover.policy,
         },
+        "tellPins": handover.tell_pins,
         "limits": {"resultBytes": plan.result_bytes, "bodyBytes": plan.body_bytes},
     }
     return msgspec.json.encode(config, enc_hook=dict) + b"\n"
@@ -140,6 +144,7 @@ def _server(server: Server, handover: Handover, links: str) -> dict[str, object]
             for binding in server.bindings
         },
         "labels": {tool: names for tool, names in labels.items() if names},
+        "pins": handover.pins.get(server.name),
     }
 
 

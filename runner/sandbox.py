@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import errno
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
@@ -136,6 +136,8 @@ class Sandbox:
             ) from None
         self._hearing.own_sessions.add(self._endpoint.session)
         await self._hearing.session(self._endpoint.session)
+        # What is wrong with a tool is told while the list is made, which is after that.
+        await self._synchronized()
         if trouble := self._hearing.startup_trouble():
             raise trouble
 
@@ -179,6 +181,11 @@ class Sandbox:
     def tools(self) -> Endpoint | None:
         """The tools as the agent sees them."""
         return self._endpoint if self.plan.servers else None
+
+    @property
+    def pins(self) -> Mapping[str, Mapping[str, Any]]:
+        """What a lock is made of, by server; empty unless the handover asked for it."""
+        return self._hearing.pins
 
     @property
     def facts(self) -> SelfTest:

@@ -22,6 +22,7 @@ from runner.errors import (
     SandboxFailure,
     ServerFailed,
     ServerSilent,
+    ToolChanged,
     ToolUnknown,
 )
 from runner.plan import AGENT, SIDECAR, SandboxPlan
@@ -52,6 +53,7 @@ class Hearing:
     fail: Callable[[Exception], None]
     selftest: SelfTest = field(init=False)
     witnessed: list[Mapping[str, Any]] = field(default_factory=list)  # what the agent got to see
+    pins: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # what a lock is made of, if it was asked for
     own_sessions: set[str] = field(default_factory=set)  # with the endpoint, which are not the agent's
     _opened: set[str] = field(default_factory=set)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
@@ -108,6 +110,11 @@ class Hearing:
                 self._troubles.append(event)
             case "error" if event.get("kind") == "unknown-tool":
                 self._troubles.append(event)
+            case "denied" if event.get("rule") == "pin":
+                self._troubles.append(event)
+            case "pins":
+                self.pins[str(event.get("server"))] = event.get("tools") or {}
+                return
             case "call" if event.get("session") not in self.own_sessions and _reached(event):
                 self.witnessed.append(event)
             case "egress" if event.get("member") == AGENT and event.get("decision") == "allow":
@@ -142,6 +149,9 @@ class Hearing:
                 wrong = re.search(r"names '([^']*)'", text)
                 has = text.rpartition("the server has ")[2].split(", ")
                 return ToolUnknown(name, wrong[1] if wrong else "?", has, place=place)
+            if event.get("rule") == "pin":
+                told = str(event.get("reason"))
+                return ToolChanged(name, str(event.get("name")), told, str(event.get("diff", "")), place=place)
             reason = str(event.get("reason")).removeprefix(f"server {name} ").removeprefix(f"server {name}: ")
             if _LATE.search(reason):
                 seconds = self.plan.lifecycle.startup_timeout_ms / 1000

@@ -94,7 +94,7 @@ async def run(config: SidecarConfig, *, leased: bool, started: float, fenced: bo
         parts.push_async_callback(audit.close, timeout=LAST_LINES_TIMEOUT)
         if problem is not None:
             return EXIT_FENCE
-        admission = Admission(config.rules, audit.emit)
+        admission = Admission(config.rules, audit.emit, tell_pins=config.tell_pins)
         module = _loading(config, audit, ending)
         gate = Gate(
             rules=config.egress,

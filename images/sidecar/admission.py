@@ -4,8 +4,9 @@ A server's `tools` is `"*"` or a list. A list is closed: it names tools (in MCP,
 with `prompt:NAME`, `resource:URI` or `resource:PREFIX*` anything else that shall be there; what it does not name does
 not exist, also not as a resource or a prompt, which are other ways to the same server.
 
-Bound parameters vanish from a tool's schema here and are put into the call in `shapes`. A tool that changes its
-description or schema while the run lasts is not the tool that was looked at, and vanishes too.
+Bound parameters vanish from a tool's schema here and are put into the call in `shapes`. A tool whose description or
+schema is not the one in the lock, or changes while the run lasts, is not the tool that somebody looked at: it vanishes
+too, and so does one that the lock of its server does not hold.
 """
 
 from __future__ import annotations
@@ -121,10 +122,19 @@ def _climbs(name: str) -> bool:
 class Admission:
     """Decides about the names of all servers of a run. A server that is not configured has no names."""
 
-    def __init__(self, rules: Mapping[str, ServerRules], emit: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(
+        self, rules: Mapping[str, ServerRules], emit: Callable[[dict[str, Any]], None], *, tell_pins: bool = False
+    ) -> None:
         self._shaped = any(of_server.shapes for of_server in rules.values())
         self._filters = {server: Filter(of_server) for server, of_server in rules.items()}
-        self._pins: dict[tuple[str, str], tuple[str, bytes]] = {}
+        self._locked = {server for server, of_server in rules.items() if of_server.pins is not None}
+        self._pins = {
+            (server, tool): pinned(item)
+            for server, of_server in rules.items()
+            for tool, item in (of_server.pins or {}).items()
+            if isinstance(item, dict)
+        }
+        self._tell_pins = tell_pins
         self._told: set[tuple[str, str]] = set()
         self._emit = emit
 
@@ -166,6 +176,9 @@ class Admission:
     def listed(self, server: str, names: Sequence[str]) -> str | None:
         """Told after a server's tools were listed: what the filter names and the server lacks. The record gets the
         names that there are; the agent does not, for most of them are hidden."""
+        if self._tell_pins:
+            held = {tool: orjson.Fragment(item) for (of, tool), item in self._pins.items() if of == server}
+            self._emit({"event": "pins", "server": server, "tools": held})
         missing = self._filters[server].missing(names) if server in self._filters else {}
         if not missing:
             return None
@@ -177,14 +190,18 @@ class Admission:
         return f"`tools` names {', '.join(map(repr, missing))}, which the server does not have"
 
     def _changed(self, server: str, name: str, item: dict[str, Any]) -> Hidden | None:
-        seen = orjson.dumps({key: item.get(key) for key in _PINNED}, option=orjson.OPT_SORT_KEYS)
-        digest = hashlib.sha256(seen).hexdigest()
-        pinned, former = self._pins.setdefault((server, name), (digest, seen))
-        if pinned == digest:
+        now = pinned(item)
+        where = "the lock" if server in self._locked else "what was first seen in this run"
+        former = self._pins.get((server, name))
+        if former is None and server not in self._locked:
+            former = self._pins[server, name] = now
+        if former == now:
             return None
-        reason = "its description or schema is not the one that was first seen in this run"
-        event = {"event": "denied", "kind": "tool", "rule": "pin", "reason": reason, "diff": _difference(former, seen)}
-        self._tell_once(server, f"{name} {digest}", event | {"name": name})
+        what = "it is not in" if former is None else "its description or schema is not the one in"
+        reason = f"{what} {where}"
+        event = {"event": "denied", "kind": "tool", "name": name, "rule": "pin", "reason": reason}
+        digest = hashlib.sha256(now).hexdigest()
+        self._tell_once(server, f"{name} {digest}", event | {"diff": _difference(former or b"{}", now)})
         return Hidden(reason)
 
     def _tell_once(self, server: str, what: str, event: dict[str, Any]) -> None:
@@ -192,6 +209,11 @@ class Admission:
         if (server, what) not in self._told and len(self._told) < MOST_TOLD:
             self._told.add((server, what))
             self._emit(event | {"server": server})
+
+
+def pinned(item: Mapping[str, Any]) -> bytes:
+    """What of a tool must stay as it is, in one spelling."""
+    return orjson.dumps({key: item[key] for key in _PINNED if item.get(key) is not None}, option=orjson.OPT_SORT_KEYS)
 
 
 def _difference(former: bytes, now: bytes) -> str:

@@ -38,7 +38,8 @@ class ServerRules:
     withheld: tuple[str, ...] = ()
     shapes: Mapping[str, ToolShape] = field(default_factory=dict)
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    validate: bool = False
+    pins: Mapping[str, Any] | None = None
+    """What the lock holds of each tool; None: the server is not locked."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +68,8 @@ class SidecarConfig:
     host_addresses: tuple[Network, ...] = ()
     hosts: tuple[str, ...] = ()
     module: ModuleConfig | None = None
+    tell_pins: bool = False
+    """Whether the record gets what a lock is made of."""
     limits: Limits = field(default_factory=Limits)
 
     @property
@@ -105,6 +108,7 @@ def parse(text: str | bytes) -> SidecarConfig:
         "hostAddresses",
         "hosts",
         "module",
+        "tellPins",
         "limits",
     )
     if root.get("version").integer() != 1:
@@ -136,13 +140,14 @@ def parse(text: str | bytes) -> SidecarConfig:
         host_addresses=tuple(_network(item) for item in root.get("hostAddresses").optional_items()),
         hosts=tuple(item.string() for item in root.get("hosts").optional_items()),
         module=_module(root.get("module")),
+        tell_pins=root.get("tellPins").boolean(default=False),
         limits=_limits(root.get("limits")),
     )
 
 
 def _server(reader: Reader) -> ServerSpec:
     reader.keys(
-        "name", "link", "transport", "url", "headers", "tools", "only", "withheld", "as", "bind", "labels", "validate"
+        "name", "link", "transport", "url", "headers", "tools", "only", "withheld", "as", "bind", "labels", "pins"
     )
     link, url, prefix = reader.get("link"), reader.get("url"), reader.get("as")
     transport = reader.get("transport").one_of("stdio", "http", "sse", default="stdio")
@@ -161,14 +166,14 @@ def _server(reader: Reader) -> ServerSpec:
 
 
 def _server_rules(reader: Reader) -> ServerRules:
-    tools, only = reader.get("tools"), reader.get("only")
+    tools, only, pins = reader.get("tools"), reader.get("only"), reader.get("pins")
     return ServerRules(
         tools="*" if tools.value == "*" else tools.strings(),
         only=only.strings() if only.given and only.value != "*" else "*",
         withheld=reader.get("withheld").strings() if reader.get("withheld").given else (),
         shapes=MappingProxyType({name: _shape(item) for name, item in reader.get("bind").optional_members()}),
         labels=MappingProxyType({name: item.strings() for name, item in reader.get("labels").optional_members()}),
-        validate=reader.get("validate").boolean(default=False),
+        pins=MappingProxyType({name: item.value for name, item in pins.members()}) if pins.given else None,
     )
 
 

@@ -10,11 +10,12 @@ from typing import Any
 import click
 
 from interpreter.ports import SandboxSession, ToolConnection, ToolInfo
+from runner import lock
 from runner.cli import interrupt
 from runner.cli.environment import environment_options, load
 from runner.cli.lazy import Command
 from runner.errors import BadOption, UnknownName
-from runner.host.sandboxes import exit_code_of
+from runner.host.sandboxes import Session, exit_code_of
 from runner.report import clean
 
 CALL_EXAMPLES = """
@@ -27,14 +28,15 @@ Examples:
 @click.command(cls=Command, examples="\nExamples:\n  mlld sandbox tools --env @local/myenv --profile readonly\n")
 @environment_options
 @click.option("--json", "as_json", is_flag=True, help="A JSON list with the schemas.")
-def tools(as_json: bool, **options: Any) -> int:
+@click.option("--lock", "locking", is_flag=True, help="Accept them as they are now; a later change stops a run.")
+def tools(as_json: bool, locking: bool, **options: Any) -> int:
     """The tools as the agent sees them: after filters, collisions and tool collections."""
     found: list[ToolInfo] = []
 
     async def look(connection: ToolConnection) -> None:
         found.extend(connection.tools)
 
-    interrupt.run(_with_tools(look, command="tools", **options))
+    interrupt.run(_with_tools(look, command="tools", locking=locking, **options))
     if as_json:
         shown = [
             {"server": t.server, "name": t.name, "description": t.description, "schema": t.input_schema} for t in found
@@ -106,16 +108,26 @@ def _typed(text: str, kind: object, name: str) -> object:
 
 
 async def _with_tools(
-    use: Callable[[ToolConnection], Awaitable[None]], *, agent: str | None, command: str, **options: Any
+    use: Callable[[ToolConnection], Awaitable[None]],
+    *,
+    agent: str | None,
+    command: str,
+    locking: bool = False,
+    **options: Any,
 ) -> None:
     """Open the environment, use its tools, and take everything away."""
     environment = await load(agent_name=agent, asked={"command": command}, close_records=False, **options)
     error: BaseException | None = None
     session: SandboxSession | None = None
     try:
-        session = await environment.sandboxes.open(environment.spec())
+        spec = environment.spec()
+        environment.sandboxes.locking = locking
+        session = await environment.sandboxes.open(spec)
         environment.progress.clear()
         await use(session.tools or NoTools())
+        if locking and isinstance(session, Session):
+            path = lock.write(environment.sandboxes.project, spec.name, session.sandbox.pins)
+            click.echo(f"locked in {path}", err=True)
     except (Exception, asyncio.CancelledError) as failure:
         error = failure
         raise

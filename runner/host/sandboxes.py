@@ -21,7 +21,7 @@ import msgspec
 
 from interpreter.declarations import EnvironmentSpec, ServerSpec
 from interpreter.ports import Command, CommandPort, CommandResult, FilePort, SandboxSession, ToolConnection, Witnessed
-from runner import doctor, environ
+from runner import doctor, environ, lock
 from runner.agents import Agent
 from runner.backends.docker import DockerBackend
 from runner.backends.docker_errors import connect
@@ -72,6 +72,7 @@ class Sandboxes:
     asked: Mapping[str, object] = field(default_factory=dict)  # fields of the record's first line
     # False: whoever listens to the record closes it, with the exit code that only they know.
     close_records: bool = True
+    locking: bool = False  # look at the tools as they are, whatever the lock says, to lock them anew
     # Set by `mlld sandbox shell`: commands run in the user's terminal, and this is called before the first.
     on_terminal: Callable[[], None] | None = None
     # Of the sandbox that was opened last, by variable: for the program of an agent of the table.
@@ -181,6 +182,8 @@ class Sandboxes:
             secrets=values,
             module=spec.module,
             policy=spec.policy,
+            pins={} if self.locking else lock.read(self.project, spec.name),
+            tell_pins=self.locking,
             host_addresses=tuple(public_addresses()) if plan.networked else (),
         )
         cache = environ.cache_directory(self.env)

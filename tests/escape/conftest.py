@@ -11,7 +11,7 @@ import pytest
 from tests.support.runs import Runs, make_runs
 
 _ATTACK = re.compile(r"tests/escape/test_p(\d+)_(\w+)\.py::test_cannot_")
-_FROM_A_SERVER = re.compile(r"[-\[](a|b)\]$|from_a_server")
+_FROM_A_SERVER = re.compile(r"[-\[](a|b)\]$|[-\[](github|mute)[-\]]|from_a_server")
 
 
 @pytest.fixture(scope="session")

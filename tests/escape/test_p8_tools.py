@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from runner.errors import ToolUnknown
+from runner.errors import ToolChanged, ToolUnknown
 from runner.plan import AGENT
 from runner.sandbox import Sandbox
 from tests.support.runs import Runs, environment, python, server
@@ -114,3 +116,27 @@ async def test_cannot_misspell_a_filter_in_silence(runs: Runs) -> None:
         await sandbox.__aenter__()
     assert "echo" in caught.value.detail
     assert runs.left(sandbox.run_id) == []
+
+
+async def test_cannot_change_a_tool_behind_the_lock(runs: Runs) -> None:
+    """The same server with one word more in a description, and with one tool more: neither run starts."""
+    spec = environment(server("a"))
+    async with _with_pins(runs.sandbox(spec), tell_pins=True) as first:
+        pins = {name: dict(tools) for name, tools in first.pins.items()}
+    assert "echo" in pins["a"]
+    async with _with_pins(runs.sandbox(spec), pins=pins) as locked:
+        assert locked.tools is not None
+        assert len(locked.tools.tools) == len(pins["a"])
+    changed = {"a": {**pins["a"], "echo": {**pins["a"]["echo"], "description": "What somebody looked at."}}}
+    fewer = {"a": {name: item for name, item in pins["a"].items() if name != "echo"}}
+    for lock, reason in ((changed, "is not the one in the lock"), (fewer, "it is not in the lock")):
+        with pytest.raises(ToolChanged, match=reason) as caught:
+            async with _with_pins(runs.sandbox(spec), pins=lock):
+                raise AssertionError("it started")
+        assert "echo" in caught.value.message
+        assert "+" in caught.value.detail
+
+
+def _with_pins(sandbox: Sandbox, **said: Any) -> Sandbox:
+    sandbox.handover = replace(sandbox.handover, **said)
+    return sandbox

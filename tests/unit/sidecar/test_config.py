@@ -31,6 +31,7 @@ WHOLE: dict[str, Any] = {
                 "list_tickets": {"bind": {"repo": "here"}, "expose": ["state"], "optional": [], "description": "d"}
             },
             "labels": {"close_ticket": ["destructive"]},
+            "pins": {"list_tickets": {"description": "Lists."}},
         },
         {
             "name": "remote",
@@ -74,6 +75,8 @@ def test_everything_is_read() -> None:
     assert config.rules["tickets"].labels == {"close_ticket": ("destructive",)}
     assert config.rules["tickets"].shapes["list_tickets"].bind == {"repo": "here"}
     assert config.rules["tickets"].shapes["list_tickets"].expose == ("state",)
+    assert config.rules["tickets"].pins == {"list_tickets": {"description": "Lists."}}
+    assert config.rules["remote"].pins is None
     assert config.rules["remote"].tools == "*"
     assert config.lifecycle == Lifecycle(startup_timeout=1.5, idle_timeout=2.0, call_timeout=2.5, max_concurrent=3)
     assert config.limits == Limits(result_bytes=2048, body_bytes=4096)
