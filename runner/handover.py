@@ -114,7 +114,7 @@ def sidecar_line(plan: SandboxPlan, handover: Handover, *, links: str = LINKS, h
             "profile": plan.profile.name,
             "policy": handover.policy,
         },
-        "tellPins": handover.tell_pins,
+        **({"tellPins": True} if handover.tell_pins else {}),
         "limits": {"resultBytes": plan.result_bytes, "bodyBytes": plan.body_bytes},
     }
     return msgspec.json.encode(config, enc_hook=dict) + b"\n"
@@ -144,7 +144,7 @@ def _server(server: Server, handover: Handover, links: str) -> dict[str, object]
             for binding in server.bindings
         },
         "labels": {tool: names for tool, names in labels.items() if names},
-        "pins": handover.pins.get(server.name),
+        **({"pins": handover.pins[server.name]} if server.name in handover.pins else {}),
     }
 
 
