@@ -32,6 +32,7 @@ _GRACE = 2.0  # seconds between asking a process group to end and ending it
 _TIMED_OUT = 124
 _ROOT = Path(__file__).parents[2]  # where `runner` and `images` are imported from
 _CHUNK = 1 << 16
+_ENDLESS = "endless"  # tasks that end by being cancelled only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,7 @@ class LocalSeats:
         await self._sidecar.stdin.drain()
         for server in self.plan.servers:
             if server.process is not None:
-                self._task(self._serve(server))
+                self._task(self._serve(server), name=_ENDLESS)
 
     # ------------------------------------------------------------------------------------------------------- servers
 
@@ -126,6 +127,7 @@ class LocalSeats:
         argv = server.process.argv
         if argv[0] == "mlld":
             argv = (sys.executable, "-m", "runner", *argv[1:])
+        process: asyncio.subprocess.Process | None = None
         with connection:
             try:
                 process = await asyncio.create_subprocess_exec(
@@ -140,6 +142,8 @@ class LocalSeats:
             finally:
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
+                if process is not None:
+                    await finished(_end(process))  # and what it has started
 
     # ------------------------------------------------------------------------------------------------------ commands
 
@@ -185,6 +189,7 @@ class LocalSeats:
     async def _to_endpoint(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        task.set_name(_ENDLESS)
         self._tasks.add(task)
         inner: _Connection | None = None
         try:
@@ -204,13 +209,17 @@ class LocalSeats:
         self._removing = True
         if self._forward is not None:
             self._forward.close()
-        followers = [task for task in self._tasks if task.get_name().startswith(SIDECAR)]
+        for task in self._tasks:
+            if task.get_name() == _ENDLESS:
+                task.cancel()
         if self._sidecar is not None and self._sidecar.stdin is not None:
             self._sidecar.stdin.close()  # the lease ends: it writes its last lines and goes
-            await asyncio.wait([asyncio.ensure_future(self._sidecar.wait()), *followers], timeout=_GRACE)
-        for task in self._tasks - set(followers):
-            task.cancel()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._sidecar.wait(), _GRACE)
         await asyncio.gather(*map(_end, [*self._processes]), return_exceptions=True)
+        # Who reads from a process that has ended comes to the end by himself, and closes what he read from.
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_GRACE)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
