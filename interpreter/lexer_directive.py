@@ -433,7 +433,11 @@ class DirectiveLexer(NameLexer):
         separated = len(frame.ends) > (1 if trailing else 0)
         first = self.out[frame.token + 1] if frame.token + 1 < len(self.out) else None
         starts_statement = first is not None and first[0] in _STATEMENT_STARTS
-        if not frame.comma and (separated or starts_statement):
+        # `exe @f() = [ @g() ]` is a body with one call, not a list of one.
+        head, last = self.out[0], self.out[-2 if trailing else -1]
+        body = len(self.frames) == 1 and head is not None and head[0] == "EXE"
+        calls = body and last is not None and last[0] == "RPAR"
+        if not frame.comma and (separated or starts_statement or calls):
             self.reopen(frame, "BLOCK")
             self.end(at)
         else:
