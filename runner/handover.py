@@ -131,8 +131,6 @@ def _server(server: Server, handover: Handover, links: str) -> dict[str, object]
         "url": server.url,
         "headers": dict(handover.headers.get(server.name, {})),
         "tools": server.tools if server.tools == "*" else list(server.tools),
-        "only": server.only if server.only == "*" else list(server.only),
-        "withheld": list(server.withheld),
         "as": server.alias,
         "bind": {
             binding.tool: {
@@ -145,6 +143,8 @@ def _server(server: Server, handover: Handover, links: str) -> dict[str, object]
         },
         "labels": {tool: names for tool, names in labels.items() if names},
         **({"pins": handover.pins[server.name]} if server.name in handover.pins else {}),
+        **({} if server.only == "*" else {"only": list(server.only)}),
+        **({"withheld": list(server.withheld)} if server.withheld else {}),
     }
 
 
