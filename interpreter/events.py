@@ -55,3 +55,11 @@ class Warned:
 
     message: str
     place: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointReached:
+    """The script named a point of its run."""
+
+    name: str
+    place: str | None = None

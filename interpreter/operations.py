@@ -87,11 +87,40 @@ class GuardDenied(Denied):
 class PolicyDenied(Denied):
     """A policy refused; `denied =>` catches it when the rule is one about the flow of labels."""
 
-    def __init__(self, decision: Refusal, span: Span | None) -> None:
+    def __init__(self, decision: Refusal, operation: Operation, span: Span | None) -> None:
         super().__init__(
-            decision.reason, rule=str(decision), reason=decision.reason, span=span, hint=f"the rule: {decision}"
+            told(decision, operation),
+            rule=str(decision),
+            reason=decision.reason,
+            span=span,
+            hint=f"the rule: {decision}",
         )
         self.catchable = decision.gate in ("rule", "label")
+
+
+_ACCESS = {
+    "sh": "Shell access", "js": "JavaScript access", "node": "Node access", "py": "Python access", "read": "Filesystem read",
+    "output": "Filesystem write", "append": "Filesystem write", "network": "Network access", "secret": "Keychain access",
+}  # fmt: skip
+
+
+def told(decision: Refusal, operation: Operation) -> str:
+    """The denial in one line: what was wanted, then the reason in the words of the policy."""
+    if decision.gate == "danger":
+        return f"Dangerous capability requires allow.danger: {decision.reason}"
+    if decision.gate not in ("capability", "keychain"):
+        return decision.reason
+    access = _ACCESS.get(operation.kind)
+    if operation.kind == "cmd":
+        head = decision.reason.partition(" ")[0]
+        access = {"shell": "Shell access", "network": "Network access"}.get(head)
+        if access is None:
+            try:
+                word = next((words[0] for words in operation.commands if f"'{words[0]}'" in decision.reason), "")
+            except ValueError:
+                word = ""
+            access = f"Command '{word}'" if word else "Command"
+    return f"{access} denied by policy: {decision.reason}" if access else decision.reason
 
 
 class GuardRetry(MlldError):
@@ -182,7 +211,7 @@ def _obey(policy: Policy, operation: Operation, request: Request, output: Output
         kind="policy", operation=operation.kind, name=operation.name or operation.tool, decision="deny",
         rule=str(decision), reason=decision.reason, labels=effective_taint(policy, operation.incoming),
     ))  # fmt: skip
-    raise PolicyDenied(decision, request.span)
+    raise PolicyDenied(decision, operation, request.span)
 
 
 # ── Ports ───────────────────────────────────────────────────────────────────────────────────────────

@@ -2,7 +2,7 @@
 
 `interpreter` starts nothing itself. Whoever runs a script hands these in; leaving one out (None) takes the power away,
 and an attempt to use it is an error that names the line. While a module is declared, and in `@mcpConfig()` and guards,
-every port but output and clock is absent: see P13 in SECURITY.md.
+every port but output and clock is absent (a guard of the script itself keeps the engine): see P13 in SECURITY.md.
 """
 
 from __future__ import annotations

@@ -380,13 +380,22 @@ def script_failure(error: ScriptEngineError, span: Span, env: Env) -> Exception:
 # ── Directives around them ──────────────────────────────────────────────────────────────────────────
 
 
+def as_command(text: n.Template | n.Literal) -> n.Command:
+    """A command that was written as a text in quotes."""
+    parts = text.parts if isinstance(text, n.Template) else (n.Text(text=str(text.value), span=text.span),)
+    return n.Command(parts=parts, span=text.span)
+
+
 @handles(n.Run)
 async def run(node: n.Run, env: Env) -> Value:
     """`run …` as a value; as a statement `effects` prints what it gives."""
     value = node.value
     if isinstance(value, n.Template | n.Literal):  # `run "echo hi"`
-        return await run_node(n.Command(parts=getattr(value, "parts", (n.Text(text=str(getattr(value, "value", ""))),)),
-                                        span=node.span), env)  # fmt: skip
+        return await run_node(as_command(value), env)
+    if isinstance(value, n.With) and isinstance(value.value, n.Template | n.Literal):  # `run "echo hi" with { … }`
+        return await with_(
+            n.With(value=as_command(value.value), options=value.options, using=value.using, span=value.span), env
+        )
     result = await evaluate(value, env)
     if isinstance(result.data, CALLABLES):  # `run @task` without parentheses
         return await invoke(result, [], env, node.span)
@@ -447,8 +456,7 @@ async def with_(node: n.With, env: Env) -> Value:
     elif isinstance(target, n.Command | n.Code):
         value = await run_node(target, env, options=options)
     elif isinstance(target, n.Template | n.Literal) and isinstance(node.value, n.Run):
-        parts = getattr(target, "parts", None) or (n.Text(text=str(getattr(target, "value", ""))),)
-        value = await run_node(n.Command(parts=parts, span=node.span), env, options=options)
+        value = await run_node(as_command(target), env, options=options)
     elif isinstance(target, n.Variable | n.Field):
         value = await evaluate(target, env)
         if isinstance(value.data, CALLABLES):

@@ -83,9 +83,10 @@ def auth_secret(name: str, env: Env, node: n.Using) -> Secrets:
         )  # fmt: skip
     source = declared.source.replace("{projectname}", str(env.run.settings.get("projectname") or env.run.root.name))
     if source.startswith("keychain:"):
-        decision = judge(env.authority.policy, Operation(kind="secret", name=source.removeprefix("keychain:")))
+        operation = Operation(kind="secret", name=source.removeprefix("keychain:"))
+        decision = judge(env.authority.policy, operation)
         if isinstance(decision, Refusal):
-            raise operations.PolicyDenied(decision, node.span)
+            raise operations.PolicyDenied(decision, operation, node.span)
     if env.ports.secrets is None:
         raise absent("secrets", node.span, env)
     try:

@@ -51,9 +51,13 @@ class Unbound:
 UNBOUND = Unbound()
 
 
-def powerless(ports: Ports) -> Ports:
-    """Only output and clock: what a declaration, `@mcpConfig` and a guard may use (P13)."""
-    return Ports(output=ports.output, clock=ports.clock)
+def powerless(ports: Ports, *, engine: bool = False) -> Ports:
+    """Only output and clock: what a declaration, `@mcpConfig` and a guard may use (P13).
+
+    A guard of the script itself may compute in the embedded engine, which has no effects either; one of an environment
+    module may not, since the same guard decides in the sidecar, where there is no engine.
+    """
+    return Ports(output=ports.output, clock=ports.clock, engine=ports.engine if engine else None)
 
 
 @handles(n.Guard)
@@ -119,8 +123,9 @@ def guard_env(node: n.Guard, call: g.GuardCall, env: Env, privileged: bool) -> E
         "args": arguments(operation, inputs), "privileged": privileged, "input": given, "output": shown,
     }  # fmt: skip
     names = {"input": given, "output": shown}
-    run = replace(env.run, limits=DECLARING, steps=0, deadline=None, engines=[])
-    inside = env.copy(run=run, ports=powerless(env.ports), authority=UNBOUND, calls=None, depth=0).block(names)
+    run = replace(env.run, limits=DECLARING, steps=0, deadline=None)
+    ports = powerless(env.ports, engine=not env.module.is_environment)
+    inside = env.copy(run=run, ports=ports, authority=UNBOUND, calls=None, depth=0).block(names)
     inside.mx = mx
     return inside
 
@@ -129,7 +134,8 @@ def about(operation: Operation) -> dict[str, Any]:
     """`@mx.op`."""
     kind = operation.directive or operation.kind
     shown: dict[str, Any] = {
-        "type": kind, "subtype": operation.kind, "name": operation.name or operation.tool or None,
+        "type": kind, "subtype": operation.name if operation.kind == "exe" else operation.kind,
+        "name": operation.name or operation.tool or None,
         "labels": list(dict.fromkeys((*operation.labels, *operation.operation_labels))),
     }  # fmt: skip
     if operation.command:

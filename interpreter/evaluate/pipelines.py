@@ -119,6 +119,7 @@ async def flow(
     *, node: n.Pipeline | None = None,
 ) -> Value:  # fmt: skip
     proper, effects = grouped(stages)
+    repeatable = node is not None and isinstance(node.source, n.Call | n.With) and bool(proper)
     tries: dict[int, int] = {}  # position → attempt; 0 is the source
     hints: dict[int, Value | None] = {}
     contexts: dict[int, list[Value]] = {}  # of the stage that asks → outputs of the stage asked
@@ -131,7 +132,7 @@ async def flow(
                           list(contexts.values()))  # fmt: skip
         try:
             if position == 0:
-                inside = env.ambient(**{"try": attempt, "hint": hints.get(0), "retryable": False})
+                inside = env.ambient(**{"try": attempt, "hint": hints.get(0), "retryable": repeatable})
                 value = await produce(inside)
             else:
                 value = await run_stage(
@@ -141,6 +142,17 @@ async def flow(
                     raise RetryAsked
         except (RetryAsked, RetryWanted) as asked:
             wanted = asked.value if isinstance(asked, RetryAsked) else Value(asked.hint)
+            if isinstance(asked, RetryWanted) or position == 0:
+                # A guard wants the stage itself again; before the source there is nothing to ask.
+                if attempt >= MAX_RETRIES:
+                    raise EvaluationError(
+                        f"Maximum retry attempts ({MAX_RETRIES}) exceeded at pipeline stage {position}",
+                        span=span,
+                        code="retry",
+                    ) from None
+                tries[position] = attempt + 1
+                hints = {position: wanted}
+                continue
             again = attempt + 1
             if again > MAX_RETRIES:
                 raise EvaluationError(
