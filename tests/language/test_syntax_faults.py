@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from interpreter.check import check_source
@@ -124,3 +126,9 @@ def test_the_same_fault_for_people_and_programs() -> None:
 def test_control_characters_of_a_script_do_not_reach_the_terminal() -> None:
     (found, *_) = check_source(Source(name="t.mld", text="var x = '\x1b[31m'\n"))
     assert "\x1b" not in found.render()
+
+
+def test_every_code_has_a_page() -> None:
+    pages = (Path(__file__).parents[2] / "docs" / "errors.md").read_text()
+    missing = {code for _, code, _ in FAULTS if f"\n## {code}\n" not in pages}
+    assert missing == set()

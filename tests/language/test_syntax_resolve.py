@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from interpreter.check import check_source
@@ -84,3 +86,8 @@ def test_configuration_in_full_is_an_error_before_anything_runs(text: str) -> No
 
 def test_every_name_that_the_language_gives_is_known_here() -> None:
     assert set(BUILTINS) | set(RESERVED) <= PREDEFINED
+
+
+def test_every_code_has_a_page() -> None:
+    pages = (Path(__file__).parents[2] / "docs" / "errors.md").read_text()
+    assert {code for _, code, _, _ in LOUD if f"\n## {code}\n" not in pages} == set()
