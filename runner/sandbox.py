@@ -207,8 +207,8 @@ class Sandbox:
 
     async def execute(self, wanted: Execution, *, member: str = AGENT) -> CommandResult:
         """Runs a program in a seat. Errors: `OSError` if it cannot be started, else what stopped the run."""
-        assert self._seats is not None
-        assert self._failure is not None
+        if self._closed or self._seats is None or self._failure is None:
+            raise SandboxFailure(f"the sandbox {self.plan.run} is gone: nothing can be run in it any more")
         try:
             result = await self._unless_failed(self._seats.execute(member, wanted))
             suspicious = result.signal is not None

@@ -67,7 +67,7 @@ def release(cache: Path, key: str) -> None:
         return
     with _state(cache, key) as state:
         workspace, names = _read(state)
-        for name in names:
+        for name in sorted(names, reverse=True):  # what lies in a directory before the directory
             path = os.path.join(workspace, name)
             with contextlib.suppress(OSError):  # gone, or not empty: then it is somebody's
                 found = os.lstat(path)
