@@ -208,10 +208,12 @@ class Process:
         if self._timer is None:
             self._timer = self._loop.call_later(_TICK, self._tick)
 
-    def stand(self, method: str, params: bytes, pending: Pending) -> None:
-        """Sends a request that stays open as long as the process lives (a subscription)."""
-        if not self.closed:
-            number = self.reserve()
+    def stand(self, method: str, params: bytes, pending: Pending, number: int | None = None) -> None:
+        """Sends a request that may stay open as long as the process lives: it takes no place and has no time-out."""
+        if self.closed:
+            pending.on_failed(jsonrpc.SERVER_LOST, f"server {self.server} is not running")
+        else:
+            number = number or self.reserve()
             self._slots[number] = _Slot(pending, b"", math.inf, math.inf, stands=True)
             self.post(jsonrpc.request(number, method, params))
 

@@ -30,7 +30,7 @@ _TEXT_OF_RESULT = re.compile(rb'"text"\s*:\s*"((?:[^"\\]|\\.)*)', re.DOTALL)
 _ENVELOPE = frozenset(META + key for key in ("protocolVersion", "clientCapabilities", "clientInfo", "logLevel"))
 _calls = count(1)
 _keys: dict[str, bytes] = {}
-_MARKED = frozenset(("tools/call", "resources/read", "prompts/get"))
+_MARKED = frozenset(("tools/call", "resources/read", "prompts/get", "tasks/result"))
 """Methods whose results are content, and carry labels."""
 
 
@@ -114,7 +114,10 @@ class Relay:
         params = jsonrpc.encode(fields)
         self._bytes_in = len(params)
         self._arguments = _sample(fields)
-        process.request(number, self.method, params, self)
+        if self.method == "tasks/result":
+            process.stand(self.method, params, self, number)  # answered when the task ends, whenever that is
+        else:
+            process.request(number, self.method, params, self)
 
     def _meta(self, fields: RawMap, number: int, process: Process) -> bytes:
         """The request's `_meta` for this server: our own names dropped, the progress token mapped, in its era."""

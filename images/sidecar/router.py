@@ -64,6 +64,10 @@ class Router:
             "resources/subscribe": self._watch,
             "resources/unsubscribe": self._unwatch,
             "logging/setLevel": self._set_level,
+            "tasks/get": lambda s, x, f: self._use_task(s, x, "tasks/get", f),
+            "tasks/result": lambda s, x, f: self._use_task(s, x, "tasks/result", f),
+            "tasks/cancel": lambda s, x, f: self._use_task(s, x, "tasks/cancel", f),
+            "tasks/list": lambda s, x, _: self._later(x, self._list_tasks(s, x)),
         }
 
     def dispatch(self, session: Session, exchange: Exchange, method: str, params: Raw) -> None:
@@ -185,6 +189,28 @@ class Router:
         if use.kind == "resource":
             raise ServerError(exchange.unknown_resource, f"Resource not found: {use.name}{notes}", {"uri": use.name})
         raise ServerError(jsonrpc.INVALID_PARAMS, f"Unknown {use.kind}: {use.name}{notes}")
+
+    # --- tasks
+
+    def _use_task(self, session: Session, exchange: Exchange, method: str, fields: RawMap) -> None:
+        """A task is where its tool is, as long as the tool exists for the agent."""
+        ours = jsonrpc.text(fields, "taskId")
+        entry = session.tasks.find(fields)
+        process = entry.member.ready()
+        if process is None or not self._admitted(entry, Use(method, "tool", entry.name, "taskId")):
+            raise Malformed(jsonrpc.INVALID_PARAMS, f"Unknown task: {ours}")
+        relay = Relay(self._judges, exchange, entry, method, session)
+        self._later(exchange, self._judged(relay, process, fields))
+
+    async def _list_tasks(self, session: Session, exchange: Exchange) -> None:
+        """The tasks that this session began, of every server that can list its own."""
+        shown: list[bytes] = []
+        for server in sorted(session.tasks.servers()):
+            process = session.cohort.members[server].ready()
+            if process is not None:
+                answer = await process.ask("tasks/list", b"{}")
+                shown += session.tasks.listed(server, answer.get("tasks", b"[]"))
+        exchange.result((b'{"tasks":[%s]}' % b",".join(shown),))
 
     # --- subscriptions, completion, levels
 

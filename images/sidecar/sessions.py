@@ -20,6 +20,7 @@ from images.sidecar.process import Process, ServerError
 from images.sidecar.relay import Relay
 from images.sidecar.seams import Kind
 from images.sidecar.stream import EventStream
+from images.sidecar.tasks import Tasks
 
 VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", LEGACY)
 MAX_SESSIONS = 64
@@ -74,6 +75,7 @@ class Session:
         self.relays: dict[bytes, Relay] = {}
         self._asks: dict[int, Ask] = {}
         self._ask_count = 0
+        self.tasks = Tasks()
         self.level = ""
         self.watched: set[str] = set()
         self.seen: frozenset[str] = frozenset()
@@ -142,6 +144,10 @@ class Session:
 
     def takes(self, relay: Relay, result: RawMap) -> bool:
         """A stateless server may want something before it answers: this client is asked, then the request repeated."""
+        if "task" in relay.fields and "task" in result:
+            result["task"] = self.tasks.began(relay.entry, result["task"])
+        elif relay.method.startswith("tasks/"):
+            self.tasks.known(relay.entry.member.name, result)
         if relay.process is None or not relay.process.modern:
             return False
         kind = result.pop("resultType", None)
@@ -181,8 +187,18 @@ class Session:
                 self._tell(jsonrpc.notification(method, params))
         elif method == "notifications/cancelled":
             self._withdraw(process, params)
-        elif method in ("notifications/tasks/status", "notifications/elicitation/complete"):
+        elif method == "notifications/tasks/status":
+            self._task_changed(process, method, params)
+        elif method == "notifications/elicitation/complete":
             self._near(process, jsonrpc.notification(method, params))
+
+    def _task_changed(self, process: Process, method: str, params: bytes) -> None:
+        try:
+            fields = jsonrpc.members(params)
+            if self.tasks.known(process.server, fields):
+                self._tell(jsonrpc.notification(method, jsonrpc.encode(fields)))
+        except Malformed:
+            return
 
     def _wants(self, params: bytes) -> bool:
         try:
@@ -217,6 +233,9 @@ class Session:
             return False
         try:
             fields = jsonrpc.members(params)
+            if not self.tasks.known(process.server, fields | {}):
+                return False
+            self.tasks.known(process.server, fields)
             meta = jsonrpc.members(fields.get("_meta", b""))
         except jsonrpc.Malformed:
             return False

@@ -254,8 +254,7 @@ class Agent:
     @staticmethod
     async def chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
         while size := int(await reader.readline(), 16):
-            yield await reader.readexactly(size)
-            await reader.readexactly(2)
+            yield (await reader.readexactly(size + 2))[:-2]
         await reader.readexactly(2)
 
     @staticmethod

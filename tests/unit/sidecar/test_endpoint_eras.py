@@ -176,7 +176,8 @@ async def test_a_question_of_an_older_server_becomes_an_input_required_result(tm
         retry = {"name": "echo", "arguments": {}, "requestState": first["requestState"]}
         again = (await agent.ask("tools/call", retry)).result
         assert again["resultType"] == "input_required"  # no answer in it, so it is asked once more
-        for forged in (first["requestState"][:-1] + "0", "mlld.1.0.0", "mlld."):
+        genuine = first["requestState"]
+        for forged in (genuine[:-1] + ("1" if genuine[-1] == "0" else "0"), "mlld.1.0.0", "mlld."):
             reply = await agent.ask("tools/call", retry | {"requestState": forged})
             assert reply.error["code"] == -32602
         assert (await agent.ask("tools/call", retry | {"name": "other"})).error["code"] == -32602
