@@ -14,13 +14,13 @@ next line that begins a directive, so that a file with three faults gets three e
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .errors import Diagnostic
 from .lexer_base import LexFault
 from .lexer_directive import DirectiveLexer
 from .lexer_words import NAME, STATEMENT_WORDS, Token
-from .source import Mode, Source
+from .source import Mode, Source, Span
 
 # A file with more faults than this is not a script, and each costs a search for the next directive.
 MOST_FAULTS = 50
@@ -118,8 +118,7 @@ class Lexer(DirectiveLexer):
             if found := _DIRECTIVE.match(text, at):
                 self._prose(pieces, begin, at)
                 at = begin = self._statement(found.end())
-            elif found := _FENCE.match(text, at):
-                end = self._fence_end(found)
+            elif (found := _FENCE.match(text, at)) and (end := self._fence_end(found)):
                 if found.group(2).strip() == "mlld-run" and len(found.group(1)) == 3:
                     self._prose(pieces, begin, at)
                     self._run_fence(self.line_end(at) + 1, end)
@@ -141,25 +140,31 @@ class Lexer(DirectiveLexer):
             pieces.clear()
 
     def _fence_end(self, opened: re.Match[str]) -> int:
-        """After the line that closes a fence; an unclosed one is a line of text."""
+        """After the line that closes a fence, or 0: an unclosed one is a line of text."""
         mark = opened.group(1)
         if mark in self.never_closed:
-            return min(self.line_end(opened.start()) + 1, self.size)
+            return 0
         close = re.compile(rf"^[ \t]*{re.escape(mark)}[ \t]*(?:\n|\Z)", re.MULTILINE)
-        begin = min(self.line_end(opened.start()) + 1, self.size)
-        found = close.search(self.text, begin)
+        found = close.search(self.text, min(self.line_end(opened.start()) + 1, self.size))
         if not found:
             self.never_closed.add(mark)
-        return found.end() if found else begin
+            return 0
+        return found.end()
 
     def _run_fence(self, begin: int, end: int) -> None:
-        """```` ```mlld-run ````: its content is strict."""
+        """```` ```mlld-run ````: its content is strict. It is lexed alone, so that nothing in it can reach beyond its end."""
         close = self.text.rfind("```", begin, end)
-        inner = Lexer(Source(name=self.source.name, text=self.text[:close]), "strict")
-        inner.source, inner.fenced = self.source, True
-        inner._strict(begin, close)
-        self.items += inner.items
-        self.faults += inner.faults
+        inner = Lexer(Source(name=self.source.name, text=self.text[begin:close]), "strict")
+        inner.fenced = True
+        inner._strict(0, inner.size)
+        for item in inner.items:
+            self.items.append([(kind, value, start + begin, stop + begin) for kind, value, start, stop in item])
+        for fault in inner.faults:
+            related = tuple((label, self._moved(span, begin)) for label, span in fault.related)
+            self.faults.append(replace(fault, span=fault.span and self._moved(fault.span, begin), related=related))
+
+    def _moved(self, span: Span, by: int) -> Span:
+        return self.source.span(span.start + by, span.end + by)
 
 
 def lex(source: Source, mode: Mode) -> Lexed:

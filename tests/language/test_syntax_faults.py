@@ -132,3 +132,10 @@ def test_every_code_has_a_page() -> None:
     pages = (Path(__file__).parents[2] / "docs" / "errors.md").read_text()
     missing = {code for _, code, _ in FAULTS if f"\n## {code}\n" not in pages}
     assert missing == set()
+
+
+def test_a_fault_in_a_fence_of_a_document_has_its_place_in_the_document() -> None:
+    assert codes("# A\n\n```mlld-run\nvar x = 1\nshow `open\n```\n`text`\n", "document") == [
+        ("missing-at", 4),
+        ("unclosed-text", 5),
+    ]
