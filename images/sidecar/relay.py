@@ -69,8 +69,8 @@ class Relay:
     """Implements `process.Pending` for a request that came from an agent."""
 
     __slots__ = (
-        "_arguments", "_began", "_bytes_in", "_caller", "_judges", "_token", "_verdict",
-        "entry", "exchange", "fields", "id", "method", "process", "round",
+        "_arguments", "_began", "_bytes_in", "_caller", "_judges", "_token", "_verdict", "_withheld",
+        "delivered", "entry", "exchange", "fields", "id", "method", "process", "round",
     )  # fmt: skip
 
     def __init__(self, judges: Judges, exchange: Exchange, entry: Entry, method: str, caller: Caller) -> None:
@@ -82,6 +82,9 @@ class Relay:
         self._bytes_in = 0
         self._token: Raw | None = None
         self._verdict: Verdict | None = None
+        self._withheld = 0
+        self.delivered: frozenset[str] = frozenset()
+        """Labels of what the agent got to see of the server: none for a call that was denied or lost."""
         self.id = next(_calls)
         self.process: Process | None = None
         self.round = 0
@@ -154,8 +157,27 @@ class Relay:
             self._pass(result, size)
 
     def on_error(self, error: Raw) -> None:
+        if self._judges.guarding.active:
+            self.exchange.task = asyncio.get_running_loop().create_task(self._judge_error(Raw(bytes(error))))
+        else:
+            self._pass_error(error)
+
+    def _pass_error(self, error: Raw) -> None:
+        self.delivered = frozenset(self.entry.labels)
         self.exchange.failed(error)
         self._audit(len(bytes(error)), is_error=True, result=bytes(error))
+
+    async def _judge_error(self, error: Raw) -> None:
+        """An error carries a server's text too, and a guard that may not see it cannot keep it back."""
+        shown = jsonrpc.encode({"content": [{"type": "text", "text": bytes(error).decode()}], "isError": True})
+        labels = self._caller.seen | frozenset(self.entry.labels)
+        verdict = await self._judges.guarding.result(self._call({}, labels), shown)
+        if verdict.kind == "allow":
+            self._pass_error(error)
+            return
+        reason = verdict.reason if verdict.kind == "deny" else "the server's error is not passed on as it is"
+        self._verdict = Verdict(kind="deny", rule=verdict.rule, reason=reason)
+        self.deny(self._verdict)
 
     def on_cut(self, head: bytes, size: int) -> None:
         limit = self._judges.result_limit
@@ -163,8 +185,11 @@ class Relay:
         if self.method != "tools/call":
             self._fail(jsonrpc.INTERNAL_ERROR, mark)
             return
-        content = [{"type": "text", "text": excerpt(head)}, {"type": "text", "text": mark}]
+        # What is no whole result cannot be judged, so where guards are it is not shown either.
+        shown = [] if self._judges.guarding.active else [{"type": "text", "text": excerpt(head)}]
+        content = [*shown, {"type": "text", "text": mark}]
         meta = b'{%s,"%scut":{"bytes":%d,"limit":%d}}' % (self.entry.mark, OURS.encode(), size, limit)
+        self.delivered = frozenset(self.entry.labels)
         parts = (b'{"content":%s,"isError":false,"_meta":%s}' % (jsonrpc.encode(content), meta),)
         self.exchange.result(parts)
         self._audit(size, result=mark.encode())
@@ -188,9 +213,12 @@ class Relay:
 
     def _pass(self, result: RawMap, size: int) -> None:
         extra = self.entry.mark if self.method in _MARKED else b""
+        self.delivered = frozenset(self.entry.labels)
         if self._verdict is not None and self._verdict.labels:
-            labels = sorted({*self.entry.labels, *self._verdict.labels})
-            extra = b'"%slabels":%s' % (OURS.encode(), jsonrpc.encode(labels))
+            self.delivered |= self._verdict.labels
+            extra = b'"%slabels":%s' % (OURS.encode(), jsonrpc.encode(sorted(self.delivered)))
+        if self._withheld:
+            extra += b'%s"%swithheld":%d' % (b"," if extra else b"", OURS.encode(), self._withheld)
         is_error = "isError" in result and bytes(result["isError"]) == b"true"
         content = result.get("content")
         sample = bytes(memoryview(content)[:_AUDITED_RESULT]) if content is not None else b""
@@ -204,7 +232,7 @@ class Relay:
         params = json.loads(jsonrpc.encode(self.fields))
         verdict = await self._judges.guarding.result(self._call(params, labels), raw)
         if verdict.kind == "deny":
-            self._verdict = verdict
+            self._verdict, self._withheld = verdict, len(_items(result))
             self.deny(verdict)
             return
         labels = verdict.labels | (before.labels if before else frozenset())
@@ -214,14 +242,18 @@ class Relay:
             kind=verdict.kind, value=verdict.value, rule=verdict.rule, reason=verdict.reason, labels=labels
         )
         if verdict.kind == "transform" and verdict is not before:
-            result = jsonrpc.members(jsonrpc.encode(verdict.value))
+            changed = jsonrpc.members(jsonrpc.encode(verdict.value))
+            left = _items(changed)
+            self._withheld = sum(item not in left for item in _items(result))
+            result = changed
         self._pass(result, size)
 
     def deny(self, verdict: Verdict) -> None:
         """Tells the agent in words that it can act on."""
         text = f"Denied by {verdict.rule or 'policy'}: {verdict.reason}"
         if self.method == "tools/call":
-            content, meta = [{"type": "text", "text": text}], {f"{OURS}denied": verdict.rule}
+            content = [{"type": "text", "text": text}]
+            meta = {f"{OURS}denied": verdict.rule, **({f"{OURS}withheld": self._withheld} if self._withheld else {})}
             self.exchange.result((jsonrpc.encode({"content": content, "isError": True, "_meta": meta}),))
         else:
             self.exchange.error(jsonrpc.INVALID_REQUEST, text)
@@ -249,7 +281,18 @@ class Relay:
             "method": self.method, "name": entry.name, "decision": decision, "rule": rule, "labels": labels,
             "bytesIn": self._bytes_in, "bytesOut": size, "ms": round((monotonic() - self._began) * 1000, 3),
             "isError": is_error, "arguments": self._arguments, "result": result or None,
+            **({"withheld": self._withheld} if self._withheld else {}),
         })  # fmt: skip
+
+
+def _items(result: RawMap) -> list[Any]:
+    """The pieces of a result, of which a guard may withhold some."""
+    try:
+        held = next((result[key] for key in ("content", "contents", "messages") if key in result), None)
+        items = json.loads(bytes(held)) if held is not None else []
+    except ValueError:
+        return []
+    return items if isinstance(items, list) else []
 
 
 def _sample(fields: RawMap) -> bytes | None:

@@ -129,8 +129,8 @@ class Session:
     def ended(self, relay: Relay) -> None:
         self.relays.pop(relay.exchange.id, None)
         self.used = monotonic()
-        if not self.seen.issuperset(relay.entry.labels):
-            self.seen |= frozenset(relay.entry.labels)
+        if not self.seen.issuperset(relay.delivered):
+            self.seen |= relay.delivered
 
     def envelope(self) -> RawMap:
         """What a stateless server wants to know of this client with each request."""

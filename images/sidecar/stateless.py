@@ -120,8 +120,8 @@ class Caller:
         self.relays.pop(relay.id, None)
         self.used = asyncio.get_running_loop().time()
         self._parking.ended(relay)
-        if not self.seen.issuperset(relay.entry.labels):
-            self.seen |= frozenset(relay.entry.labels)
+        if not self.seen.issuperset(relay.delivered):
+            self.seen |= relay.delivered
 
     def takes(self, relay: Relay, result: RawMap) -> bool:
         """A stateless server's result is spelt with its type first; one of the older era gets its type with the answer."""

@@ -59,7 +59,11 @@ class FakeServer:
             message = json.loads(line)
             if "id" not in message:
                 continue
-            answer = {"jsonrpc": "2.0", "id": message["id"], "result": self._answer(message)}
+            answer: dict[str, Any] = {"jsonrpc": "2.0", "id": message["id"]}
+            try:
+                answer["result"] = self._answer(message)
+            except LookupError as error:
+                answer["error"] = {"code": -32000, "message": repr(error)}
             writer.write(json.dumps(answer).encode() + b"\n")
 
     def _answer(self, message: dict[str, Any]) -> Any:

@@ -136,3 +136,69 @@ exe @mcpConfig() = { servers: [] }
         await agent.tools()
         async with asyncio.timeout(30):
             assert (await agent.call("echo", n=1))["result"]["isError"] is True
+
+
+SEALED = """
+guard @sealed after op:mcp:one:* = when [
+  @output.includes("classified") => deny "classified text stays with the server"
+  * => allow
+]
+exe @mcpConfig() = { servers: [] }
+"""
+
+
+async def test_a_denial_counts_what_it_withheld(tmp_path: Path) -> None:
+    pieces = [{"type": "text", "text": "classified"}, {"type": "text", "text": "more"}]
+    fake = FakeServer([tool("read")], lambda name, arguments: {"content": pieces})
+    async with sidecar(tmp_path, {"one": fake}, module=module(SEALED)) as s:
+        agent = await s.agent.hello()
+        await agent.tools()
+        denied = (await agent.call("read"))["result"]
+        assert denied["_meta"]["dev.mlld/withheld"] == 2
+        assert "more" not in json.dumps(denied)
+        (call,) = await s.until("call")
+        assert (call["decision"], call["withheld"]) == ("deny", 2)
+
+
+async def test_cannot_bring_text_past_a_guard_in_an_error_or_in_a_result_that_is_cut(tmp_path: Path) -> None:
+    class Failing(FakeServer):
+        def _answer(self, message: dict[str, Any]) -> Any:
+            if message["method"] == "tools/call" and message["params"]["name"] == "fail":
+                raise LookupError("classified")
+            return super()._answer(message)
+
+    def answer(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        return text("classified " * 1000 if name == "flood" else "fine")
+
+    fake = Failing([tool("fail"), tool("flood"), tool("fine")], answer)
+    limits = {"resultBytes": 2048, "bodyBytes": 65536}
+    async with sidecar(tmp_path, {"one": fake}, module=module(SEALED), limits=limits) as s:
+        agent = await s.agent.hello()
+        await agent.tools()
+        assert (await agent.call("fine"))["result"]["content"][0]["text"] == "fine"
+        for name in ("fail", "flood"):
+            got = json.dumps(await agent.call(name))
+            assert "classified classified" not in got
+            assert "LookupError" not in got
+        failed = (await agent.call("fail"))["result"]["content"][0]["text"]
+        assert "classified text stays with the server" in failed
+
+
+async def test_a_denied_call_leaves_no_taint_on_the_session(tmp_path: Path) -> None:
+    source = """
+guard @never before op:mcp:one:vault = when [ * => deny "never" ]
+guard @clean before op:mcp:one:send = when [
+  @mx.taint.includes("secret") => deny "the session has seen a secret"
+  * => allow
+]
+exe @mcpConfig() = { servers: [] }
+"""
+    fake = server("send", "vault", "other")
+    labels = {"vault": ["secret"], "other": ["secret"]}
+    async with sidecar(tmp_path, {"one": fake}, module=module(source), server_one={"labels": labels}) as s:
+        agent = await s.agent.hello()
+        await agent.tools()
+        assert (await agent.call("vault", n=1))["result"]["isError"] is True
+        assert "isError" not in (await agent.call("send", n=2))["result"]
+        await agent.call("other", n=3)
+        assert (await agent.call("send", n=4))["result"]["isError"] is True
