@@ -94,6 +94,7 @@ def repair(machine: Machine, *, say: Say) -> None:
             if finding.error is not None:
                 raise finding.error
         images = DockerImages(client)
+        images.sweep()
         store = store_of(images, machine, say=say)
         if not all(images.find(recipe.tag) for recipe in standard(store)):
             _bring_mmdebstrap(images, machine, say=say)

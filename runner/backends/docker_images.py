@@ -6,6 +6,7 @@ import io
 import json
 import re
 import tarfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
@@ -137,6 +138,15 @@ class DockerImages:
                     return member.read() if member else b""
             finally:
                 self._api.remove_container(container["Id"], force=True)
+
+    def sweep(self) -> None:
+        """Removes readers that a killed process left; they were never started. A minute is longer than any reading."""
+        with translated():
+            for found in self._api.containers(
+                all=True, filters={"label": "dev.mlld.asset=reader", "status": "created"}
+            ):
+                if time.time() - found["Created"] > 60:
+                    self._api.remove_container(found["Id"], force=True)
 
     def volume_created(self, name: str) -> str | None:
         """When the volume was made, as the engine writes it; None if there is none."""
