@@ -23,7 +23,6 @@ from interpreter.declarations import (
     SourceKind,
 )
 from runner import recipes
-from runner.backends import docker_images
 from runner.errors import BuildFailed, ImageMissing, PackageMissing, Unsupported
 from runner.images import ImageStore
 from runner.images_run import images_for
@@ -295,22 +294,3 @@ def test_pruning_keeps_what_is_needed(store: ImageStore) -> None:
     assert not {step.tag for recipe in keep for step in recipe.lineage()} & set(store.unneeded(keep))
     assert old.name not in others
     assert store.engine.remove(old.name)
-
-
-def test_a_reader_that_was_left_is_swept_and_one_at_work_is_not(
-    engine: docker.DockerClient, store: ImageStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    image = store.ensure(recipes.bridge())
-    left = engine.api.create_container(
-        image.id, ["none"], labels={"dev.mlld.asset": "reader", "dev.mlld.test": "images"}
-    )["Id"]
-    try:
-        store.engine.sweep()
-        assert engine.containers.list(all=True, filters={"id": left})
-        now = time.time()
-        monkeypatch.setattr(docker_images.time, "time", lambda: now + 120)
-        store.engine.sweep()
-        assert not engine.containers.list(all=True, filters={"id": left})
-    finally:
-        for found in engine.containers.list(all=True, filters={"id": left}):
-            found.remove(force=True)
