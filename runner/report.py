@@ -7,7 +7,8 @@ Text of agents and servers is hostile: control characters never reach the termin
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -125,10 +126,10 @@ def transcript(summary: Summary, *, answer: bool = True) -> str:
     if summary.plan:
         parts += [_profile(summary.plan), "who may reach what", *_seats(summary.plan)]
     if calls := summary.tool_calls:
-        parts += ["tool calls", *(_call(call) for call in calls)]
+        parts += ["tool calls", *map(_call, calls)]
     if summary.egress:
-        parts += ["network", *(_egress(event) for event in summary.egress)]
-    parts += ["denied", *(_denial(event) for event in summary.denials)] if summary.denials else ["denied: nothing"]
+        parts += ["network", *_counted(map(_egress, summary.egress))]
+    parts += ["denied", *_counted(map(_denial, summary.denials))] if summary.denials else ["denied: nothing"]
     if answer and summary.answer is not None:
         parts += ["answer", *(f"  │ {line}" for line in clean_block(summary.answer.rstrip("\n")).split("\n"))]
     if summary.answer is not None:
@@ -137,6 +138,12 @@ def transcript(summary: Summary, *, answer: bool = True) -> str:
         parts.append(f"failed: {clean(summary.error.get('message'))} [{summary.error.get('code')}]")
     parts += _left(summary)
     return "\n".join(parts)
+
+
+def _counted(lines: Iterable[str]) -> Iterator[str]:
+    """Each line once, with how often it came: a program that is denied tries again."""
+    for line, times in Counter(lines).items():
+        yield line if times == 1 else f"{line}  ({times} times)"
 
 
 def _head(summary: Summary) -> str:
@@ -295,7 +302,12 @@ def markdown(summary: Summary) -> str:
         fence = "`" * max(3, longest + 1)
         lines += ["", "### Answer", "", f"{fence}text", clean_block(summary.answer.rstrip("\n")), fence]
     if summary.denials:
-        lines += ["", "### Denied", "", *(f"* {_cell(_denial(event).strip())}" for event in summary.denials)]
+        lines += [
+            "",
+            "### Denied",
+            "",
+            *(f"* {_cell(line.strip())}" for line in _counted(map(_denial, summary.denials))),
+        ]
     return "\n".join(lines) + "\n"
 
 
