@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from interpreter.names import same_name
 from interpreter.ports import SandboxSession, ToolConnection, ToolInfo
 from runner import lock
 from runner.cli import interrupt
@@ -16,7 +17,9 @@ from runner.cli.environment import environment_options, load
 from runner.cli.lazy import Command
 from runner.errors import BadOption, UnknownName
 from runner.host.sandboxes import Session, exit_code_of
-from runner.report import clean
+from runner.plan import SandboxPlan
+from runner.record import RunRecord, read
+from runner.report import Summary, at, clean
 
 CALL_EXAMPLES = """
 Examples:
@@ -36,19 +39,48 @@ def tools(as_json: bool, locking: bool, **options: Any) -> int:
     async def look(connection: ToolConnection) -> None:
         found.extend(connection.tools)
 
-    interrupt.run(_with_tools(look, command="tools", locking=locking, **options))
+    record = interrupt.run(_with_tools(look, command="tools", locking=locking, **options))
+    plan = Summary.of(read(record.path)).plan
+    assert plan is not None
     if as_json:
         shown = [
-            {"server": t.server, "name": t.name, "description": t.description, "schema": t.input_schema} for t in found
+            {
+                "server": tool.server,
+                "name": tool.name,
+                "labels": labels_of(plan, tool),
+                "description": tool.description,
+                "schema": tool.input_schema,
+            }
+            for tool in found
         ]
         click.echo(json.dumps(shown, ensure_ascii=False, default=dict))
         return 0
     width = max((len(tool.name) for tool in found), default=0)
     for tool in found:
-        about = clean(tool.description, 80)
-        click.echo(f"{clean(tool.name):<{width}}  {clean(tool.server):<12} {about}".rstrip())
+        labels = f"[{', '.join(map(clean, labels_of(plan, tool)))}] " if labels_of(plan, tool) else ""
+        click.echo(
+            f"{clean(tool.name):<{width}}  {clean(tool.server):<12} {labels}{clean(tool.description, 80)}".rstrip()
+        )
+    for server in plan.servers:
+        if server.tools != "*":
+            click.echo(
+                f"{clean(server.name)}: only those that `tools` lists{at(server.place)}; all others are hidden",
+                err=True,
+            )
+    if plan.guards:
+        click.echo(f"guards and policy of {clean(plan.guards.module)} judge every call", err=True)
     click.echo(f"{len(found)} tools", err=True)
     return 0
+
+
+def labels_of(plan: SandboxPlan, tool: ToolInfo) -> list[str]:
+    """What the module declares this tool to be."""
+    found: set[str] = set()
+    for server in plan.servers:
+        if tool.server in ("", server.name):
+            found.update(*(labels for name, labels in server.labels.items() if same_name(name, tool.name)))
+            found.update(*(binding.labels for binding in server.bindings if binding.exposed == tool.name))
+    return sorted(found)
 
 
 @click.command(cls=Command, examples=CALL_EXAMPLES)
@@ -114,8 +146,8 @@ async def _with_tools(
     command: str,
     locking: bool = False,
     **options: Any,
-) -> None:
-    """Open the environment, use its tools, and take everything away."""
+) -> RunRecord:
+    """Open the environment, use its tools, and take everything away. The record of it."""
     environment = await load(agent_name=agent, asked={"command": command}, close_records=False, **options)
     error: BaseException | None = None
     session: SandboxSession | None = None
@@ -135,6 +167,8 @@ async def _with_tools(
         if session is not None:
             await session.close(error)
         environment.end(exit_code_of(error), error)
+    assert environment.record is not None
+    return environment.record
 
 
 class NoTools:
