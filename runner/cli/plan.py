@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from runner import report_docker
 from runner.cli import interrupt
 from runner.cli.environment import Environment, environment_options, load
 from runner.cli.lazy import Command
@@ -29,7 +30,9 @@ Examples:
 
 @click.command(cls=Command, examples=EXAMPLES)
 @environment_options
-@click.option("--format", "form", type=click.Choice(["text", "json", "compose"]), default="text", show_default=True)
+@click.option(
+    "--format", "form", type=click.Choice(["text", "json", "compose", "docker"]), default="text", show_default=True
+)
 @click.option("--diff", "against", metavar="RUN", help="Only what differs from the plan of that run.")
 @click.option("--images-by-name", is_flag=True, help="With compose: images by name, for a file that is committed.")
 def plan(form: str, against: str | None, images_by_name: bool, **options: Any) -> int:
@@ -47,6 +50,8 @@ def plan(form: str, against: str | None, images_by_name: bool, **options: Any) -
                 made, environment.spec(), environment.agent, ref=environment.ref, pinned=not images_by_name
             )
             click.echo(text, nl=False)
+        case "docker":
+            click.echo(report_docker.script(made), nl=False)
         case "json":
             click.echo(to_json(made).decode())
         case _:
