@@ -137,7 +137,11 @@ def test_paths_never_leave_what_they_lie_in(path: str, glob: str) -> None:
         "backticks",
         "backslashes",
         "find",
-        "eval", "long", "prompt", "pieces"],
+        "eval",
+        "long",
+        "prompt",
+        "pieces",
+    ],
 )
 def test_a_hostile_command_line_does_not_take_forever(text: str) -> None:
     before = time.process_time()
