@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import msgspec
 
@@ -25,8 +24,7 @@ _COALESCE_SECONDS, _RETRY_SECONDS = 0.02, 2.0
 _MAX_SERVER_NAME, _MAX_URI = 256, 8192
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, eq=False):
     """One thing that can be used: where it is and what its results are labelled with."""
 
     member: Member
@@ -39,8 +37,7 @@ class Entry:
     """A tool's input schema, if it wants arguments mirrored in headers."""
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(msgspec.Struct, frozen=True, eq=False):
     """One merged list."""
 
     index: dict[str, Entry]

@@ -7,7 +7,8 @@ headers, a length that is not digits, a repeated header that has one value, bare
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 MAX_HEAD = 16 << 10
 _MAX_HEADERS = 64
@@ -36,8 +37,7 @@ class BadRequest(Exception):
         self.status = status
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Head:
+class Head(msgspec.Struct, frozen=True, eq=False):
     """The request line and the headers, names in lower case. Equal only to itself: what was learnt of it can be kept."""
 
     method: bytes

@@ -10,7 +10,7 @@ import contextlib
 import re
 import ssl
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from images.sidecar.seams import Dial
@@ -24,8 +24,7 @@ class HttpError(Exception):
     """The server cannot be reached, or does not speak HTTP; the text says which."""
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(NamedTuple):
     """Where a URL leads."""
 
     scheme: str

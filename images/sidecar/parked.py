@@ -11,7 +11,6 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -30,8 +29,7 @@ _BREATH_SECONDS = 0.01
 _MAX_PARKED, _MAX_QUESTIONS, _MAX_KEY = 64, 16, 256
 
 
-@dataclass(slots=True)
-class Question:
+class Question(msgspec.Struct, eq=False):
     """What a server wants to know."""
 
     process: Process
@@ -190,8 +188,7 @@ class Parking:
             question.refuse(reason)
 
 
-@dataclass(slots=True)
-class _Parked:
+class _Parked(msgspec.Struct, eq=False):
     relay: Relay
     questions: dict[str, Question]
     prepared: dict[str, bytes]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from dataclasses import dataclass
 from itertools import count
 from time import monotonic
 from typing import Any, Protocol
@@ -34,8 +33,7 @@ _MARKED = frozenset(("tools/call", "resources/read", "prompts/get", "tasks/resul
 """Methods whose results are content, and carry labels."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Judges:
+class Judges(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """Who is asked and told about each call."""
 
     guarding: Guarding

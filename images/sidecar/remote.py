@@ -16,6 +16,7 @@ from images.sidecar.handshake import META, MODERN
 from images.sidecar.httpclient import Address, HttpClient, HttpError, Response
 from images.sidecar.jsonrpc import Incoming, Malformed, RawMap
 from images.sidecar.mirror import mirrored
+from images.sidecar.seams import Dial, ServerSpec
 from images.sidecar.wire import Reader
 
 _ACCEPT = "application/json, text/event-stream"
@@ -251,3 +252,12 @@ def shown(value: str) -> str:
     """A text as a header can carry it."""
     plain = value.isascii() and value.isprintable() and value == value.strip() and not value.startswith("=?")
     return value if plain else f"=?base64?{base64.b64encode(value.encode()).decode()}?="
+
+
+def reach(reader: Reader, spec: ServerSpec, url: str, dial: Dial, limit: int) -> Remote:
+    """The transport that a server's declaration asks for. Raises ValueError for a URL that is none."""
+    try:
+        client = HttpClient(spec.name, url, spec.headers, dial, limit)
+    except HttpError as e:
+        raise ValueError(str(e)) from e
+    return OldRemote(reader, client) if spec.transport == "sse" else Remote(reader, client)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
 from time import monotonic
 
 import msgspec
@@ -48,8 +47,7 @@ Answer = Callable[[bytes, bytes], None]
 """Takes `result` or `error`, and its JSON."""
 
 
-@dataclass(slots=True)
-class Ask:
+class Ask(msgspec.Struct, eq=False):
     """A request to the client that waits for its answer."""
 
     process: Process

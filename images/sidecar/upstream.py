@@ -8,24 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import socket
-import subprocess
 from collections import deque
 from collections.abc import Callable
 
-from images.sidecar.httpclient import HttpClient, HttpError
+from images.sidecar.child import Child
 from images.sidecar.jsonrpc import METHOD_NOT_FOUND, SERVER_LOST, failure
 from images.sidecar.process import Events, Process, ServerError
-from images.sidecar.remote import OldRemote, Remote
 from images.sidecar.seams import Dial, Lifecycle, Limits, ServerSpec
 from images.sidecar.wire import Wire
 
 _SPARES = 64
 _BACK_OFF, _BACK_OFF_MAX = 0.2, 30.0
 _STABLE_SECONDS = 30.0
-_PIPE = 1 << 20
 _GRACE = 2.0
 
 
@@ -66,6 +62,7 @@ class Upstream:
         self._warm = False
         self._failures = 0
         self._not_before = 0.0
+        self._first: Child | None = None
         self._children: set[asyncio.Task[None]] = set()
         self._ending: set[socket.socket] = set()
         self.stateless: Process | None = None
@@ -86,7 +83,10 @@ class Upstream:
     # --- life
 
     def listen(self) -> None:
-        """Opens the link for the server's bridge."""
+        """Opens the link for the server's bridge. The first process starts before anybody asks for it."""
+        if self.spec.command:
+            with contextlib.suppress(OSError):  # told when it is needed
+                self._first = Child(self.spec.command)
         if self.spec.link is None:
             return
         path = os.path.join(self.spec.link, "stdio.sock")
@@ -131,6 +131,8 @@ class Upstream:
         self._spares.clear()
         for waiter in self._waiters:
             waiter.cancel()
+        if self._first is not None:
+            self._end(self._first)
         if self._children:
             await asyncio.wait(self._children)
 
@@ -139,11 +141,12 @@ class Upstream:
     def _reach(self, process: Process, url: str) -> None:
         if self._dial is None:
             raise ServerError(SERVER_LOST, f"server {self.name} is remote, and nothing here may leave the sandbox")
+        from images.sidecar.remote import reach  # most runs have no remote server, and their start pays nothing for it
+
         try:
-            client = HttpClient(self.name, url, self.spec.headers, self._dial, self._limits.result_bytes)
-        except (HttpError, ValueError) as e:
+            process.connect(reach(process, self.spec, url, self._dial, self._limits.result_bytes))
+        except ValueError as e:
             raise ServerError(SERVER_LOST, f"server {self.name}: {e}") from e
-        process.connect(OldRemote(process, client) if self.spec.transport == "sse" else Remote(process, client))
 
     # --- links
 
@@ -201,44 +204,17 @@ class Upstream:
     # --- children
 
     def _spawn(self, process: Process) -> None:
-        down_read, down_write = os.pipe()
-        up_read, up_write = os.pipe()
-        for fd in (down_write, up_read):
-            with contextlib.suppress(OSError):
-                fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE)
+        child, self._first = self._first, None
         try:
-            child = subprocess.Popen(self.spec.command, stdin=down_read, stdout=up_write)
+            child = child or Child(self.spec.command)
         except OSError as e:
-            os.close(up_read)
-            os.close(down_write)
             raise ServerError(SERVER_LOST, f"server {self.name} cannot be started: {e}") from e
-        finally:
-            os.close(down_read)
-            os.close(up_write)
+        self._wire(process, child.output, child.input, lambda: self._end(child))
 
-        def close() -> None:
-            os.close(down_write)
-            task = self._loop.create_task(_reap(child, up_read))
-            self._children.add(task)
-            task.add_done_callback(self._children.discard)
-
-        self._wire(process, up_read, down_write, close)
+    def _end(self, child: Child) -> None:
+        task = self._loop.create_task(child.end())
+        self._children.add(task)
+        task.add_done_callback(self._children.discard)
 
     def _wire(self, process: Process, rfd: int, wfd: int, close: Callable[[], None]) -> None:
         process.connect(Wire(process, rfd, wfd, line_limit=self._limits.result_bytes, close=close))
-
-
-async def _reap(child: subprocess.Popen[bytes], output: int) -> None:
-    """Waits for a child whose stdin was closed, and ends it when it does not end by itself."""
-    try:
-        for attempt in range(int(_GRACE / 0.02)):
-            if child.poll() is not None:
-                return
-            if attempt == 25:
-                child.terminate()
-            await asyncio.sleep(0.02)
-        child.kill()
-        while child.poll() is None:
-            await asyncio.sleep(0.01)
-    finally:
-        os.close(output)

@@ -258,3 +258,14 @@ async def test_a_stream_that_a_server_closes_is_gone_on_with_and_the_agent_let_g
         again = await agent.http("GET", headers={"Accept": "text/event-stream", "Last-Event-ID": first.events[0]["id"]})
         assert again.text == "later"
         assert resumed == ["first"]
+
+
+@pytest.mark.parametrize("url", ["ftp://a/", "http://", "http://a:99999/", "nonsense"])
+async def test_a_url_that_is_none_is_that_servers_trouble(tmp_path: Path, url: str) -> None:
+    bad = ServerSpec(name="far", transport="http", url=url)
+    async with world(tmp_path, FakeServer("near", ("here",)), remote=(bad,)) as w:
+        agent = w.agent()
+        await agent.open()
+        listed = (await agent.request("tools/list")).result
+        assert [tool["name"] for tool in listed["tools"]] == ["here"]
+        assert "far" in listed["_meta"]["dev.mlld/servers"]
