@@ -21,8 +21,8 @@ _OPERATORS = {
 }
 _OPERATOR = re.compile(r"&&|\|\||>>|[;<>&]")
 _URL = re.compile(r"https?://[^\s>]+")
-_PATH = re.compile(r"[^@>#{\n\\ \t]+|[ \t]+(?!#|as\b|\{|!#|>)|#(?=\S)|\\")
-_SECTION = re.compile(r"[^,;>\n@]+?(?=\s*(?:[,;>\n@]|\?\s*[,;>]|[ \t]as\b|$))")
+_PATH = re.compile(r"[^@>#{\n\\ \t\"]+|[ \t]+(?!#|as\b|\{|!#|>)|#(?=\S)|\\")
+_SECTION = re.compile(r"[^,;>\n@\"]+?(?=\s*(?:[,;>\n@]|\?\s*[,;>]|[ \t]as\b|$))")
 _LIST = re.compile(r"#*\?\?")
 _WITHOUT = re.compile(r"\s*;?\s*!#\s*")
 

@@ -269,11 +269,7 @@ class TextLexer(BaseLexer):
                 break
         if mark == "?":
             return self._conditional(at, quote)
-        if (
-            mark == "\\"
-            and text[at + 1 : at + 2] not in ("\\", "@", "n", "t", "r", '"')
-            and quote not in ("path", "::")
-        ):
+        if mark == "\\" and quote != "path" and text[at + 1 : at + 2] not in self._after_backslash(quote):
             return at + 1  # `@name\.com`: the backslash only ends the name
         return at
 
@@ -329,7 +325,7 @@ class TextLexer(BaseLexer):
         if content.startswith(("!", "<")) or _HTML.match(content):
             return ""
         bare = re.sub(r"\\[@.*]|@@", "", content)
-        if quote == '"' and '"' in bare and not content.startswith('"'):
+        if '"' in bare and not content.startswith('"') and (quote == '"' or "#" not in bare):
             return ""
         return "load" if re.search(r"[.*@]", bare) else ""
 
