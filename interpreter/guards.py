@@ -318,35 +318,15 @@ def _changed(guarded: Guarded, guard: Guard, decision: Allow, value: object) -> 
     return Guarded(value=value if decision.replaces else guarded.value, labels=labels)
 
 
-def filter_fault(
-    kind: FilterKind, name: str, *, functions: Iterable[str], labels: Iterable[str] = ()
-) -> tuple[str, str] | None:
-    """Why a filter can never match, with a hint; None when it can.
-
-    `functions` are the names in scope, `labels` those that anything in scope was declared with.
-    """
-    known = tuple(functions)
-    if kind == "function":
-        if any(same_name(name, function) for function in known):
-            return None
-        close = nearest(name, known)
-        return (
-            f"guard on @{name}, which is no function here",
-            f"did you mean @{close}?" if close else "declare it first",
-        )
+def filter_fault(kind: FilterKind, name: str) -> tuple[str, str] | None:
+    """Why a filter can never match, whatever a script holds, with a hint; None where that cannot be said."""
     head, *rest = name.split(":")
-    if kind == "operation":
-        levels = _OPERATIONS.get(head)
-        if levels is None:
-            # `op:net:w`: a label of executables, which any word may be; only a near miss is surely a mistake.
-            close = None if any(under(name, label) for label in labels) else nearest(head, _OPERATIONS)
-            return (f"no operation is called op:{head}", f"did you mean op:{close}?") if close else None
-        if len([part for part in rest if part != "*"]) > levels:
-            return f"op:{name} can match nothing: op:{head} has {levels or 'no'} further levels", f"write op:{head}"
-    elif head == "src" and rest and rest[0] not in SOURCES:
+    levels = _OPERATIONS.get(head)
+    if kind == "operation" and levels is not None and len([part for part in rest if part != "*"]) > levels:
+        more = f"{levels} further levels" if levels else "no further level"
+        return f"op:{name} can match nothing: op:{head} has {more}", f"write op:{head}"
+    if kind == "label" and head == "src" and rest and rest[0] not in SOURCES:
         close = nearest(rest[0], SOURCES)
-        return (
-            f"no value ever has the label {name}",
-            f"did you mean src:{close}?" if close else "choose a source that exists",
-        )
+        hint = f"did you mean src:{close}?" if close else f"sources are {', '.join(SOURCES)}"
+        return f"no value ever has the label {name}", hint
     return None

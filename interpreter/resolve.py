@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 from . import nodes as n
 from .errors import Diagnostic
+from .guards import filter_fault
 from .hints import did_you_mean
 from .lexer_words import words
 from .resolve_config import config_faults
@@ -218,6 +219,10 @@ class Resolver:
             self._known(node.name.split(".")[0], node, scope)
             return
         name = node.name
+        if fault := filter_fault(node.kind, name):
+            message, remedy = fault
+            self.found.append(Diagnostic(code="filter-matches-nothing", message=message, span=node.span, hint=remedy))
+            return
         known = self.labels | LABELS
         if node.kind == "operation":
             first = name.split(":")[0].split(".")[0]

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from interpreter.check import check_source
 from interpreter.declarations import Place
 from interpreter.guards import (
     Allow,
@@ -25,6 +26,7 @@ from interpreter.labels import NONE, Labels
 from interpreter.policy import Allowed, Denied, judge
 from interpreter.policy_parse import parse_policy
 from interpreter.policy_subjects import Operation
+from interpreter.source import Source
 
 
 def guard(written: str, *decisions: GuardDecision, **more: object) -> Guard:
@@ -296,24 +298,25 @@ async def test_A21_a_thousand_mixed_calls_keep_their_verdicts() -> None:
 @pytest.mark.parametrize(
     ("kind", "name", "message", "hint"),
     [
-        ("operation", "cdm", "no operation is called op:cdm", "did you mean op:cmd?"),
-        ("operation", "js:foo", "op:js:foo can match nothing", "op:js"),
-        ("operation", "mcp:a:b:c", "op:mcp:a:b:c can match nothing", "op:mcp"),
-        ("function", "delteFile", "guard on @delteFile, which is no function here", "did you mean @deleteFile?"),
+        ("operation", "js:foo", "op:js:foo can match nothing: op:js has no further level", "write op:js"),
+        ("operation", "mcp:a:b:c", "op:mcp:a:b:c can match nothing: op:mcp has 2 further levels", "write op:mcp"),
         ("label", "src:mpc", "no value ever has the label src:mpc", "did you mean src:mcp?"),
     ],
 )
-def test_a_filter_that_can_match_nothing_is_a_fault(kind: str, name: str, message: str, hint: str) -> None:
-    found = filter_fault(kind, name, functions=["deleteFile"], labels=["net:w"])  # type: ignore[arg-type]
-    assert found
-    assert message in found[0]
-    assert hint in found[1]
+def test_a_filter_that_can_match_nothing_is_a_check_error(kind: str, name: str, message: str, hint: str) -> None:
+    assert filter_fault(kind, name) == (message, hint)  # type: ignore[arg-type]
+    written = f"op:{name}" if kind == "operation" else name
+    source = Source(name="x.mld", text=f"show 1\nguard before {written} = when [ * => allow ]\n")
+    (found,) = check_source(source)
+    assert (found.code, found.severity, found.message, found.hint) == ("filter-matches-nothing", "error", message, hint)
+    assert found.span is not None
+    assert found.span.line == 2
 
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [("operation", "cmd:git:push"), ("operation", "mcp:github:*"), ("operation", "net:w"), ("function", "deleteFile"),
-     ("function", "delete_file"), ("label", "src:mcp"), ("label", "src:mcp:github"), ("label", "pii"), ("operation", "exe")],
+    [("operation", "cmd:git:push"), ("operation", "mcp:github:*"), ("operation", "mcp:github:create_issue"),
+     ("operation", "net:w"), ("operation", "exe"), ("label", "src:mcp"), ("label", "src:mcp:github"), ("label", "pii")],
 )  # fmt: skip
 def test_filters_that_can_match(kind: str, name: str) -> None:
-    assert filter_fault(kind, name, functions=["deleteFile"], labels=["net:w"]) is None  # type: ignore[arg-type]
+    assert filter_fault(kind, name) is None  # type: ignore[arg-type]
