@@ -50,6 +50,19 @@ class Request:
     hint: str = ""
 
 
+class Watcher(Protocol):
+    """A hook: sees operations and may change what flows."""
+
+    @property
+    def timing(self) -> str: ...
+
+    def concerns(self, request: Request) -> bool: ...
+
+    async def run(
+        self, request: Request, inputs: tuple[Value, ...], output: Value | None, place: Any
+    ) -> Value | None: ...
+
+
 class Authority(Protocol):
     """What binds operations here: the composed policy and the guards in force."""
 
@@ -58,6 +71,9 @@ class Authority(Protocol):
 
     @property
     def guards(self) -> Guards: ...
+
+    @property
+    def hooks(self) -> Sequence[Watcher]: ...
 
 
 class Place(Protocol):
@@ -133,8 +149,8 @@ class GuardRetry(MlldError):
 async def perform(request: Request, place: Place, call: Callable[[tuple[Value, ...]], Awaitable[Value]]) -> Value:
     """Run one operation through guards and policy. `call` gets the inputs, as guards may have changed them."""
     authority = place.authority
-    policy, guards = authority.policy, authority.guards
-    if not policy.layers and not guards:
+    policy, guards, hooks = authority.policy, authority.guards, authority.hooks
+    if not policy.layers and not guards and not hooks:
         return await call(request.inputs)
     if request.user_guards is not None:
         how, names = request.user_guards
@@ -142,6 +158,14 @@ async def perform(request: Request, place: Place, call: Callable[[tuple[Value, .
         place.ports.output.stderr("[Guard Override] guards are switched off for this operation\n")
     operation, inputs, verdict = request.operation, request.inputs, None
     output = place.ports.output
+    for hook in hooks:
+        if hook.timing == "before" and hook.concerns(request):
+            changed = await hook.run(request, inputs, None, place)
+            if changed is not None and inputs:
+                inputs = (changed, *inputs[1:])
+    if inputs is not request.inputs:
+        operation = replace(operation, inputs=tuple(v.labels for v in inputs))
+        request = replace(request, operation=operation, inputs=inputs)
     if guards:
         guarded = [Guarded(value=v, labels=v.labels) for v in inputs]
         verdict = await guards.before(operation, guarded, attempt=request.attempt, hint=request.hint)
@@ -162,6 +186,10 @@ async def perform(request: Request, place: Place, call: Callable[[tuple[Value, .
         _heed(verdict, request, output, "Cannot retry: ")
         if verdict.kind == "transform" and verdict.output is not None:
             result = unguarded(verdict.output)
+    for hook in hooks:
+        if hook.timing == "after" and hook.concerns(request):
+            changed = await hook.run(request, inputs, result, place)
+            result = changed if changed is not None else result
     return result
 
 

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from . import (  # noqa: F401
     blocks,
-    boxes,
     calls,
     commands,
     control,
     declarations,
     effects,
     expressions,
-    guarding,
-    imports,
     loading,
     lookup,
     loops,
     pipelines,
     templates,
-    workspaces,
 )  # fmt: skip
 from .run import RunOptions, RunResult, run_script
 

@@ -56,6 +56,8 @@ class Authority:
 
     @property
     def hooks(self) -> list[Any]:
+        if len(self.modules) == 1:
+            return self.modules[0].hooks
         return [hook for module in self.modules for hook in module.hooks]
 
     def describe_policies(self) -> dict[str, Any]:

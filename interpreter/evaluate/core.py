@@ -17,6 +17,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -208,14 +209,29 @@ def handles(*types: type[n.Node]) -> Callable[[H], H]:
 
 async def evaluate(node: n.Node, env: Env) -> Value:
     """The value of a node; statements give null."""
-    handler = HANDLERS.get(type(node))
-    if handler is None:
-        raise unsupported(node)
+    handler = HANDLERS.get(type(node)) or late_handler(node)
     run = env.run
     run.steps += 1
     if not run.steps & 127:
         run.check(node.span)
     return await handler(node, env)
+
+
+# Nouns of which most scripts have none: their files are read when the first of their nodes is met.
+LATE: dict[type[n.Node], str] = {
+    n.Box: "boxes", n.New: "boxes", n.File: "workspaces", n.Files: "workspaces", n.Guard: "guarding", n.Allow: "guarding",
+    n.Deny: "guarding", n.EnvDecision: "guarding", n.Import: "imports", n.Hook: "hooks",
+}  # fmt: skip
+
+
+def late_handler(node: n.Node) -> Handler:
+    home = LATE.get(type(node))
+    if home is not None:
+        import_module(f"{__package__}.{home}")
+    handler = HANDLERS.get(type(node))
+    if handler is None:
+        raise unsupported(node)
+    return handler
 
 
 async def evaluate_all(nodes: tuple[n.Node, ...], env: Env) -> list[Value]:

@@ -51,6 +51,17 @@ class Unbound:
 UNBOUND = Unbound()
 
 
+class Unwatched(Unbound):
+    """The authority inside a hook: policy binds what it does; no guard and no hook watches it."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+
+    @property
+    def policy(self) -> Policy:
+        return self._policy
+
+
 def powerless(ports: Ports, *, engine: bool = False) -> Ports:
     """Only output and clock: what a declaration, `@mcpConfig` and a guard may use (P13).
 

@@ -1,0 +1,82 @@
+"""`hook @name before|after FILTER = …`: watches operations, may change what flows, never stops anything.
+
+A hook that fails is a warning. Inside a hook no hook and no guard is asked; policy judges its effects as any others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from interpreter import nodes as n
+from interpreter import values_text as vt
+from interpreter.errors import EvaluationError, MlldError
+from interpreter.names import same_name
+from interpreter.operations import Request
+from interpreter.policy import under
+from interpreter.values import NULL, Undefined, Value, array
+
+from .blocks import action_value
+from .core import Env, Returned, evaluate, handles
+from .guarding import Unwatched, about
+
+
+@dataclass(frozen=True, eq=False)
+class Hook:
+    """A declared hook with the place it was declared in."""
+
+    node: n.Hook
+    env: Env
+
+    @property
+    def timing(self) -> str:
+        return self.node.timing
+
+    def concerns(self, request: Request) -> bool:
+        operation, wanted = request.operation, self.node.filter
+        if wanted.kind == "function":
+            return bool(operation.name) and operation.kind == "exe" and same_name(wanted.name, operation.name)
+        if wanted.kind == "operation":
+            names = [*operation.operation_labels, f"op:{operation.directive}", f"op:{operation.kind}"]
+            names += [f"op:{label}" for label in operation.labels]
+            return any(under(f"op:{wanted.name}", name) for name in names)
+        labels = (*operation.labels, *operation.incoming.taint)
+        return any(under(wanted.name, label) for label in labels)
+
+    async def run(self, request: Request, inputs: tuple[Value, ...], output: Value | None, place: Any) -> Value | None:
+        """What the hook gives back: a value takes the place of what it watched. Its own failures are warnings."""
+        given = inputs[0] if len(inputs) == 1 else array(inputs)
+        if self.node.filter.pattern is not None and not await self._fits(given):
+            return None
+        shown = output if output is not None else given
+        mx = {"op": about(request.operation), "input": given, "output": shown, "hook": {"name": self.node.name}}
+        authority = Unwatched(place.authority.policy)
+        inside = self.env.copy(ports=place.ports, run=place.run, box=place.box, authority=authority, calls=None)
+        inside = inside.block({"input": given, "output": shown})
+        inside.mx = mx
+        try:
+            value = await action_value(self.node.body, inside)
+        except Returned as returned:
+            value = returned.value or NULL
+        except MlldError as error:
+            place.ports.output.stderr(f"[Hook Warning] @{self.node.name or 'hook'} failed: {error.message}\n")
+            return None
+        if value.data is None or isinstance(value.data, Undefined):
+            return None
+        return value.with_labels(shown.labels)
+
+    async def _fits(self, given: Value) -> bool:
+        assert self.node.filter.pattern is not None
+        prefix = vt.text(await evaluate(self.node.filter.pattern, self.env))
+        first = given.data[0] if isinstance(given.data, list) and given.data else given
+        return vt.text(first).startswith(prefix)
+
+
+@handles(n.Hook)
+async def hook(node: n.Hook, env: Env) -> Value:
+    """Declares a hook: from here on it watches."""
+    if any(h.node.name == node.name and node.name is not None for h in env.module.hooks):
+        raise EvaluationError(f"hook @{node.name} is declared twice", span=node.span, code="hook")
+    env.module.hooks.append(Hook(node, env))
+    env.module.version += 1
+    return NULL
