@@ -16,6 +16,6 @@ from . import (  # noqa: F401
     pipelines,
     templates,
 )  # fmt: skip
-from .run import RunOptions, RunResult, run_script
+from .run import RunOptions, RunResult, recursion_depth, run_script
 
-__all__ = ["RunOptions", "RunResult", "run_script"]
+__all__ = ["RunOptions", "RunResult", "recursion_depth", "run_script"]

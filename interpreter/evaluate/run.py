@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,7 @@ class RunResult:
 async def run_script(source: Source, path: Path | None, ports: Ports, options: RunOptions) -> RunResult:
     """Evaluate a script with the powers that it is given. Errors: `MlldError`, with a place."""
     document = parse_or_raise(source, options.mode)
+    deepen()
     env = make_env(source, path, document, ports, options)
     try:
         result = await run_body(document, env, prose=True)
@@ -60,6 +62,16 @@ async def run_script(source: Source, path: Path | None, ports: Ports, options: R
     finally:
         await close(env.run)
     return RunResult() if result is None else RunResult(value=result, returned=True)
+
+
+# A call of the language takes about twenty calls of Python; `Limits.depth` of them must fit.
+PYTHON_CALLS = 16_000
+
+
+def deepen() -> None:
+    """Let Python nest as deeply as the language may: its own bound, with a diagnostic, is met first."""
+    if sys.getrecursionlimit() < PYTHON_CALLS:
+        sys.setrecursionlimit(PYTHON_CALLS)
 
 
 def make_env(source: Source, path: Path | None, document: n.Document | None, ports: Ports, options: RunOptions) -> Env:

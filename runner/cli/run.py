@@ -6,20 +6,22 @@ from pathlib import Path
 
 import click
 
-from interpreter.evaluate import RunOptions, run_script
-from interpreter.ports import SandboxPort
+from interpreter.errors import SyntaxFault
+from interpreter.evaluate import RunOptions, recursion_depth, run_script
+from interpreter.ports import Output, SandboxPort
 from interpreter.source import Source
 from runner.cli import interrupt
 from runner.cli.check import source_of
 from runner.cli.context import Context, LazySandboxes
 from runner.cli.lazy import Command
 from runner.errors import BadOption
+from runner.host.output import StreamOutput
 
 EXAMPLES = """
 Examples:
   mlld hello.mld
   mlld run report.mld topic=tickets limit=5
-  mlld run notes.md --document
+  mlld run notes.md --document > notes.txt
   echo 'show `hello`' | mlld -
 """
 
@@ -27,7 +29,7 @@ Examples:
 @click.command(cls=Command, examples=EXAMPLES)
 @click.argument("file")
 @click.argument("values", nargs=-1, metavar="[NAME=VALUE]...")
-@click.option("--document", is_flag=True, help="Read it as a document: lines with /directives in prose.")
+@click.option("--document", is_flag=True, help="Print the document only, and not what goes to stdout beside it.")
 @click.option("--profile", help="The profile of its environments.")
 @click.option("--provider", help="Where its environments run: docker (the default), or local: not isolated.")
 @click.option("--allow-absolute", is_flag=True, help="Files outside of the project may be read and written.")
@@ -41,16 +43,31 @@ def run(
     options = RunOptions(
         root=context.project,
         directory=context.cwd if path is None else None,
-        mode="document" if document else None,
         payload=dict(_pair(value) for value in values),
         settings=context.config,
+        recursion=recursion_depth(context.env),
         profile=profile or context.env.get("MLLD_PROFILE"),
         provider=provider or context.env.get("MLLD_PROVIDER"),
     )
-    interrupt.run(_run(context, source, path, options, anywhere=allow_absolute))
+    output = DocumentOutput(context.masker) if document else None
+    try:
+        interrupt.run(_run(context, source, path, options, anywhere=allow_absolute, output=output))
+    except SyntaxFault as fault:
+        if document and fault.code != "unsupported":
+            # Comparisons with a corpus read 3 as "not implemented here", and a fault that was found is implemented.
+            fault.exit_code = 1
+        raise
 
 
-async def _run(context: Context, source: Source, path: Path | None, options: RunOptions, *, anywhere: bool) -> None:
+class DocumentOutput(StreamOutput):
+    """The document alone: what a script writes to stdout beside it is dropped."""
+
+    def stdout(self, text: str) -> None: ...
+
+
+async def _run(
+    context: Context, source: Source, path: Path | None, options: RunOptions, *, anywhere: bool, output: Output | None
+) -> None:
     def sandboxes() -> SandboxPort:
         from runner.cli.opening import sandboxes_for
 
@@ -59,7 +76,8 @@ async def _run(context: Context, source: Source, path: Path | None, options: Run
     roots = [context.cwd if path is None else path.resolve().parent]
     lazy = LazySandboxes(sandboxes)
     try:
-        await run_script(source, path, context.ports(files=roots, anywhere=anywhere, sandboxes=lazy), options)
+        ports = context.ports(files=roots, anywhere=anywhere, sandboxes=lazy, output=output)
+        await run_script(source, path, ports, options)
     finally:
         await context.tools.close()
 
