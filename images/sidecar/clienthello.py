@@ -17,6 +17,8 @@ _HOST_NAME = 0
 _ENCRYPTED_HELLO = 0xFE0D
 _LARGEST_RECORD = 1 << 14
 LARGEST_HELLO = 1 << 16
+# A hello fits into one record; a few more are middle boxes at work, thousands are an attack on whoever counts them.
+MOST_RECORDS = 1024
 
 
 class NotTls(ValueError):
@@ -35,7 +37,7 @@ def parse(received: bytes) -> ClientHello | None:
     """The hello at the start of `received`, None if there is more to come."""
     message = bytearray()
     offset = 0
-    while True:
+    for _ in range(MOST_RECORDS):
         record = received[offset : offset + 5]
         _check_record_head(record)
         if len(record) < 5:
@@ -56,6 +58,7 @@ def parse(received: bytes) -> ClientHello | None:
         if len(body) < size:
             return None
         offset += 5 + size
+    raise NotTls("the client hello comes in too many records")
 
 
 def _check_record_head(head: bytes) -> None:

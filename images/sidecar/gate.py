@@ -32,6 +32,7 @@ from images.sidecar.rules import Address, BadHost, Denied, EgressRules, parse_ho
 
 SOCKET = "egress.sock"
 LINGER = 2.0
+MOST_HELLO_PIECES = 1024
 
 _ENDINGS = (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError, BadMessage, Exhausted)
 # TLS record: alert, fatal, unrecognized_name.
@@ -147,7 +148,10 @@ class Gate:
                 raise Refusal(503, "connections", f"{most} connections are open: close some, then try again.")
             await self._exchange(flow, reader, writer)
         except Refusal as refusal:
-            self._denied(flow, refusal)
+            if flow.decided:  # it was allowed, and came to nothing
+                self.record.emit(flow.closed(error=refusal.sentence))
+            else:
+                self._denied(flow, refusal)
             await _answer(reader, writer, refusal.encode())
         except _ENDINGS as error:
             if flow.decided:
@@ -234,14 +238,9 @@ class Gate:
 
     async def _tunnel(self, flow: Flow, request: Connect, near: End, far: End) -> None:
         near.writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-        received = b""
         try:
             async with asyncio.timeout(self.limits.head):
-                while (hello := clienthello.parse(received)) is None:
-                    piece = await near.reader.read(proxyhttp.PIECE)
-                    if not piece:
-                        raise clienthello.NotTls("the tunnel was closed before TLS began")
-                    received += piece
+                received, hello = await _read_hello(near.reader)
         except (clienthello.NotTls, TimeoutError) as error:
             sentence = f"a tunnel carries TLS only ({_reason(error)}): use http://{request.host}/ for plain HTTP."
             raise Refusal(403, "not-tls", sentence) from None
@@ -267,6 +266,20 @@ class Gate:
             upload.cancel()
             await asyncio.gather(upload, return_exceptions=True)
         self.record.emit(flow.closed())
+
+
+async def _read_hello(reader: asyncio.StreamReader) -> tuple[bytes, clienthello.ClientHello]:
+    """The first bytes of a TLS client and what they ask for."""
+    received = b""
+    # Each piece is read from the start again: a client that sends single bytes must not keep everybody waiting.
+    for _ in range(MOST_HELLO_PIECES):
+        piece = await reader.read(proxyhttp.PIECE)
+        if not piece:
+            raise clienthello.NotTls("the tunnel was closed before TLS began")
+        received += piece
+        if (hello := clienthello.parse(received)) is not None:
+            return received, hello
+    raise clienthello.NotTls("the client hello comes in too many pieces")
 
 
 async def _send_body(flow: Flow, request: Forward, near: End, far: End) -> None:

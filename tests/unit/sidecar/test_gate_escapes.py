@@ -290,6 +290,17 @@ async def test_cannot_slip_another_name_past_in_fragments(tmp_path: Path) -> Non
             assert w.record.decisions()[-1] == decision
 
 
+async def test_cannot_hold_the_gate_with_a_hello_in_crumbs(tmp_path: Path) -> None:
+    async with world(tmp_path, agent=allow("example.com")) as w:
+        for crumbs in (b"\x16\x03\x01\x00\x01" + b"\x01", b"\x16\x03\x01\x00\x01" + b"\x00"):
+            _, (reader, writer) = await w.connect("example.com:443")
+            writer.write(b"\x16\x03\x01\x00\x04\x01\x00\xff\xff" + crumbs * 3000)
+            async with asyncio.timeout(5):
+                assert b"too many records" in await reader.read(-1)
+            writer.close()
+        assert w.record.decisions() == [("deny", "not-tls")] * 2
+
+
 async def test_an_encrypted_hello_is_noted(tmp_path: Path) -> None:
     async with world(tmp_path, agent=allow("example.com")) as w:
         _, (_, writer) = await w.connect("example.com:443")
@@ -485,6 +496,10 @@ async def test_cannot_be_confused_by_the_answer_of_a_host(tmp_path: Path, answer
         w.web.answer = answer
         got = await w.get("http://example.com/")
         assert (got.status, got.rule) == (502, "answer")
+        assert [(event["phase"], event["decision"]) for event in w.record.events] == [
+            ("open", "allow"),
+            ("closed", "allow"),
+        ]
 
 
 async def test_cannot_hold_the_gate_with_slow_or_endless_heads(tmp_path: Path) -> None:
