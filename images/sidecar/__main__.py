@@ -8,9 +8,11 @@ of the agent's bridge, and the engine's signal ends us as well.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import signal
 import socket
+import struct
 import sys
 import time
 from contextlib import AsyncExitStack
@@ -33,6 +35,8 @@ MCP_SOCKET = "mcp.sock"
 LONGEST_CONFIG = 64 << 20
 LAST_LINES_TIMEOUT = 5.0
 
+SIOCGIFFLAGS, IFF_UP = 0x8913, 1  # netdevice(7)
+
 EXIT_CONFIG = 2
 EXIT_RECORD = 74
 EXIT_FENCE = 97
@@ -51,11 +55,26 @@ def read_config_line(fd: int) -> bytes:
     return bytes(line)
 
 
-def fence_problem(config: SidecarConfig, interfaces: list[str]) -> str | None:
+def networks() -> list[str]:
+    """The interfaces that are up, beside the loopback. Tunnel drivers leave some that are down in every namespace."""
+    found = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            try:
+                answer = fcntl.ioctl(probe, SIOCGIFFLAGS, struct.pack("16sH14x", name.encode(), 0))
+            except OSError:
+                found.append(name)  # what cannot be asked counts
+                continue
+            if name != "lo" and struct.unpack_from("H", answer, 16)[0] & IFF_UP:
+                found.append(name)
+    return found
+
+
+def fence_problem(config: SidecarConfig, found: list[str]) -> str | None:
     """A run in which nobody was granted a host has a sidecar without a network."""
-    if config.egress or interfaces == ["lo"]:
+    if config.egress or not found:
         return None
-    return f"nobody was granted a host, yet there is a network here ({', '.join(interfaces)})"
+    return f"nobody was granted a host, yet there is a network here ({', '.join(found)})"
 
 
 class Ending:
@@ -87,7 +106,7 @@ async def run(config: SidecarConfig, *, leased: bool, started: float, fenced: bo
     )
     problem = None
     if fenced:
-        problem = fence_problem(config, [name for _, name in socket.if_nameindex()])
+        problem = fence_problem(config, networks())
         saw = problem or "as planned"
         audit.emit({"event": "canary", "name": "sidecar-network", "ok": problem is None, "saw": saw})
     async with AsyncExitStack() as parts:

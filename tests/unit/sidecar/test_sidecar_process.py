@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from images.sidecar.__main__ import networks
 from tests.unit.sidecar.sidecar_process import ROOT, FakeServer, connects, sidecar, text, tool
 
 LEAST = {"version": 1, "run": "r", "token": "0123456789abcdef", "agent": {"link": "/nowhere"}, "servers": []}
@@ -53,6 +54,12 @@ async def test_a_sidecar_without_grants_refuses_to_have_a_network(tmp_path: Path
         (canary,) = s.of("canary")
         assert canary["ok"] is False
         assert not connects(tmp_path / "agent" / "mcp.sock")
+
+
+def test_only_interfaces_that_are_up_are_a_network() -> None:
+    """As the other interface of the kernel tells it, for whatever this machine has."""
+    flags = {path.parent.name: int(path.read_text(), 16) for path in Path("/sys/class/net").glob("*/flags")}
+    assert set(networks()) == {name for name, bits in flags.items() if bits & 1 and name != "lo"}
 
 
 async def test_it_serves_tools_and_records_calls(tmp_path: Path) -> None:
