@@ -9,6 +9,7 @@ configuration and said in the plan; what a *child* adds to its parent is a mista
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -218,6 +219,17 @@ def _server_names(
             warnings.append(f"server {lost} withheld by policy @{layer.name}: env.mcps ({rule.place})")
         names = kept
     return names
+
+
+def rooted(spec: EnvironmentSpec, directory: str) -> EnvironmentSpec:
+    """The environment with the relative paths of served modules made whole, for one that travels without its module."""
+    servers = tuple(
+        replace(s, target=posixpath.normpath(posixpath.join(directory, s.target)))
+        if s.source == "module" and s.target.startswith(".")
+        else s
+        for s in spec.mcp.servers
+    )
+    return replace(spec, mcp=replace(spec.mcp, servers=servers))
 
 
 def specs(server: ServerSpec) -> tuple[str, ...]:

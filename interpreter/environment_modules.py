@@ -68,7 +68,10 @@ def find_module(
     `kind` is the type that a manifest must state; None takes any, for modules that are only served.
     Errors: `BadModuleName`, `ModuleNotFound` with the nearest name, `NotAnEnvironment` with what is wrong.
     """
-    return _Search(project=project, files=files, home=home, kind=kind).find(ref, directory or project)
+    try:
+        return _Search(project=project, files=files, home=home, kind=kind).find(ref, directory or project)
+    except PermissionError as error:
+        raise ModuleNotFound(f"'{ref}' cannot be looked at: {error}", hint="keep modules inside the project") from None
 
 
 def list_modules(*, project: Path, files: FilePort, home: Path | None = None) -> Iterator[Found]:

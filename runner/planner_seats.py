@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -99,7 +100,9 @@ class Seats:
             raise CheckFailure(f"no image was made for the server {server.name!r}", place=server.place)
         module = self.options.host.modules.get(server.name)
         if module is not None:
-            served = Mount(kind="bind", source=module, target=MODULE, why="the module it serves", place=server.place)
+            # A file lies in a directory of its own, so that it keeps its name and is served alone.
+            target = f"{MODULE}/{posixpath.basename(module)}" if module.endswith((".mld", ".mld.md")) else MODULE
+            served = Mount(kind="bind", source=module, target=target, why="the module it serves", place=server.place)
             seen = (served, *seen)
         serve = ("--serve", f"{LINK}/stdio.sock", "--max", str(processes))
         return Container(

@@ -14,7 +14,7 @@ from typing import Any
 from interpreter import nodes as n
 from interpreter import values_text as vt
 from interpreter.declarations import EnvironmentSpec, McpConfig, ModuleSource, ProfileChoice
-from interpreter.environment import Around, build, choose_provider
+from interpreter.environment import Around, build, choose_provider, rooted
 from interpreter.environment_config import Config, derive, parse_config
 from interpreter.environment_locate import locate_in
 from interpreter.environment_mcp import parse_mcp_config
@@ -253,7 +253,8 @@ async def environment(
         needs=_needs(source), module=_source(env, module, source), auth=auths(env, source),
         parent=env.box.spec if env.box is not None else None,
     )  # fmt: skip
-    return config, build(config, around)
+    spec = build(config, around)
+    return config, spec if spec.module is not None else rooted(spec, str(source.root or source.directory))
 
 
 def _needs(module: Module) -> Any:

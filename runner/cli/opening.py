@@ -30,7 +30,8 @@ def sandboxes_for(
         found = find_module(
             reference, project=context.project, files=known, home=context.home, directory=directory, kind=None
         )
-        return found.root
+        # A single file is the whole module: what lies beside it is not the server's to see.
+        return found.entry if found.manifest is None else found.root
 
     return Sandboxes(
         env=context.env,

@@ -282,6 +282,29 @@ for @line in @all => show @line
     nothing_left(engine, project)
 
 
+def test_A13_a_single_file_is_served_alone_and_guarded_by_itself(project: Project) -> None:
+    project.write(".env", "TOKEN=hunter2")
+    project.write("other.mld", "exe @hidden() = `never`\n")
+    project.write(
+        "tools.mld",
+        """
+guard @own before @close = when [ @input[0] == "T-1" => deny "T-1 stays open" * => allow ]
+exe @close(id: string) = `closed @id`
+exe @look(path: string) = sh { ls -a /module; cat /module/.env /workspace/.env 2>&1 || true }
+export { @close, @look }
+""",
+    )
+    ref = module(project, '{ name: "tools", module: "../../../tools.mld" }')
+    report = spawn(project, ref, [["close", {"id": "T-1"}], ["close", {"id": "T-2"}], ["look", {"path": "."}]])
+    assert report["tools"] == ["close", "look"]
+    assert answers(report) == ["close denied", "close ok", "look ok"]
+    assert "T-1 stays open" in report["answers"][0][2]
+    seen = report["answers"][2][2]
+    assert "tools.mld" in seen
+    assert "other.mld" not in seen
+    assert "hunter2" not in seen
+
+
 TICKETS = """
 exe @listTickets() = `T-1 open`
 exe destructive @closeTicket(id: string) = `closed @id`

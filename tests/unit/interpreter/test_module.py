@@ -188,6 +188,20 @@ async def test_the_configuration_of_the_module_shapes_its_environment(world: Wor
     assert caught.value.span.line == 2
 
 
+@pytest.mark.parametrize("guard", ["", "guard @g before op:mcp = when [ * => allow ]\n"])
+async def test_a_served_module_is_found_from_where_it_is_named(world: World, guard: str) -> None:
+    servers = 'exe @mcpConfig() = { servers: [ { module: "./tools" }, { module: "@local/x" } ] }\n'
+    spec = (await load(world, guard + servers + SPAWN)).spec()
+    home = world.root / ".mlld/env/my"
+    if guard:  # the module travels, and with it the directory
+        assert spec.module is not None
+        assert spec.module.root == str(home)
+        assert [s.target for s in spec.mcp.servers] == ["./tools", "@local/x"]
+    else:
+        assert spec.module is None
+        assert [s.target for s in spec.mcp.servers] == [str(home / "tools"), "@local/x"]
+
+
 async def test_secrets_that_commands_use_are_known_by_name(world: World) -> None:
     spec = (
         await load(
