@@ -27,9 +27,12 @@ def read(project: Path, environment: str) -> Pins:
 
 
 def write(project: Path, environment: str, pins: Pins) -> Path:
-    """Locks an environment; the locks of others stay. The file's path."""
+    """Locks what a profile of an environment shows; what others show stays locked. The file's path."""
     path = project / FILE
-    locked = {**_environments(path), environment: pins}
+    held = _environments(path)
+    former = held.get(environment, {})
+    servers = {name: {**former.get(name, {}), **pins.get(name, {})} for name in {*former, *pins}}
+    locked = {**held, environment: servers}
     path.parent.mkdir(exist_ok=True)
     text = json.dumps({"version": VERSION, "environments": locked}, indent=2, sort_keys=True, ensure_ascii=False)
     new = path.with_suffix(".new")

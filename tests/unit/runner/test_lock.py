@@ -27,11 +27,19 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
 
 def test_locks_of_other_environments_stay(tmp_path: Path) -> None:
     lock.write(tmp_path, "@local/a", PINS)
-    lock.write(tmp_path, "@local/b", {})
     lock.write(tmp_path, "@local/b", {"git": {}})
     assert lock.read(tmp_path, "@local/a") == PINS
     assert lock.read(tmp_path, "@local/b") == {"git": {}}
     assert [entry.name for entry in (tmp_path / ".mlld").iterdir()] == ["mcp-lock.json"]
+
+
+def test_a_profile_that_shows_other_tools_adds_them(tmp_path: Path) -> None:
+    lock.write(tmp_path, "@local/a", {"s": {"one": {"description": "1"}, "two": {"description": "2"}}})
+    lock.write(tmp_path, "@local/a", {"s": {"two": {"description": "new"}}, "t": {"three": {}}})
+    assert lock.read(tmp_path, "@local/a") == {
+        "s": {"one": {"description": "1"}, "two": {"description": "new"}},
+        "t": {"three": {}},
+    }
 
 
 def test_the_same_tools_make_the_same_file(tmp_path: Path) -> None:
