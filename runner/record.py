@@ -101,10 +101,11 @@ class RunRecord:
             masked = self._mask({key: value for key, value in fields.items() if key not in line})
             assert isinstance(masked, dict)
             line |= masked
-            body = json.dumps(line | {"prev": self.head}, separators=(",", ":"), ensure_ascii=False, default=str)
-            digest = hashlib.sha256(body.encode()).hexdigest()
-            data = f'{body[:-1]},"hash":"{digest}"}}\n'.encode("utf-8", "surrogatepass")
-            self._write(data)
+            text = json.dumps(line | {"prev": self.head}, separators=(",", ":"), ensure_ascii=False, default=str)
+            # A lone surrogate (bytes of an argument that were no text) has no UTF-8; the record takes all text.
+            body = text.encode("utf-8", "replace")
+            digest = hashlib.sha256(body).hexdigest()
+            self._write(body[:-1] + f',"hash":"{digest}"}}\n'.encode())
             self.head = digest
             self.events.append(line)
         for listener in self._listeners:

@@ -18,6 +18,9 @@ _NO_SPACE = 28
 
 def fail(error: BaseException, *, as_json: bool = False) -> int:
     """Show an error on stderr (with `--json` also on stdout); returns the exit code, which is never 0."""
+    while isinstance(error, BaseExceptionGroup):
+        # Things that ran side by side failed: the first failure is the story, the others followed from it.
+        error = error.exceptions[0]
     match error:
         case click.exceptions.Exit():
             return error.exit_code

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import sys
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from runner.agents import Agent
 from runner.cli import interrupt
 from runner.cli.environment import Environment, environment_options, load
 from runner.cli.lazy import Command
-from runner.errors import EmptyPrompt, TimedOut
+from runner.errors import BadOption, EmptyPrompt, TimedOut
 from runner.host.sandboxes import exit_code_of
 from runner.plan import to_json
 from runner.record import RunRecord, read
@@ -63,11 +64,22 @@ class Shown:
 @click.option("--quiet", "-q", is_flag=True, help="No transcript on stderr.")
 def spawn(prompt: str, as_json: bool, summary: str | None, out: str | None, quiet: bool, **options: Any) -> int:
     """Give PROMPT to the environment's agent (`-` reads it from standard input)."""
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = text_of(sys.stdin.buffer.read() if prompt == "-" else os.fsencode(prompt))
     if not text.strip():
         raise EmptyPrompt()
     shown = Shown(as_json=as_json, quiet=quiet, summary=summary, out=out)
     return interrupt.run(_spawn(text, shown, **options))
+
+
+def text_of(prompt: bytes) -> str:
+    """The prompt as text. Errors: `BadOption`."""
+    try:
+        return prompt.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadOption(
+            f"the prompt is not UTF-8 text: byte {error.start} is 0x{prompt[error.start]:02x}",
+            remedy="convert it first, for example with iconv",
+        ) from None
 
 
 async def _spawn(prompt: str, shown: Shown, *, ref: str, agent: str | None, **options: Any) -> int:

@@ -13,6 +13,8 @@ import pytest
 
 from runner import __version__
 from runner.cli.app import execute
+from runner.cli.shown import fail
+from runner.errors import UnknownRun
 from runner.lease import owner
 from runner.plan import ProfileReason, SandboxPlan, to_json
 from runner.record import RunRecord
@@ -226,3 +228,15 @@ def test_every_error_has_a_page_and_no_page_is_of_none(capsys: pytest.CaptureFix
     assert all(kind.exit_code for kind in classes().values()), "no error ever exits 0"
     assert mlld("sandbox", "explain", "engine-stopped") == 0
     assert "with systemd or without" in capsys.readouterr().out
+
+
+def test_of_failures_side_by_side_the_first_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    both = ExceptionGroup("two", [ExceptionGroup("one", [UnknownRun("x")]), ValueError("after")])
+    assert fail(both) == 2
+    assert "there is no run 'x'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("prompt", ["", " \n", b"\xff".decode("utf-8", "surrogateescape")])
+def test_a_prompt_that_is_none_is_refused_before_anything(prompt: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert mlld("sandbox", "spawn", prompt, "--env", "@local/none") == 2
+    assert "the prompt is" in capsys.readouterr().err

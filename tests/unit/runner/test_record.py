@@ -154,3 +154,11 @@ def test_listeners_hear_what_was_written(tmp_path: Path) -> None:
     record.listen(heard.append)
     record.append("state", state="ready")
     assert [(event["event"], event["state"]) for event in heard] == [("state", "ready")]
+
+
+def test_text_that_has_no_utf8_is_recorded_and_verifies(tmp_path: Path) -> None:
+    record = make(tmp_path)
+    record.append("run", prompt="before \udcff after")
+    record.close()
+    assert verify(record.path).faults == ()
+    assert next(read(record.path))["prompt"] == "before ? after"
