@@ -7,25 +7,30 @@ filters, guards, labels and record. It carries tools; resources and prompts stay
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
-from collections.abc import Mapping
+import threading
 from typing import Any
 
 import click
 
-from interpreter.errors import EvaluationError
-from interpreter.mcp import Answer, Server, Tool
-from interpreter.ports import SandboxSession, ToolConnection, ToolInfo
+from interpreter.mcp import Server
+from interpreter.ports import SandboxSession
 from runner import __version__
 from runner.cli import interrupt
-from runner.cli.environment import environment_options, load
+from runner.cli.environment import load, optional_environment
 from runner.cli.lazy import Command
+from runner.cli.runs import records
+from runner.errors import BadOption
+from runner.host.door import knock, passed_on
 from runner.host.sandboxes import exit_code_of
 from runner.host.serving import serve_lines
+from runner.record import find
 
 EXAMPLES = """
 Examples:
-  mlld sandbox connect --env @local/myenv
+  mlld sandbox connect last                    the tools of a sandbox that is running
+  mlld sandbox connect --env @local/myenv      those of a new one, which ends with the client
 
   In the configuration of an MCP client:
   {"mcpServers": {"fenced": {"command": "mlld", "args": ["sandbox", "connect", "--env", "@local/myenv"]}}}
@@ -33,10 +38,32 @@ Examples:
 
 
 @click.command(cls=Command, examples=EXAMPLES)
-@environment_options
-def connect(**options: Any) -> None:
-    """Serve the environment's tools to an MCP client on this machine, until it closes its end."""
-    interrupt.run(_connect(**options))
+@click.argument("run", required=False)
+@optional_environment
+def connect(run: str | None, ref: str | None, **options: Any) -> None:
+    """Serve the tools of RUN, or of a new sandbox of --env, to an MCP client on this machine."""
+    if (run is None) == (ref is None):
+        raise BadOption("name a running sandbox, or an environment with --env", remedy="mlld sandbox connect --help")
+    if run is not None:
+        with knock(find(records(), run).name) as end:
+            relay(end)
+        return
+    interrupt.run(_connect(ref=ref, **options))
+
+
+def relay(end: socket.socket) -> None:
+    """Our stdin to the door, the door's lines to our stdout, until either side ends."""
+
+    def inwards() -> None:
+        for line in sys.stdin.buffer:
+            end.sendall(line)
+        end.shutdown(socket.SHUT_WR)
+
+    # A daemon: it may wait for a client that says nothing more while the sandbox has ended.
+    threading.Thread(target=inwards, daemon=True).start()
+    while chunk := end.recv(65536):
+        sys.stdout.buffer.write(chunk)
+        sys.stdout.buffer.flush()
 
 
 async def _connect(*, agent: str | None, **options: Any) -> None:
@@ -56,16 +83,3 @@ async def _connect(*, agent: str | None, **options: Any) -> None:
         if session is not None:
             await session.close(error)
         environment.end(exit_code_of(error), error)
-
-
-def passed_on(connection: ToolConnection, info: ToolInfo) -> Tool:
-    """A tool of the sandbox as one that is served here."""
-
-    async def call(arguments: Mapping[str, Any]) -> Answer:
-        result = await connection.call(info.name, arguments)
-        if result.is_error:
-            raise EvaluationError(result.text or f"{info.name} failed without a word")
-        structured = result.structured if isinstance(result.structured, Mapping) else None
-        return Answer(text=result.text, structured=structured)
-
-    return Tool(name=info.name, description=info.description, schema=info.input_schema, call=call)

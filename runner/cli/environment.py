@@ -21,8 +21,8 @@ from runner.host.sandboxes import Options, Sandboxes, finish
 from runner.record import RunRecord
 from runner.report_progress import Progress
 
+_REF = "The environment: @local/NAME, or a path."
 _OPTIONS = (
-    click.option("--env", "ref", required=True, metavar="REF", help="The environment: @local/NAME, or a path."),
     click.option("--profile", metavar="NAME", help="A profile of it; grants nothing that policy denies."),
     click.option("--profile-strict", is_flag=True, help="An error, not a warning, where policy permits no profile."),
     click.option("--policy", metavar="FILE", help="A module whose policy is put on top: it can only narrow."),
@@ -36,6 +36,15 @@ _OPTIONS = (
 
 def environment_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of every command that takes an environment."""
+    return click.option("--env", "ref", required=True, metavar="REF", help=_REF)(_others(command))
+
+
+def optional_environment(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for a command that can do without one."""
+    return click.option("--env", "ref", metavar="REF", help=_REF)(_others(command))
+
+
+def _others(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command

@@ -29,6 +29,7 @@ from runner.backends.docker_images import DockerImages
 from runner.backends.local import LocalBackend
 from runner.errors import CheckFailure, Denied, Interrupted, PlanViolated, RunnerError
 from runner.handover import Handover
+from runner.host.door import Door
 from runner.images_run import images_for
 from runner.invariants import check
 from runner.lease import Lease, owner
@@ -97,7 +98,13 @@ class Sandboxes:
         except BaseException as error:
             finish(record, error)
             raise
-        return Session(sandbox=sandbox, record=record, close_record=self.close_records, on_terminal=self.on_terminal)
+        session = Session(sandbox=sandbox, record=record, close_record=self.close_records, on_terminal=self.on_terminal)
+        try:
+            await session.door.open()
+        except BaseException as error:
+            await session.close(error)
+            raise
+        return session
 
     def plan(self, spec: EnvironmentSpec, *, run: str | None = None) -> SandboxPlan:
         """What a run of this declaration would be; makes the images it needs. Errors: `RunnerError`."""
@@ -217,6 +224,10 @@ class Session:
     record: RunRecord
     close_record: bool
     on_terminal: Callable[[], None] | None = None
+    door: Door = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.door = Door(self.sandbox.run_id, self.sandbox.tools)
 
     @property
     def run_id(self) -> str:
@@ -248,6 +259,7 @@ class Session:
 
     async def close(self, error: BaseException | None = None) -> None:
         try:
+            await self.door.close()
             await self.sandbox.close(error)
         finally:
             if self.close_record:

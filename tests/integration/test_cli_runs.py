@@ -181,6 +181,20 @@ async def test_connect_serves_the_fenced_tools_to_a_client_here(project: Project
     assert "command" in project.mlld("sandbox", "show", "last", "--events").out
 
 
+async def test_connect_reaches_a_run_that_goes_on(project: Project) -> None:
+    ref = project.servers("m", SMALL)
+    with project.start("sandbox", "spawn", "sleep 60", "--env", ref) as process:
+        name = running(project)
+        names, text = await tools_over_stdio(project, "sandbox", "connect", name)
+        assert (names, text) == (["echo_text", "show_env"], "over stdio")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    gone = project.mlld("sandbox", "connect", name)
+    assert gone.code == 5
+    assert "it has ended" in gone.err
+    assert project.mlld("sandbox", "connect").code == 2
+
+
 async def test_mcp_serves_a_module(project: Project) -> None:
     project.write("tools.mld", "exe @echoText(text: string) = `@text`\nexport { @echoText }\n")
     names, text = await tools_over_stdio(project, "mcp", "./tools.mld")
