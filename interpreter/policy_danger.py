@@ -68,6 +68,8 @@ SETTINGS = (
     "**/.git/hooks/**",
 )  # fmt: skip
 
+_PIECES = {glob: max(re.split(r"[*/]+", glob), key=len) for glob in (*CREDENTIALS, *SETTINGS)}
+
 
 def flags(words: tuple[str, ...]) -> set[str]:
     """The words, and each letter of a cluster (`-rf` is `-r -f`), and `--name` of `--name=value`."""
@@ -111,7 +113,8 @@ def dangers(operation: Operation) -> Iterator[Peril]:
 
 
 def _path(paths: tuple[str, ...], globs: tuple[str, ...], mode: str, what: str) -> Iterator[Peril]:
-    glob = next((glob for glob in globs if any(path_matches(glob, path) for path in paths)), None)
+    # The longest literal piece of a glob first: nearly every word of a command line fails there, at once.
+    glob = next((g for g in globs if any(_PIECES[g] in path and path_matches(g, path) for path in paths)), None)
     if glob:
         modes = {"r": ("read",), "w": ("write",), "rw": ("read", "write")}[mode]
         yield Peril(entry=f"fs:{mode}:{glob}", what=f"{what} '{paths[0]}'" if mode != "rw" else what,
