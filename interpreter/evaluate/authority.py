@@ -67,8 +67,17 @@ class Authority:
         for layer in self.policy.layers:
             names.append(layer.name)
             for key, value in layer.written.items():
-                configs[key] = _merged(configs[key], value) if key in configs else value
+                join = _common if key in ("allow", "danger") else _merged
+                configs[key] = join(configs[key], value) if key in configs else value
         return {"configs": configs, "activePolicies": names}
+
+
+def _common(old: Any, new: Any) -> Any:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return {k: _common(old[k], new[k]) for k in old if k in new}
+    if isinstance(old, list) and isinstance(new, list):
+        return [item for item in old if item in new]
+    return new
 
 
 def _merged(old: Any, new: Any) -> Any:

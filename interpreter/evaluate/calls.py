@@ -184,6 +184,8 @@ _CARRIED = ("try", "stage", "hint", "isPipeline", "pipeline", "input", "denied",
             "checkpoint", "retryable", "profile")  # fmt: skip
 
 
+# Calls that `@mx.tools.calls` can name.
+REMEMBERED = 10_000
 # Functions of an environment module that are meant to run inside its environment, wherever they are called.
 OPENING = ("spawn", "shell")
 
@@ -234,7 +236,7 @@ async def call_function(
         if opaque(function.body):
             # What a program makes of its arguments nobody sees: its answer carries all of them.
             result = result.with_labels(sequence_labels(inputs))
-        if authority.guards:
+        if len(env.run.tool_calls) < REMEMBERED:
             env.run.tool_calls.append({"name": function.name, "args": list(names), "ok": True})
         return result.with_labels(function.result_labels) if function.labels else result
 

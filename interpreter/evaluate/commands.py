@@ -366,6 +366,9 @@ def script_failure(error: ScriptEngineError, span: Span, env: Env) -> Exception:
     if error.limit:
         return LimitReached(str(error), span=span)
     message = env.run.mask(str(error))
+    at_name = re.search(r"(?<!\w)@(\w+)", span.text)
+    if at_name and "SyntaxError" in message:
+        message = f"Cannot use @{at_name.group(1)} syntax inside JavaScript code blocks: {message}"
     missing = message.partition(" is not defined")[0].removeprefix("ReferenceError: ")
     hint = None
     if missing in ("require", "process", "fetch", "Buffer", "module", "__dirname"):
@@ -431,13 +434,20 @@ async def with_options(node: n.With, env: Env) -> CallOptions:
     return CallOptions(guards=guards, policy=policy, using=using, options=entries)
 
 
+def guard_name(item: n.Node) -> str:
+    """The guard that `@name` or `"@name"` means; the second reads like text with a hole."""
+    if isinstance(item, n.Template) and len(item.parts) == 1:
+        item = item.parts[0]
+    return str(getattr(item, "name", getattr(item, "value", getattr(item, "text", "")))).lstrip("@")
+
+
 async def guard_choice(node: n.Node, env: Env) -> Any:
     """`guards: false`, `{ only: [@a] }`, `{ except: [@a] }`: as a pair of what is said and the names."""
     if isinstance(node, n.Object):
         for entry in node.entries:
             if isinstance(entry, n.Entry) and entry.key in ("only", "except"):
                 items = entry.value.items if isinstance(entry.value, n.Array) else (entry.value,)
-                names = tuple(str(getattr(item, "name", getattr(item, "value", ""))).lstrip("@") for item in items)
+                names = tuple(guard_name(item) for item in items)
                 return (entry.key, names)
         raise EvaluationError("guards takes false, { only: […] } or { except: […] }", span=node.span)
     value = await evaluate(node, env)

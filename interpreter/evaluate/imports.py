@@ -80,13 +80,15 @@ def namespace_of(source: str) -> str:
     return re.sub(r"\W", "_", stem)
 
 
-def choose_names(node: n.Import, offered: dict[str, Value], source: str, env: Env, missing: Any) -> None:
+def choose_names(
+    node: n.Import, offered: dict[str, Value], source: str, env: Env, missing: Any, frontmatter: Any = None
+) -> None:
     """Bind what an import selects of the names on offer."""
     alias = node.alias
     if alias is None and not node.what and not node.everything:
         alias = namespace_of(source)
     if alias is not None and not node.what:
-        bind(alias, record(offered).with_meta(namespace=source), source, node, env)
+        bind(alias, record(offered).with_meta(namespace=source, frontmatter=frontmatter), source, node, env)
         return
     if node.everything:
         raise ImportFault(
@@ -230,7 +232,7 @@ async def import_module(node: n.Import, env: Env) -> None:
             hint=f"did you mean '{close[0]}'?" if close else f"it exports: {', '.join(offered) or 'nothing'}",
         )  # fmt: skip
 
-    choose_names(node, offered, name, env, missing)
+    choose_names(node, offered, name, env, missing, loaded.frontmatter)
 
 
 async def import_data(target: Path, name: str, node: n.Import, env: Env) -> None:

@@ -108,6 +108,8 @@ def get_field(target: Value, name: str, env: Env) -> Value:
             return Value(len(data), target.own)
         if target.meta and "file" in target.meta and name in ("content", "text"):
             return Value(vt.text(target), target.labels)
+        if name == "__meta__" and target.meta and "namespace" in target.meta:
+            return Value(target.meta.get("frontmatter") or {})
         alternatives = list(data)
         hint = difflib.get_close_matches(name, alternatives, n=1)
         raise Missing(

@@ -143,7 +143,7 @@ FIELDS: dict[str, Callable[[Value], Value]] = {
     "tools": lambda v: _list(use.json() for use in v.labels.tools),
     "text": lambda v: Value(vt.text(v), v.labels),
     "data": lambda v: v.without_meta().with_meta(plain=True),
-    "type": lambda v: Value(type_name(v)),
+    "type": lambda v: Value("text" if isinstance(v.data, str) else type_name(v)),
     "length": lambda v: Value(len(v.data) if hasattr(v.data, "__len__") else len(vt.text(v))),
     "keys": lambda v: _list(v.data) if isinstance(v.data, dict) else NULL,
     "values": _values,

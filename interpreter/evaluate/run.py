@@ -119,7 +119,7 @@ async def run_body(document: n.Document, env: Env, *, prose: bool) -> Value | No
                 continue
             await run_statement(statement, env)
             if prose and document.mode == "document":
-                env.run.document.end_of_directive(shown=isinstance(statement, n.Show))
+                env.run.document.end_of_directive(shown=ends_its_line(statement))
     except Returned as returned:
         return returned.value or NULL
     return None
@@ -163,6 +163,16 @@ def names_in(node: n.Node) -> Iterator[str]:
         if isinstance(current, n.Variable):
             yield current.name
         waiting.extend(current.children())
+
+
+def ends_its_line(statement: n.Node) -> bool:
+    """Does the directive take the blank lines below it along? `show` does, unless it shows a file or a literal."""
+    if not isinstance(statement, n.Show):
+        return False
+    value = statement.value
+    if isinstance(value, n.Pipeline) and isinstance(value.source, n.Literal):
+        return False
+    return not isinstance(value, n.FileLoad)
 
 
 async def run_statement(statement: n.Node, env: Env) -> None:

@@ -59,6 +59,8 @@ async def fill(parts: Iterable[n.Node], env: Env, builder: Builder) -> None:
 
 async def part_value(part: n.Node, env: Env) -> Value:
     """The value of a hole. A name that nobody defined stays as it is written: `me@example.com` is text, too."""
+    if isinstance(part, n.Placeholder) and "placeholder" not in env.mx:
+        return Value("<>")  # outside `as`, these are two characters
     try:
         return await evaluate(part, env)
     except Missing as missing:

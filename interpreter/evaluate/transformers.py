@@ -154,13 +154,14 @@ def _escape(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _element(name: str, data: Any) -> str:
+def _element(name: str, data: Any, indent: str = "") -> str:
     tag = _tag(name)
-    if isinstance(data, dict):
-        return f"<{tag}>\n" + "\n".join(_element(k, v) for k, v in data.items()) + f"\n</{tag}>"
-    if isinstance(data, list):
-        return "\n".join(_element(name, item) for item in data)
-    return f"<{tag}>{_escape(_cell(data))}</{tag}>"
+    if isinstance(data, dict | list):
+        inner = indent + "  "
+        members = data.items() if isinstance(data, dict) else (("item", item) for item in data)
+        body = "\n".join(_element(key, item, inner) for key, item in members)
+        return f"{indent}<{tag}>\n{body}\n{indent}</{tag}>"
+    return f"{indent}<{tag}>{_escape(_cell(data))}</{tag}>"
 
 
 def to_xml(value: Value) -> Value:
