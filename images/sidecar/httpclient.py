@@ -6,7 +6,6 @@ A remote server is as little trusted as one in a container: what it sends is hel
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 import ssl
 from collections.abc import AsyncIterator, Mapping
@@ -59,7 +58,7 @@ class Response:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._writer.close()
+        self._writer.transport.abort()
 
     @property
     def kind(self) -> str:
@@ -164,8 +163,6 @@ class HttpClient:
             writer.write("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body)
             await response.read_head()
         except BaseException:
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+            writer.transport.abort()
             raise
         return response

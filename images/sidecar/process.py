@@ -49,7 +49,7 @@ class Pending(Protocol):
     def on_progress(self, fields: RawMap) -> None: ...
 
     def on_late(self) -> None:
-        """A tenth of a second passed (told repeatedly)."""
+        """It has taken more than a tenth of a second (told repeatedly)."""
 
     def on_paused(self) -> None:
         """The server wants to be asked again later for the rest."""
@@ -128,10 +128,11 @@ class Ignored:
 class _Slot:
     """A request that was sent or waits to be. `message` is what is not sent yet."""
 
-    __slots__ = ("deadline", "last", "message", "pending", "stands")
+    __slots__ = ("began", "deadline", "last", "message", "pending", "stands")
 
     def __init__(self, pending: Pending, message: bytes, deadline: float, last: float, *, stands: bool = False) -> None:
         self.pending, self.message, self.deadline, self.last = pending, message, deadline, last
+        self.began = monotonic()
         self.stands = stands
         """Whether it is meant to stay open, so that it takes no place and no time."""
 
@@ -285,7 +286,8 @@ class Process:
                 slot.deadline += _TICK
                 slot.last += _TICK
             if now < min(slot.deadline, slot.last):
-                slot.pending.on_late()
+                if now - slot.began >= _TICK:
+                    slot.pending.on_late()
                 continue
             span = self._lifecycle.call_timeout
             what = "could not take the request" if slot.message else "did not answer"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 from collections.abc import Coroutine
 from typing import Any
@@ -61,13 +62,21 @@ class Remote:
             task.cancel()
         if self._session:
             farewell = self._loop.create_task(self._farewell())
-            farewell.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._tasks.add(farewell)
+            farewell.add_done_callback(self._tasks.discard)
         self._reader.on_closed()
+
+    async def ended(self) -> None:
+        """Waits until nothing of it is left."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        await asyncio.sleep(0)  # the transports close in the loop's next turn
 
     async def _farewell(self) -> None:
         """Ends the session; a server that does not care for that is none of our business."""
-        async with asyncio.timeout(2), await self._client.request("DELETE", self._session):
-            pass
+        with contextlib.suppress(HttpError, TimeoutError):
+            async with asyncio.timeout(2), await self._client.request("DELETE", self._session):
+                pass
 
     def _work(self, work: Coroutine[Any, Any, None], spelt_id: bytes = b"") -> asyncio.Task[None]:
         async def guarded() -> None:

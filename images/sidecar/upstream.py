@@ -12,12 +12,16 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from images.sidecar.child import Child
 from images.sidecar.jsonrpc import METHOD_NOT_FOUND, SERVER_LOST, failure
 from images.sidecar.process import Events, Process, ServerError
 from images.sidecar.seams import Dial, Lifecycle, Limits, ServerSpec
 from images.sidecar.wire import Wire
+
+if TYPE_CHECKING:
+    from images.sidecar.remote import Remote
 
 _SPARES = 64
 _BACK_OFF, _BACK_OFF_MAX = 0.2, 30.0
@@ -63,6 +67,7 @@ class Upstream:
         self._failures = 0
         self._not_before = 0.0
         self._first: Child | None = None
+        self._remotes: list[Remote] = []
         self._children: set[asyncio.Task[None]] = set()
         self._ending: set[socket.socket] = set()
         self.stateless: Process | None = None
@@ -135,6 +140,8 @@ class Upstream:
             self._end(self._first)
         if self._children:
             await asyncio.wait(self._children)
+        for remote in self._remotes:
+            await remote.ended()
 
     # --- remote servers
 
@@ -144,9 +151,11 @@ class Upstream:
         from images.sidecar.remote import reach  # most runs have no remote server, and their start pays nothing for it
 
         try:
-            process.connect(reach(process, self.spec, url, self._dial, self._limits.result_bytes))
+            remote = reach(process, self.spec, url, self._dial, self._limits.result_bytes)
         except ValueError as e:
             raise ServerError(SERVER_LOST, f"server {self.name}: {e}") from e
+        self._remotes = [*(former for former in self._remotes if not former.closed), remote]
+        process.connect(remote)
 
     # --- links
 

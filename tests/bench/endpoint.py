@@ -58,7 +58,7 @@ async def dial(server: str, host: str, port: int) -> socket.socket:
     return sock
 
 
-async def serve(config: Path, port: int, lifecycle: Lifecycle) -> None:
+async def serve(config: Path, where: int | str, lifecycle: Lifecycle) -> None:
     """Serves until a signal ends it."""
     declared = json.loads(config.read_text())["mcpServers"]
     servers = tuple(
@@ -68,7 +68,10 @@ async def serve(config: Path, port: int, lifecycle: Lifecycle) -> None:
     )  # fmt: skip
     gate = Permissive()
     endpoint = Endpoint(EndpointSpec(servers=servers, lifecycle=lifecycle), gate, gate, gate, dial)
-    endpoint.listen_tcp(port)
+    if isinstance(where, str):
+        endpoint.listen_unix(where)
+    else:
+        endpoint.listen_tcp(where)
     gc.collect()
     gc.freeze()
     done = asyncio.Event()
@@ -82,7 +85,8 @@ async def serve(config: Path, port: int, lifecycle: Lifecycle) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--socket", default="", help="listen on this Unix socket instead")
     parser.add_argument("--concurrent", type=int, default=64)
     options = parser.parse_args()
-    asyncio.run(serve(options.config, options.port, Lifecycle(max_concurrent=options.concurrent)))
+    asyncio.run(serve(options.config, options.socket or options.port, Lifecycle(max_concurrent=options.concurrent)))

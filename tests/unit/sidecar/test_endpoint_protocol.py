@@ -242,6 +242,31 @@ async def test_roots_go_to_the_servers_of_that_client(tmp_path: Path) -> None:
         assert len(server.calls("notifications/roots/list_changed")) == 1
 
 
+async def test_a_ping_is_answered_at_either_end(tmp_path: Path) -> None:
+    async def ping(line: Line, message: Message) -> Message:
+        return {"content": [{"type": "text", "text": json.dumps((await line.ask("ping", {}))["result"])}]}
+
+    async with world(tmp_path, FakeServer("a", handlers={"tools/call": ping})) as w:
+        agent = w.agent()
+        await agent.open()
+        assert (await agent.request("ping")).result == {}
+        assert (await agent.call("echo")).text == "{}"
+
+
+async def test_only_an_answer_that_takes_long_becomes_a_stream(tmp_path: Path) -> None:
+    async def wait(line: Line, message: Message) -> Message:
+        await asyncio.sleep(message["params"]["arguments"]["seconds"])
+        return {"content": []}
+
+    async with world(tmp_path, FakeServer("a", handlers={"tools/call": wait})) as w:
+        agent = w.agent()
+        await agent.open()
+        long = asyncio.create_task(agent.call("echo", {"seconds": 0.5}))
+        quick = [await agent.call("echo", {"seconds": 0}) for _ in range(100)]  # across several ticks of the clock
+        assert {reply.headers["content-type"] for reply in quick} == {"application/json"}
+        assert (await long).headers["content-type"] == "text/event-stream"
+
+
 async def test_one_get_stream_per_session(tmp_path: Path) -> None:
     async with world(tmp_path, FakeServer("a")) as w:
         agent = w.agent()
