@@ -17,12 +17,12 @@ _OPERATORS = {
     ">>": ">> appends to a file",
     ">": "> writes a file",
     "<": "< reads a file",
-    "&": "& runs in the background",
+    "&": "",
 }
 _OPERATOR = re.compile(r"&&|\|\||>>|[;<>&]")
 _URL = re.compile(r"https?://[^\s>]+")
 _PATH = re.compile(r"[^@>#{\n\\ \t\"]+|[ \t]+(?!#|as\b|\{|!#|>)|#(?=\S)|\\")
-_SECTION = re.compile(r"[^,;>\n@\"]+?(?=\s*(?:[,;>\n@]|\?\s*[,;>]|[ \t]as\b|$))")
+_SECTION = re.compile(r"[^,;>\n@\"]+?(?=\s*(?:[,;>\n@]|!#|\?\s*[,;>]|[ \t]as\b|$))")
 _LIST = re.compile(r"#*\?\?")
 _WITHOUT = re.compile(r"\s*;?\s*!#\s*")
 
@@ -111,13 +111,15 @@ class CommandLexer(TextLexer):
 
     def _refuse(self, found: re.Match[str]) -> None:
         """A shell operator in a command: no shell reads it. Told, and the rest is lexed all the same."""
-        what = _OPERATORS[found.group()]
+        what = f"{_OPERATORS[found.group()]}, and cmd {{ }} runs one command without a shell"
+        if found.group() == "&":
+            what = "background execution (&) is not allowed in mlld. All commands run synchronously."
         self.faults.append(
             self.fault(
                 "shell-in-cmd",
                 found.start(),
                 found.end(),
-                f"{what}, and cmd {{ }} runs one command without a shell",
+                what,
                 hint="use sh { … } for shell syntax, or quote the text",
             ).diagnostic
         )
@@ -156,6 +158,11 @@ class CommandLexer(TextLexer):
         elif text[at : at + 1] == "#":
             self.emit("L_HASH", "#", at, at + 1)
             at = self._sections(self._spaces(at + 1))
+            if text.startswith("!#", self._spaces(at)):
+                message = 'invalid section selector: use "; !# section" to start exclude selectors'
+                raise self.fault(
+                    "section", at, self._spaces(at) + 2, message, hint="put a ; before !#", resume=self.line_end(at)
+                )
             if found := _WITHOUT.match(text, at):
                 self.emit("L_WITHOUT", "!#", at, found.end())
                 at = self._sections(found.end())

@@ -200,6 +200,12 @@ class NameLexer(CommandLexer):
         if self.prev == "USING" and (label := LABEL.match(self.text, at)):
             self.emit("LABEL", label.group(), at, label.end())
             return label.end()
+        if self.prev == "WHEN" and word in ("all", "any"):
+            instead = "&&" if word == "all" else "||"
+            message = f"the '{word}' modifier has been removed from mlld. Use the {instead} operator instead."
+            raise self.fault(
+                "when-modifier", at, end, message, hint=f"write when @a {instead} @b => …", resume=self.line_end(at)
+            )
         token = ACTION_WORDS.get(word)
         if token in ("LET", "VAR"):
             return self._begin(token, word, at, end)

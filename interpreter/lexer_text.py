@@ -165,10 +165,13 @@ class TextLexer(BaseLexer):
                 else:
                     buffer += "!"
                     at = here + 1
-            elif mark == "<" and (close := self._escaped_angle(here)):
+            elif mark == "<" and (close := self._escaped_angle(here, quote)):
                 angle_ends.add(close)
                 buffer += "<"
                 at = here + 2
+            elif mark == "<" and text.startswith("<<>>", here):
+                buffer += "<<>>"
+                at = here + 4
             elif mark == ">>" and here in angle_ends:
                 buffer += ">"
                 at = here + 2
@@ -299,11 +302,13 @@ class TextLexer(BaseLexer):
         self.emit("COND_THEN", "?", at, at + 1)
         return self.quoted(at + 1, after)
 
-    def _escaped_angle(self, at: int) -> int:
+    def _escaped_angle(self, at: int, quote: str) -> int:
         """`<<file.md>>` is the text `<file.md>`: where its `>>` is, or 0."""
         if not self.text.startswith("<<", at):
             return 0
-        return max(0, self._ahead(">>", at))
+        close = self._ahead(">>", at + 2)
+        ends_before = quote in ('"', "`") and self.text.find(quote, at, close) >= 0
+        return 0 if close <= at + 2 or ends_before else close
 
     def _ahead(self, mark: str, at: int) -> int:
         """Where a mark comes next on this line, or -1; remembered, so that a line of `<` alone is not searched again and again."""

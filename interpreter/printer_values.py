@@ -10,7 +10,7 @@ from . import nodes as n
 from .parser_build import PRECEDENCE
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:-[A-Za-z0-9_]+)*\Z")
-_LOOKS_LIKE_LOAD = re.compile(r"<(|[^<>\n]*[.*@][^<>\n]*)>")
+_LOOKS_LIKE_LOAD = re.compile(r"<([^<>\n]*[.*@][^<>\n]*)>")
 _COMMAND_PIECES = re.compile(r"""'[^']*'|"(?:[^"]*")?|[^'"]+|'""")
 _PLAIN_SECTION = re.compile(r"[A-Za-z0-9](?:[\w .-]*\w)?\Z(?<! as)")
 # Text that would become part of the `@name` before it.

@@ -125,3 +125,12 @@ def test_code_ends_at_its_own_brace() -> None:
         assert isinstance(made[0], n.Exe)
         assert isinstance(made[0].body, n.Code)
         assert made[0].body.text == text[text.index("{") + 1 : -1].rstrip()
+
+
+def test_angle_brackets_in_text_are_files_only_where_they_look_like_files() -> None:
+    assert value('@f("<<", ">>")') == n.Call(
+        function=n.Variable(name="f"), arguments=(n.Literal(value="<<"), n.Literal(value=">>"))
+    )
+    assert value('"<<>><div>a < b</div>"') == n.Literal(value="<<>><div>a < b</div>")
+    assert value("`<<a.md>>`") == n.Literal(value="<a.md>")
+    assert value("`<a.md>`") == n.Template(quote="`", parts=(n.FileLoad(path=(n.Text(text="a.md"),)),))

@@ -57,6 +57,9 @@ FAULTS = [
     ("var secret pii @x = 1\n           ^^^", "label-comma", "write secret, pii"),
     ('import { * } from "x.mld"\n^', "import-wildcard", "as @name"),
     ("when @c [\n^\n  show 1\n]", "when-without-arrow", "=> before the block"),
+    ("var @s = <a.md # one !# two>\n                    ^^", "section", "put a ; before !#"),
+    ("when all: [@a @b] => show 1\n     ^^^", "when-modifier", "write when @a && @b"),
+    ("run cmd { sleep 5 & }\n                  ^", "shell-in-cmd", "synchronously"),
     ("var @x = @y &&\n              ^", "syntax", "a value"),
     ("var @x = { a: 1 b: 2 }\n                ^^", "missing-comma", "separate entries with commas"),
 ]
