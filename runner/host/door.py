@@ -77,9 +77,11 @@ class Door:
         except (ConnectionError, ValueError, asyncio.CancelledError):
             pass  # it left, it sent a line without end, or the sandbox ends
         finally:
-            self._guests.discard(task)
             await server.close()
             writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+            self._guests.discard(task)
 
 
 def passed_on(connection: ToolConnection, info: ToolInfo) -> Tool:
