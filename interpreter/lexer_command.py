@@ -23,6 +23,7 @@ _OPERATOR = re.compile(r"&&|\|\||>>|[;<>&]")
 _URL = re.compile(r"https?://[^\s>]+")
 _PATH = re.compile(r"[^@>#{\n\\ \t\"]+|[ \t]+(?!#|as\b|\{|!#|>)|#(?=\S)|\\")
 _SECTION = re.compile(r"[^,;>\n@\"]+?(?=\s*(?:[,;>\n@]|!#|\?\s*[,;>]|[ \t]as\b|$))")
+_EXCLUDES = re.compile(r"[ \t]*!#")
 _LIST = re.compile(r"#*\?\?")
 _WITHOUT = re.compile(r"\s*;?\s*!#\s*")
 
@@ -247,7 +248,7 @@ class CommandLexer(TextLexer):
                 raise self._unclosed(at, '"')
             at = self._path_until(at + 1, end) + 1
         else:
-            while text[at : at + 1] != "?":
+            while text[at : at + 1] != "?" and not _EXCLUDES.match(text, at):
                 if AT.match(text, at):
                     at = self.interpolation(at, "path")
                 elif found := _SECTION.match(text, at):
