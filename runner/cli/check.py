@@ -17,6 +17,7 @@ from runner.cli.lazy import Command
 from runner.errors import CheckFailure, UsageFailure
 
 SUFFIXES = (".mld", ".mld.md", ".att", ".mtt")
+_JSON = click.option("--json", "as_json", is_flag=True, help="JSON is what it prints anyway.")
 _MODE = click.option("--document", is_flag=True, help="Read it as a document: lines with /directives in prose.")
 
 
@@ -71,7 +72,8 @@ def check(paths: tuple[str, ...], document: bool, as_json: bool) -> int:
 @click.command(cls=Command, examples="\nExamples:\n  mlld ast hello.mld\n")
 @click.argument("path")
 @_MODE
-def ast(path: str, document: bool) -> None:
+@_JSON
+def ast(path: str, document: bool, as_json: bool) -> None:
     """Print the syntax tree of a script as JSON."""
     tree = parse_or_raise(source_of(path), "document" if document else None)
     click.echo(json.dumps(ast_json(tree), indent=1, ensure_ascii=False, default=str))
@@ -80,7 +82,8 @@ def ast(path: str, document: bool) -> None:
 @click.command(cls=Command, examples="\nExamples:\n  mlld tokens hello.mld\n")
 @click.argument("path")
 @_MODE
-def tokens(path: str, document: bool) -> None:
+@_JSON
+def tokens(path: str, document: bool, as_json: bool) -> None:
     """Print the tokens of a script as JSON, with their places."""
     found = tokens_json(source_of(path), "document" if document else None)
     click.echo(json.dumps(found, indent=1, ensure_ascii=False, default=str))
