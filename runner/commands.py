@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import errno
-import shlex
+import re
 from collections.abc import Mapping
 
 from interpreter.ports import Command
 from runner.backends.base import Execution
 
-_SHELL_ONLY = frozenset("|&;<>()$`*?[]#~{}!\n")
 _INTERPRETERS = {"sh": ("sh", "-c"), "node": ("node", "-e"), "py": ("python3", "-c")}
 _FROM_STDIN = {"sh": ("sh", "-s"), "node": ("node", "-"), "py": ("python3", "-")}
 _LONGEST_BODY = 100_000  # an argument may have 131,071 bytes; a longer body comes over stdin, if that is free
@@ -42,44 +41,48 @@ def _argv(command: Command) -> tuple[tuple[str, ...], bytes | None]:
 def simple(line: str) -> tuple[str, ...] | None:
     """The words of a command line which a shell would run as one program, else None.
 
-    Where a profile grants no `sh` the shells are masked, and a plain command must run all the same.
+    Where a profile grants no `sh` the shells are masked, and a plain command must run all the same. In one pass: a
+    prompt of a megabyte is one word.
     """
-    try:
-        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
-        lexer.whitespace_split = True
-        lexer.commenters = ""
-        words = list(lexer)
-    except ValueError:
-        return None
-    if not words or "=" in words[0] or words[0] in _RESERVED or _expands(line):
+    words: list[str] = []
+    word: list[str] = []  # pieces of the one being read
+    at = 0
+    while at < len(line):
+        piece = _PIECE.match(line, at)
+        if piece is None:
+            return None  # an operator, an expansion, or a quote without its end
+        at = piece.end()
+        text = piece[0]
+        match piece.lastgroup:
+            case "blank":
+                words += ["".join(word)] if word else []
+                word = []
+                continue
+            case "single":
+                text = text[1:-1]
+            case "double":
+                text = _IN_DOUBLE.sub(r"\1", text[1:-1])
+            case "escape":
+                text = text[1:]
+        word.append(text)
+    words += ["".join(word)] if word else []
+    if not words or "=" in words[0] or words[0] in _RESERVED:
         return None
     return tuple(words)
 
 
+_PIECE = re.compile(
+    r"""(?P<blank>[ \t]+)
+      | (?P<plain>[^ \t\n|&;<>()$`*?\[\]\#~{}!'"\\]+)
+      | (?P<single>'[^']*')
+      | (?P<double>"(?:[^"\\$`]|\\["\\$`])*")
+      | (?P<escape>\\[^\n])""",
+    re.VERBOSE,
+)
+_IN_DOUBLE = re.compile(r"""\\(["\\$`])""")
 # Words that only a shell understands.
 _RESERVED = frozenset(
     ("if", "then", "else", "elif", "fi", "for", "while", "until", "do", "done", "case", "esac", "in", "function", "time",
      "[[", ".", ":", "cd", "export", "set", "unset", "exec", "eval", "source", "alias", "trap", "umask", "ulimit", "read",
      "shift", "exit", "return", "break", "continue", "wait")
 )  # fmt: skip
-
-
-def _expands(line: str) -> bool:
-    """Whether a shell would see more than words: an operator or an expansion outside of single quotes."""
-    quote = ""
-    skip = False
-    for char in line:
-        if skip:
-            skip = False
-            # What a backslash means depends on what comes after it, and inside double quotes more so.
-            if char == "\n" or (quote and char not in '"\\$`'):
-                return True
-        elif char == "\\" and quote != "'":
-            skip = True
-        elif quote == char:
-            quote = ""
-        elif not quote and char in "'\"":
-            quote = char
-        elif (quote == '"' and char in "$`") or (not quote and char in _SHELL_ONLY):
-            return True
-    return bool(quote) or skip

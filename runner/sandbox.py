@@ -279,6 +279,7 @@ class Sandbox:
             await asyncio.wait([*waited], return_when=asyncio.FIRST_COMPLETED)
         except BaseException:
             task.cancel()
+            await finished(asyncio.wait([task]))  # what it has started is ended before anybody goes on
             raise
         if task.done():
             return task.result()

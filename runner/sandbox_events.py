@@ -32,7 +32,6 @@ _KEPT_WORDS = 4000  # last words of a seat's stderr, for error messages
 _LOG_BUDGET = 1 << 20  # bytes of stderr per seat that the record takes: a server cannot fill the disk with it
 _LONGEST_LOG_LINE = 4096
 _EVENT_ON_ITS_WAY = 5.0  # seconds
-_LINES_ON_THEIR_WAY = 0.3
 _CANARY_EXIT = 97
 
 
@@ -80,8 +79,7 @@ class Hearing:
         self._tell("state", member=member, state="ended", exit=exit_code, oom=oom)
         self._news.set()
         if member in (AGENT, SIDECAR) or not self.selftest.complete:
-            # Its last lines may come after the engine's word of its end.
-            asyncio.get_running_loop().call_later(_LINES_ON_THEIR_WAY, self._conclude, member, exit_code, oom)
+            self.fail(self._why(member, exit_code, oom))
 
     def oom(self, member: str) -> None:
         self._tell("oom", member=member)
@@ -161,9 +159,6 @@ class Hearing:
 
     def last_words(self, member: str) -> str:
         return bytes(self._words[member]).decode(errors="replace")
-
-    def _conclude(self, member: str, exit_code: int, oom: bool) -> None:
-        self.fail(self._why(member, exit_code, oom))
 
     def _why(self, member: str, exit_code: int, oom: bool) -> Exception:
         wrong = self.selftest.wrong(member)

@@ -21,7 +21,7 @@ class Listener(Protocol):
         ...
 
     def ended(self, member: str, exit_code: int, oom: bool) -> None:
-        """A seat has ended by itself, or was killed."""
+        """A seat has ended by itself, or was killed; all its lines have been heard before."""
         ...
 
     def oom(self, member: str) -> None:

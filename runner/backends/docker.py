@@ -41,7 +41,7 @@ from runner.planner_seats import MCP_PORT
 
 T = TypeVar("T")
 _LAST_LINES = 3.0  # seconds that the sidecar gets to finish its record
-_NO_DEATH_NOTE = 1.0  # seconds after the end of a stream, after which the engine is not going to say why
+_NO_DEATH_NOTE = 3.0  # seconds after the end of a stream, after which the engine is not going to say why
 
 
 class DockerBackend:
@@ -78,7 +78,8 @@ class DockerSeats:
     _pool: ThreadPoolExecutor = field(init=False)
     _attached: dict[str, Duplex] = field(default_factory=dict)
     _pumps: dict[str, asyncio.Task[None]] = field(default_factory=dict)
-    _said_dead: set[str] = field(default_factory=set)
+    _exits: dict[str, int] = field(default_factory=dict)
+    _deaths: dict[str, asyncio.Event] = field(default_factory=dict)
     _oom: set[str] = field(default_factory=set)
     _events: Any = None
     _stopping: threading.Event = field(default_factory=threading.Event)
@@ -191,8 +192,14 @@ class DockerSeats:
         for stream, unfinished in lines.items():
             for line in unfinished.rest():
                 self.listener.line(member, stream, line)
-        await asyncio.sleep(_NO_DEATH_NOTE if not self._stopping.is_set() else 0)
-        self._ended(member, -1)
+        # Everything it said has been heard; how it ended the engine tells a moment before or after.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._death(member).wait(), _NO_DEATH_NOTE)
+        if not self._stopping.is_set():
+            self.listener.ended(member, self._exits.get(member, -1), member in self._oom)
+
+    def _death(self, member: str) -> asyncio.Event:
+        return self._deaths.setdefault(member, asyncio.Event())
 
     def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
         """In a thread: deaths and memory kills, which only the engine's events tell of containers that remove themselves."""
@@ -207,17 +214,16 @@ class DockerSeats:
                     if event.get("Action") == "oom":
                         loop.call_soon_threadsafe(self._out_of_memory, member)
                     else:
-                        loop.call_soon_threadsafe(self._ended, member, int(attributes.get("exitCode", -1)))
+                        loop.call_soon_threadsafe(self._died, member, int(attributes.get("exitCode", -1)))
 
     def _out_of_memory(self, member: str) -> None:
         self._oom.add(member)
         if not self._stopping.is_set():
             self.listener.oom(member)
 
-    def _ended(self, member: str, exit_code: int) -> None:
-        if member not in self._said_dead and not self._stopping.is_set():
-            self._said_dead.add(member)
-            self.listener.ended(member, exit_code, member in self._oom)
+    def _died(self, member: str, exit_code: int) -> None:
+        self._exits[member] = exit_code
+        self._death(member).set()
 
     # ------------------------------------------------------------------------------------------------------ commands
 

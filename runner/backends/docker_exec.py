@@ -40,7 +40,15 @@ async def execute(api: APIClient, container: str, execution: Execution, thread: 
     check_arguments(execution.argv)
     mark = f"MLLD_COMMAND={secrets.token_hex(8)}"
     execution = replace(execution, env={**execution.env, **dict([mark.split("=")])})
-    id, duplex = await _start(api, container, execution, thread, stdin=execution.tty or execution.stdin is not None)
+    stdin = execution.tty or execution.stdin is not None
+    starting = asyncio.ensure_future(_start(api, container, execution, thread, stdin=stdin))
+    try:
+        id, duplex = await finished(starting)
+    except asyncio.CancelledError:
+        id, duplex = starting.result()
+        duplex.close()
+        await finished(_end(api, container, id, mark, thread))
+        raise
     if execution.tty:
         try:
             await docker_terminal.converse(duplex, docker_terminal.resizer(api, id))
@@ -56,13 +64,13 @@ async def execute(api: APIClient, container: str, execution: Execution, thread: 
     except TimeoutError:
         timed_out = True
     except asyncio.CancelledError:
-        await finished(_end(api, container, mark, thread))
+        await finished(_end(api, container, id, mark, thread))
         raise
     finally:
         writer.cancel()
         duplex.close()
     if timed_out:
-        await _end(api, container, mark, thread)
+        await _end(api, container, id, mark, thread)
         return CommandResult(
             exit_code=_TIMED_OUT, stdout=bytes(output["stdout"]), stderr=bytes(output["stderr"]), timed_out=True
         )
@@ -136,18 +144,29 @@ async def _start(
             )
             return made["Id"], Duplex(api.exec_start(made["Id"], socket=True, tty=execution.tty))
 
-    id, duplex = await thread(start)
+    starting = asyncio.ensure_future(thread(start))
+    try:
+        id, duplex = await finished(starting)
+    except asyncio.CancelledError:
+        starting.result()[1].close()
+        raise
     duplex.release()
     return id, duplex
 
 
-async def _end(api: APIClient, container: str, mark: str, thread: Threads) -> None:
-    """Ends a command and what it started: the engine can start one and not end it."""
+async def _end(api: APIClient, container: str, id: str, mark: str, thread: Threads) -> None:
+    """Ends a command and what it started: the engine can start one and not end it. One that the engine is still
+    starting has no mark yet, so this goes on until the engine says that it has ended."""
     with contextlib.suppress(RunnerError):  # the seat may be gone, and the command with it
-        _, duplex = await _start(api, container, Execution(argv=(BRIDGE, "--end", mark)), thread, stdin=False)
-        while await duplex.receive():
-            pass
-        duplex.close()
+        for pause in (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6):
+            await asyncio.sleep(pause)
+            _, duplex = await _start(api, container, Execution(argv=(BRIDGE, "--end", mark)), thread, stdin=False)
+            while await duplex.receive():
+                pass
+            duplex.close()
+            state = await _state(api, id, thread)
+            if not state["Running"] and state["ExitCode"] is not None:
+                return
 
 
 async def _feed(duplex: Duplex, stdin: bytes | None) -> None:
@@ -171,17 +190,21 @@ async def _read(duplex: Duplex, execution: Execution, output: dict[Stream, bytea
 async def _exit_code(api: APIClient, id: str, thread: Threads) -> int:
     """The engine knows it a moment after the stream has ended."""
 
+    for pause in (0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0):
+        await asyncio.sleep(pause)
+        state = await _state(api, id, thread)
+        if not state["Running"] and state["ExitCode"] is not None:
+            return int(state["ExitCode"])
+    return 255
+
+
+async def _state(api: APIClient, id: str, thread: Threads) -> dict[str, Any]:
     def inspect() -> dict[str, Any]:
         with translated():
             found: dict[str, Any] = api.exec_inspect(id)
             return found
 
-    for pause in (0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0):
-        await asyncio.sleep(pause)
-        state = await thread(inspect)
-        if not state["Running"] and state["ExitCode"] is not None:
-            return int(state["ExitCode"])
-    return 255
+    return await thread(inspect)
 
 
 def _cannot_start(program: str, words: bytes) -> OSError:
