@@ -112,6 +112,11 @@ Answering = Callable[[dict[str, Any], asyncio.StreamReader, asyncio.StreamWriter
 async def scripted(answering: Answering) -> AsyncIterator[int]:
     """An HTTP server that a test writes out byte by byte; gives its port."""
 
+    serving: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving[asyncio.get_running_loop().create_task(serve(reader, writer))] = writer
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
@@ -124,11 +129,17 @@ async def scripted(answering: Answering) -> AsyncIterator[int]:
             await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1")
+    server = await asyncio.start_server(accept, "127.0.0.1")
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
+        await asyncio.sleep(0.02)  # who connected at the last moment is accepted, to be closed with the others
         server.close()
+        for task, writer in serving.items():
+            task.cancel()
+            writer.close()
+        await asyncio.gather(*serving, return_exceptions=True)
+        await asyncio.gather(*(writer.wait_closed() for writer in serving.values()), return_exceptions=True)
 
 
 def whole(body: bytes, kind: str = "application/json", status: str = "200 OK", extra: str = "") -> bytes:
