@@ -27,11 +27,15 @@ async def statements(body: tuple[n.Node, ...], env: Env) -> Value:
 
 
 async def evaluate_statement(statement: n.Node, env: Env) -> None:
-    """One statement of a block inside a function. A `when` that gives a value returns from the function."""
+    """One statement of a block inside a function: `run` prints, a `when` that gives a value returns from the function."""
     if isinstance(statement, n.When):
         from .control import when_statement
 
         await when_statement(statement, env)
+    elif isinstance(statement, n.Run | n.Stream):
+        from .effects import print_result
+
+        print_result(await evaluate(statement, env), env)
     else:
         await evaluate(statement, env)
 

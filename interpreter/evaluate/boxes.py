@@ -76,6 +76,12 @@ class BoxState:
 
 @handles(n.Box)
 async def box(node: n.Box, env: Env) -> Value:
+    """A block for its value: nothing of what it runs is printed."""
+    return await run_box(node, env, lambda inside: statements(node.body.body, inside.block()))
+
+
+async def run_box(node: n.Box, env: Env, run: Callable[[Env], Awaitable[object]]) -> Value:
+    """Enter the environment of a block, run its statements there, leave it."""
     plain, locate = await configuration(node, env)
     asked = None
     if node.options is not None and (said := node.options.get("profile")) is not None:
@@ -86,7 +92,7 @@ async def box(node: n.Box, env: Env) -> Value:
 
     async def body(inside: Env) -> Value:
         try:
-            await statements(node.body.body, inside.block())
+            await run(inside)
         except Returned as returned:
             return returned.value or NULL
         return Value(UNDEFINED)
@@ -205,7 +211,9 @@ def session_ports(ports: Ports, session: SandboxSession, spec: EnvironmentSpec) 
     """The powers inside: commands of the sandbox, no network of the host; files as the sandbox grants them."""
     files = session.files
     if files is None and ports.files is not None:
-        files = ports.files if "filesystem" in spec.grants else read_only(ports)
+        # Where nobody declared a profile and nothing is isolated, the script itself is held to no more than its commands.
+        free = "filesystem" in spec.grants or (spec.provider == "local" and spec.profile is None)
+        files = ports.files if free else read_only(ports)
     inside = replace(
         ports, commands=session.commands, files=files, http=ports.http if spec.provider == "local" else None
     )

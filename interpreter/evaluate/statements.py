@@ -22,6 +22,10 @@ async def execute(node: n.Node, env: Env) -> None:
         print_value(await evaluate(node, env), env)
     elif isinstance(node, n.ExpressionStatement):
         await execute_expression(node.value, env)
+    elif isinstance(node, n.Box):
+        from .boxes import run_box
+
+        await run_box(node, env, lambda inside: execute_action(node.body, inside))
     elif isinstance(node, n.For):
         await execute_for(node, env)
     elif isinstance(node, n.When):
