@@ -11,6 +11,7 @@ LEGACY = "2025-11-25"
 MODERN = "2026-07-28"
 CLIENT = {"name": "mlld-sandbox", "version": "1"}
 META = "io.modelcontextprotocol/"
+UNSUPPORTED_VERSION = -32022
 _DISCOVER_SECONDS = 3.0
 """An older server may not even answer what it does not know."""
 
@@ -37,8 +38,14 @@ async def greet(process: Process, capabilities: bytes, seconds: float, *, modern
 
 async def _discover(process: Process, capabilities: bytes, seconds: float) -> bool:
     """False if the server does not know the stateless era."""
+    params = b'{"_meta":%s}' % envelope(capabilities)
     try:
-        result = await process.ask("server/discover", b'{"_meta":%s}' % envelope(capabilities), seconds)
+        try:
+            result = await process.ask("server/discover", params, seconds)
+        except ServerError as e:
+            if e.code != UNSUPPORTED_VERSION or MODERN not in str(jsonrpc.encode(e.data)):
+                raise
+            result = await process.ask("server/discover", params, seconds)  # refused once, and yet it is offered
         process.modern = MODERN in json.loads(result.get("supportedVersions", b"[]"))
     except (ServerError, ValueError, TypeError, RecursionError):
         return False

@@ -14,7 +14,7 @@ from images.sidecar import jsonrpc, mirror
 from images.sidecar.cohort import Cohort
 from images.sidecar.connection import Buffers, Connection
 from images.sidecar.exchange import Exchange
-from images.sidecar.handshake import CLIENT, META, MODERN
+from images.sidecar.handshake import CLIENT, META, MODERN, UNSUPPORTED_VERSION
 from images.sidecar.http import Head
 from images.sidecar.jsonrpc import Incoming, Malformed, RawMap
 from images.sidecar.parked import Parking, Question, Waiting
@@ -25,7 +25,6 @@ from images.sidecar.seams import Kind
 from images.sidecar.sessions import ASKED_FOR, LEVELS, VERSIONS
 from images.sidecar.stream import EventStream
 
-UNSUPPORTED_VERSION = -32022
 _STATUSES = {
     jsonrpc.PARSE_ERROR: 400, jsonrpc.INVALID_REQUEST: 400, jsonrpc.INVALID_PARAMS: 400, mirror.HEADER_MISMATCH: 400,
     -32021: 400, UNSUPPORTED_VERSION: 400, jsonrpc.METHOD_NOT_FOUND: 404,

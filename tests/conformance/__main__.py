@@ -34,6 +34,17 @@ BRIDGED = 2
 """Checks that warn, and are not counted, where a server with handshakes is behind a stateless agent: what an abandoned
 call has asked stays asked, so that the next question of that server cannot have the same name."""
 ERAS = ("both", "handshake", "stateless")
+AS_CLIENT = {
+    "2025-11-25": (
+        "initialize", "tools_call", "elicitation-sep1034-client-defaults", "sse-retry", "json-schema-2020-12-preservation",
+    ),
+    "2026-07-28": (
+        "tools_call", "request-metadata", "http-standard-headers", "http-custom-headers", "http-invalid-tool-headers",
+        "json-schema-ref-no-deref", "json-schema-2020-12-preservation", "sep-2322-client-request-state",
+    ),
+}  # fmt: skip
+"""Scenarios for clients: all but those of OAuth, since the endpoint logs in nowhere."""
+_CHECKS = re.compile(r"^Passed: (\d+)/(\d+), (\d+) failed", re.MULTILINE)
 _TOTAL = re.compile(r"^Total: (\d+) passed, (\d+) failed", re.MULTILINE)
 
 
@@ -109,16 +120,29 @@ def run(program: str, entry: Path, url: str, revision: str) -> tuple[int, int, s
     return (int(total[1]), int(total[2]), said) if total else (0, 1, said)
 
 
+def run_as_client(program: str, entry: Path, scenario: str, revision: str) -> tuple[int, int, str]:
+    """Checks passed and failed of the endpoint as a client of the suite's own server."""
+    client = f"{sys.executable} -m tests.conformance.client"
+    command = [program, str(entry), "client", "--command", client, "--scenario", scenario, "--spec-version", revision]
+    with tempfile.TemporaryDirectory() as folder:
+        env = os.environ | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=env, timeout=120)
+    said = done.stdout + done.stderr
+    total = _CHECKS.search(said)
+    return (int(total[1]), int(total[3]), said) if total else (0, 1, said)
+
+
 def main(arguments: list[str]) -> int:
     """0 if every run passed everything."""
     parser = argparse.ArgumentParser(prog="python -m tests.conformance", description=__doc__)
     parser.add_argument("--revision", choices=EXPECTED, action="append", help="only this revision towards the agent")
     parser.add_argument("--server", choices=ERAS, action="append", help="only a server of this era")
+    parser.add_argument("--client", action="store_true", help="only the endpoint as a client of remote servers")
     options = parser.parse_args(arguments)
     program = node()
     entry = suite(program)
     wrong = 0
-    for era in options.server or ERAS:
+    for era in () if options.client else options.server or ERAS:
         with endpoint(era) as url:
             for revision in options.revision or EXPECTED:
                 passed, failed, said = run(program, entry, url, revision)
@@ -129,6 +153,15 @@ def main(arguments: list[str]) -> int:
                 print(f"{mark:>6}  agent {revision}  server {era:<9}  {passed} passed, {failed} failed", flush=True)
                 if not good:
                     print(said[-6000:])
+    for revision in () if options.server else options.revision or AS_CLIENT:
+        total = 0
+        for scenario in AS_CLIENT[revision]:
+            passed, failed, said = run_as_client(program, entry, scenario, revision)
+            total += passed
+            wrong += failed > 0
+            if failed:
+                print(f"FAILED  as a client at {revision}: {scenario}\n{said[-3000:]}")
+        print(f"{'ok' if not wrong else '':>6}  as a client at {revision}  {total} passed", flush=True)
     return 1 if wrong else 0
 
 
