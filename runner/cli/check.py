@@ -15,6 +15,7 @@ from interpreter.parser import parse_or_raise
 from interpreter.source import Mode, Source
 from runner.cli.lazy import Command
 from runner.errors import CheckFailure, UsageFailure
+from runner.spelling import nearest
 
 SUFFIXES = (".mld", ".mld.md", ".att", ".mtt")
 _JSON = click.option("--json", "as_json", is_flag=True, help="JSON is what it prints anyway.")
@@ -28,7 +29,10 @@ def source_of(path: str) -> Source:
     try:
         return Source(name=path, text=Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UsageFailure(f"there is no file {path}", remedy="mlld check PATH…") from None
+        parent = Path(path).parent
+        like = nearest(Path(path).name, [p.name for p in parent.iterdir()] if parent.is_dir() else [])
+        detail = f"did you mean {parent / like}?" if like else ""
+        raise UsageFailure(f"there is no file {path}", detail=detail, remedy="mlld check PATH…") from None
     except UnicodeDecodeError as error:
         raise CheckFailure(f"{path} is not UTF-8 text: byte {error.start}", remedy="save it as UTF-8") from None
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 
@@ -56,6 +57,14 @@ def test_the_transcript_tells_the_whole_story(demo: Project) -> None:
     ):
         assert line in done.err, done.err
     assert demo.mlld("sandbox", "verify", "last").code == 0
+    shown = {steady(line) for line in (done.out + done.err).splitlines()}
+    block = (ROOT / "README.md").read_text().split("```text\n")[1].split("```")[0]
+    assert [line for line in block.splitlines() if line and steady(line) not in shown] == []
+
+
+def steady(line: str) -> str:
+    """A line of a transcript without what differs from run to run: names and times."""
+    return re.sub(r"run [a-z]+ |\d+ ms|\d+\.\d s", "_", line)
 
 
 def test_readonly_has_fewer_tools_and_no_network(demo: Project) -> None:
