@@ -22,6 +22,7 @@ from images.sidecar.wire import Reader
 
 _ACCEPT = "application/json, text/event-stream"
 _NAMED_BY = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
+_STREAM_SECONDS = 1.0
 _RETRY_SECONDS, _RETRY_MOST, _RESUMES = 1.0, 10.0, 100
 
 
@@ -37,6 +38,8 @@ class Remote:
         """Headers that say which session, once there is one."""
         self._schemas: dict[str, bytes] = {}
         """Schemas of tools that want arguments mirrored in headers."""
+        self._stream_open: asyncio.Event | None = None
+        """Set once the stream for what belongs to no request is open, or refused."""
         self.closed = False
 
     def send(self, *parts: bytes) -> None:
@@ -49,7 +52,7 @@ class Remote:
             if task is not None:
                 task.cancel()
             return
-        task = self._work(self._post(message, incoming), spelt)
+        task = self._work(self._post_in_turn(message, incoming), spelt)
         if spelt:
             self._by_id[spelt] = task
             task.add_done_callback(lambda done: self._by_id.pop(spelt, None))
@@ -99,6 +102,20 @@ class Remote:
             self._reader.on_line(memoryview(message))
 
     # --- streamable HTTP
+
+    async def _post_in_turn(self, message: bytes, incoming: Incoming) -> None:
+        """Requests wait until the stream is there: what a server asks before that would be lost."""
+        if incoming.method == "notifications/initialized":
+            self._stream_open = asyncio.Event()
+        elif self._stream_open is not None and not self._stream_open.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stream_open.wait(), _STREAM_SECONDS)
+        try:
+            await self._post(message, incoming)
+        except HttpError:
+            if self._stream_open is not None:
+                self._stream_open.set()
+            raise
 
     async def _post(self, message: bytes, incoming: Incoming) -> None:
         headers = {"Content-Type": "application/json", "Accept": _ACCEPT, **self._session}
@@ -167,9 +184,14 @@ class Remote:
     async def _listen(self) -> None:
         """The stream for what belongs to no request; a server need not have one."""
         last, retry = "", _RETRY_SECONDS
+        opened = self._stream_open or asyncio.Event()
         while not self.closed:
             headers = {"Accept": "text/event-stream", **self._session, **({"Last-Event-ID": last} if last else {})}
-            async with await self._client.request("GET", headers) as response:
+            try:
+                response = await self._client.request("GET", headers)
+            finally:
+                opened.set()
+            async with response:
                 if response.status != 200 or response.kind != "text/event-stream":
                     return
                 newer, retry = await self._events(response, Incoming(), b"")

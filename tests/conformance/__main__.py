@@ -8,6 +8,7 @@ the endpoint must make no difference, so each run has to pass as many checks as 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import re
@@ -46,6 +47,22 @@ AS_CLIENT = {
 """Scenarios for clients: all but those of OAuth, since the endpoint logs in nowhere."""
 _CHECKS = re.compile(r"^Passed: (\d+)/(\d+), (\d+) failed", re.MULTILINE)
 _TOTAL = re.compile(r"^Total: (\d+) passed, (\d+) failed", re.MULTILINE)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """One process at a time installs."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def provided() -> tuple[str, Path]:
+    """A node and the suite, installed if they are not there yet."""
+    with alone():
+        program = node()
+        return program, suite(program)
 
 
 def node() -> str:
@@ -139,8 +156,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--server", choices=ERAS, action="append", help="only a server of this era")
     parser.add_argument("--client", action="store_true", help="only the endpoint as a client of remote servers")
     options = parser.parse_args(arguments)
-    program = node()
-    entry = suite(program)
+    program, entry = provided()
     wrong = 0
     for era in () if options.client else options.server or ERAS:
         with endpoint(era) as url:
