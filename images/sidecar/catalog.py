@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from images.sidecar import jsonrpc
+from images.sidecar.items import fault
 from images.sidecar.jsonrpc import OURS, RawMap
 from images.sidecar.member import LISTS, Member
 from images.sidecar.process import Events, ServerError
@@ -20,6 +21,7 @@ PAGE = 1_000
 MAX_NAME = 64
 _NAMED_BY: dict[Kind, str] = {"tool": "name", "prompt": "name", "resource": "uri", "template": "uriTemplate"}
 _RENAMED = frozenset(("tool", "prompt"))
+_FAULTS_TOLD = 5
 _COALESCE_SECONDS, _RETRY_SECONDS = 0.02, 2.0
 _MAX_SERVER_NAME, _MAX_URI = 256, 8192
 
@@ -82,8 +84,15 @@ class Catalog:
     complete, so a server that is slow to tell what changed holds up nobody's calls."""
 
     def __init__(
-        self, members: Sequence[Member], admission: Admission, events: Events, on_replaced: Callable[[Kind], None]
+        self,
+        members: Sequence[Member],
+        admission: Admission,
+        events: Events,
+        on_replaced: Callable[[Kind], None],
+        *,
+        modern: bool,
     ) -> None:
+        self._modern = modern
         self._members, self._admission, self._events, self._on_replaced = members, admission, events, on_replaced
         self._loop = asyncio.get_running_loop()
         self._listings: dict[Kind, Listing] = {}
@@ -148,16 +157,18 @@ class Catalog:
         for member, items in zip(self._members, gathered, strict=True):
             missing |= items is None
             seen: set[str] = set()
+            faults: list[str] = []
             for item in items or ():
-                offer = self._offer(member, kind, item)
+                offer = self._offer(member, kind, item, faults)
                 if offer is not None and offer[0].name not in seen:
                     seen.add(offer[0].name)
                     offers.setdefault(offer[0].name, []).append(offer)
             note = (
                 self._admission.listed(member.name, names_of(items)) if kind == "tool" and items is not None else None
             )
-            if note or member.trouble:
-                notes[member.name] = "; ".join(filter(None, (member.trouble, note)))
+            bad = f"left out, as not what the protocol says: {', '.join(faults[:_FAULTS_TOLD])}" if faults else None
+            if note or bad or member.trouble:
+                notes[member.name] = "; ".join(filter(None, (member.trouble, note, bad)))
         index: dict[str, Entry] = {}
         shown: list[bytes] = []
         for name, same in offers.items():
@@ -177,8 +188,8 @@ class Catalog:
         pages = [b'"%s":[%s]' % (key, b",".join(shown[i : i + PAGE])) for i in range(0, len(shown) or 1, PAGE)]
         return Listing(index, pages, notes, missing, self._loop.time())
 
-    def _offer(self, member: Member, kind: Kind, item: bytes) -> tuple[Entry, bytes] | None:
-        """An item that the agent may see, as it sees it."""
+    def _offer(self, member: Member, kind: Kind, item: bytes, faults: list[str]) -> tuple[Entry, bytes] | None:
+        """An item that the agent may see, as it sees it; what is wrong with one goes to `faults`."""
         try:
             fields = _item.decode(item)
         except (msgspec.DecodeError, UnicodeDecodeError):
@@ -196,6 +207,10 @@ class Catalog:
                 return None
             if described is not asked:
                 item = jsonrpc.encode(described)
+        wrong = fault(kind, item, modern=self._modern)
+        if wrong is not None:
+            faults.append(f"{name} ({wrong})")
+            return None
         schema = bytes(_item.decode(item).inputSchema) if b"x-mcp-header" in item else b""
         return entry_of(member, kind, name, verdict, schema), jsonrpc.one_line(item)
 

@@ -59,7 +59,7 @@ class Cohort:
         self._questions: dict[tuple[Process, bytes], str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.members = {u.name: Member(u, lifecycle, capabilities, modern=modern) for u in upstreams}
-        self.catalog = Catalog(list(self.members.values()), admission, self, self._replaced)
+        self.catalog = Catalog(list(self.members.values()), admission, self, self._replaced, modern=modern)
         self.audiences: set[Audience] = set()
 
     async def open(self) -> None:

@@ -88,5 +88,12 @@ if __name__ == "__main__":
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--socket", default="", help="listen on this Unix socket instead")
     parser.add_argument("--concurrent", type=int, default=64)
+    parser.add_argument("--call-seconds", type=float, default=60.0)
     options = parser.parse_args()
-    asyncio.run(serve(options.config, options.socket or options.port, Lifecycle(max_concurrent=options.concurrent)))
+    asyncio.run(
+        serve(
+            options.config,
+            options.socket or options.port,
+            Lifecycle(max_concurrent=options.concurrent, call_timeout=options.call_seconds),
+        )
+    )

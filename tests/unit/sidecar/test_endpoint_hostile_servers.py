@@ -8,12 +8,15 @@ import resource
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import httpx2
+import mcp
 import pytest
+from mcp.client.streamable_http import streamable_http_client
 
 from images.sidecar.catalog import fits, literals
 from images.sidecar.member import MAX_ITEMS
 from images.sidecar.seams import Lifecycle, Limits
-from tests.unit.sidecar.endpoint_world import Agent, FakeServer, Line, Message, World, world
+from tests.unit.sidecar.endpoint_world import TOKEN, Agent, FakeServer, Line, Message, World, world
 
 GOOD = ("good",)
 
@@ -82,11 +85,11 @@ async def test_a_malformed_answer_is_an_error_at_once(tmp_path: Path, what: str)
 async def test_cannot_list_for_ever(tmp_path: Path) -> None:
     async def pages(line: Line, message: Message) -> Message:
         number = int(message["params"].get("cursor", "0"))
-        tools = [{"name": f"t{number}_{i}", "inputSchema": {}} for i in range(10)]
+        tools = [{"name": f"t{number}_{i}", "inputSchema": {"type": "object"}} for i in range(10)]
         return {"tools": tools, "nextCursor": str(number + 1)}
 
     async def circle(line: Line, message: Message) -> Message:
-        return {"tools": [{"name": "round", "inputSchema": {}}], "nextCursor": "again"}
+        return {"tools": [{"name": "round", "inputSchema": {"type": "object"}}], "nextCursor": "again"}
 
     evil = FakeServer("evil", handlers={"tools/list": pages})
     round_ = FakeServer("round", handlers={"tools/list": circle})
@@ -153,12 +156,46 @@ async def test_names_cannot_draw_on_a_terminal(tmp_path: Path) -> None:
 
 async def test_items_that_are_none_are_left_out(tmp_path: Path) -> None:
     async def odd(line: Line, message: Message) -> Message:
-        return {"tools": [3, None, [], {"name": 7}, {"title": "x"}, {"name": "ok", "inputSchema": {}}]}
+        return {"tools": [3, None, [], {"name": 7}, {"title": "x"}, {"name": "ok", "inputSchema": {"type": "object"}}]}
 
     async with world(tmp_path, FakeServer("evil", handlers={"tools/list": odd})) as w:
         agent = w.agent()
         await agent.open()
         assert await agent.tools() == ["ok"]
+
+
+BAD_TOOLS: list[Message] = [
+    {},
+    {"inputSchema": {}},
+    {"inputSchema": []},
+    {"inputSchema": {"type": "array"}},
+    {"inputSchema": {"type": "object", "properties": 3}},
+    {"description": 3},
+    {"title": ["x"]},
+    {"annotations": {"readOnlyHint": "yes"}},
+    {"outputSchema": {"type": "array"}},
+    {"icons": [{}]},
+    {"execution": {"taskSupport": "maybe"}},
+    {"_meta": 3},
+]
+
+
+@pytest.mark.parametrize("bad", BAD_TOOLS, ids=str)
+async def test_one_bad_tool_cannot_cost_a_strict_client_the_whole_list(tmp_path: Path, bad: Message) -> None:
+    async def odd(line: Line, message: Message) -> Message:
+        schema = {"inputSchema": {"type": "object"}} if bad and "inputSchema" not in bad else {}
+        fine = {"name": "fine", "inputSchema": {"type": "object"}, "unknown": {"kept": True}}
+        return {"tools": [{"name": "broken", **schema, **bad}, fine]}
+
+    evil = FakeServer("evil", handlers={"tools/list": odd})
+    async with (
+        world(tmp_path, evil, FakeServer("good", GOOD)) as w,
+        httpx2.AsyncClient(headers={"Authorization": f"Bearer {TOKEN}"}) as http,
+        mcp.Client(streamable_http_client(f"http://127.0.0.1:{w.port}/mcp", http_client=http), mode="legacy") as client,
+    ):
+        listed = await client.list_tools()
+        assert [tool.name for tool in listed.tools] == ["fine", "good"]
+        assert "broken" in (listed.meta or {})["dev.mlld/servers"]["evil"]
 
 
 @pytest.mark.parametrize("result", ['{"tools":{}}', '{"tools":null}', "{}", '{"tools":"x"}'])

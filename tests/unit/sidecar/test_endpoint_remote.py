@@ -150,7 +150,7 @@ def opening(message: Message) -> Message | None:
     """What a server answers before the first call."""
     answers: dict[str, Message] = {
         "initialize": {"protocolVersion": "2025-11-25", "capabilities": {"tools": {}}, "serverInfo": {}},
-        "tools/list": {"tools": [{"name": "go", "inputSchema": {}}]},
+        "tools/list": {"tools": [{"name": "go", "inputSchema": {"type": "object"}}]},
     }
     result = answers.get(message.get("method", ""))
     return {"jsonrpc": "2.0", "id": message["id"], "result": result} if result else None
