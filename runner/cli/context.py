@@ -106,7 +106,7 @@ class Context:
 
         return Ports(
             output=output or StreamOutput(self.masker),
-            clock=SystemClock(),
+            clock=SystemClock.of(self.env),
             files=self.files(*files, anywhere=anywhere),
             commands=HostCommands(env=self.env, cwd=str(self.project)),
             engine=new_engine,
