@@ -163,9 +163,10 @@ class Automaton:
     def _finished(self, made: Any, tokens: list[Token], before: int) -> Any:
         """A last look at what the grammar cannot see: words without `@`, and depth."""
         builder = self.builder
-        for token in builder.bare.values():
+        for token in (*builder.bare.values(), *builder.passed):
             builder.faults.append(bare_word(self.source, token))
         builder.bare.clear()
+        builder.passed.clear()
         if len(tokens) > SHALLOW and isinstance(made, n.Node) and (deep := too_deep(made)):
             builder.fault(
                 "too-deep",

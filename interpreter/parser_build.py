@@ -41,13 +41,14 @@ ENDLESS = n.Literal(value="endless")
 
 class ValueBuilder:
     """Makes the nodes of one source. `bare` holds words that stand where a value should, until a place that allows
-    them takes them out.
+    them takes them out; `passed` holds those that are arguments, until a function takes out its own parameters.
     """
 
     def __init__(self, source: Source) -> None:
         self.source = source
         self.faults: list[Diagnostic] = []
         self.bare: dict[int, Token] = {}
+        self.passed: list[Token] = []
 
     def fault(
         self, code: str, span: Span, message: str, *, hint: str | None = None, expected: tuple[str, ...] = ()
@@ -146,9 +147,17 @@ class ValueBuilder:
         return None, None
 
     def arguments(self, c: Children, span: Span) -> tuple[Any, ...]:
-        made = _present(c)
+        made = tuple(self._passed(argument) for argument in _present(c))
         self.faults += rules.of_arguments(made)
         return made
+
+    def _passed(self, argument: Any) -> Any:
+        """A word as an argument: the parameter of that name, which the function around the call must have."""
+        token = self.bare.pop(id(argument), None)
+        if token is None:
+            return argument
+        self.passed.append(token)
+        return n.Variable(name=str(token[1]), span=argument.span)
 
     def conditional(self, c: Children, span: Span) -> Any:
         return n.Conditional(value=c[0], then=c[2] if len(c) > 2 else None, span=span)

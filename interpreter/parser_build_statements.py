@@ -81,6 +81,8 @@ class Builder(ValueBuilder):
     def exe(self, c: Children, span: Span) -> Any:
         *labels, name, parameters, body = c
         body, options, using = _without_tail(body)
+        own = {parameter.name for parameter in parameters or ()}
+        self.passed = [token for token in self.passed if token[1] not in own]
         made = n.Exe(
             name=name[1],
             labels=tuple(label[1] for label in labels),

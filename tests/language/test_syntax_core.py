@@ -134,3 +134,9 @@ def test_angle_brackets_in_text_are_files_only_where_they_look_like_files() -> N
     assert value('"<<>><div>a < b</div>"') == n.Literal(value="<<>><div>a < b</div>")
     assert value("`<<a.md>>`") == n.Literal(value="<a.md>")
     assert value("`<a.md>`") == n.Template(quote="`", parts=(n.FileLoad(path=(n.Text(text="a.md"),)),))
+
+
+def test_a_parameter_may_be_handed_on_without_its_at() -> None:
+    for bare in ("@g(a, 1)", "[\n  let @y = @g(a, 1)\n  => @y\n]", "stream @g(a, 1)", "@g(a, 1) | @trim"):
+        given, wanted = body(f"exe @f(a) = {bare}"), body(f"exe @f(a) = {bare.replace('(a', '(@a')}")
+        assert given == wanted, bare
