@@ -257,3 +257,5 @@ class Ports:
     )  # variables a script may read through @input, already filtered
     stdin: Callable[[], str] | None = None
     lines: Callable[[], AsyncIterator[str]] | None = None
+    # Gets the output of commands in an agent's seat as it comes, before anything is masked.
+    live: Callable[[Literal["stdout", "stderr"], bytes], None] | None = None

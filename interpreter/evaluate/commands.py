@@ -22,6 +22,7 @@ from .calls import CallOptions, call_with, invoke
 from .core import Env, absent, evaluate, handles
 from .credentials import Secrets, no_secrets, resolve_using
 from .functions import CALLABLES, Function
+from .live import listener
 
 MAX_STDERR = 4000
 
@@ -202,7 +203,7 @@ async def execute(
             kind=kind, text=command_text, cwd=directory.data if directory is not None else default_directory(env),
             env=extra_now, secrets=secrets.values,
             stdin=None if stdin is None else input_text(stdin).encode(),
-            timeout_seconds=await timeout_of(options), on_output=streamed(env, function, options),
+            timeout_seconds=await timeout_of(options), on_output=listener(env, kind, operation, options),
         )  # fmt: skip
         env.run.secrets.update(v for v in secrets.values.values() if len(v) >= 4)
         began = env.ports.clock.monotonic()
@@ -221,7 +222,7 @@ async def execute(
             kind=kind, text=env.run.mask(command_text[:2000]), exit_code=result.exit_code,
             seconds=env.ports.clock.monotonic() - began, labels=labels.taint,
         ))  # fmt: skip
-        return output_value(result, kind, labels, env, span)
+        return output_value(result, kind, labels, env, span, heard=command.on_output is not None)
 
     request = Request(
         operation=operation, inputs=inputs, span=span, user_guards=options.guards if options else None,
@@ -260,15 +261,7 @@ async def timeout_of(options: CallOptions | None) -> float | None:
     return float(to_number(options.options["timeout"].data))
 
 
-def streamed(env: Env, function: Any, options: CallOptions | None) -> Any:
-    """Where output goes while it arrives: to stderr of the script, when streaming was asked for."""
-    wanted = options is not None and options.options is not None and "stream" in options.options
-    if not (wanted or env.mx.get("stream")) or env.run.quiet:
-        return None
-    return lambda name, chunk: env.ports.output.stderr(env.run.mask(chunk.decode(errors="replace")))
-
-
-def output_value(result: CommandResult, kind: str, labels: Labels, env: Env, span: Span) -> Value:
+def output_value(result: CommandResult, kind: str, labels: Labels, env: Env, span: Span, *, heard: bool) -> Value:
     stdout = result.stdout.decode(errors="replace")
     stderr = result.stderr.decode(errors="replace")
     if result.timed_out:
@@ -277,7 +270,7 @@ def output_value(result: CommandResult, kind: str, labels: Labels, env: Env, spa
         )
     if result.exit_code != 0:
         raise failure(result, kind, stdout, stderr, env, span)
-    if stderr and kind in ("js", "node", "py", "sh", "cmd") and not env.run.quiet:
+    if stderr and not heard and not env.run.quiet:
         env.ports.output.stderr(env.run.mask(stderr if stderr.endswith("\n") else stderr + "\n"))
     if kind in ("py", "node"):
         stdout, returned, has = programs.split_result(stdout)

@@ -79,6 +79,7 @@ class Limits:
     iterations: int = 1_000_000
 
 
+REDACTED = "[REDACTED]"  # stands where a secret stood
 DECLARING = Limits(steps=500_000, seconds=10.0, iterations=100_000)
 
 
@@ -128,7 +129,7 @@ class Run:
         """The text without the secrets that were handed to commands."""
         for secret in self.secrets:
             if secret in text:
-                text = text.replace(secret, "[REDACTED]")
+                text = text.replace(secret, REDACTED)
         return text
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from runner.agents import Agent
 from runner.cli import interrupt
 from runner.cli.environment import Environment, environment_options, load
 from runner.cli.lazy import Command
+from runner.cli.live import Live
 from runner.errors import BadOption, EmptyPrompt, TimedOut
 from runner.host.sandboxes import exit_code_of
 from runner.plan import to_json
@@ -85,14 +86,15 @@ def text_of(prompt: bytes) -> str:
 async def _spawn(prompt: str, shown: Shown, *, ref: str, agent: str | None, **options: Any) -> int:
     asked = {"command": "spawn", "prompt": prompt if len(prompt) <= 4000 else prompt[:4000] + "…"}
     environment = await load(ref, agent_name=agent, asked=asked, close_records=False, **options)
+    live = Live(environment.context.masker, environment.progress, stdout=not shown.as_json)
     code = 0
     error: BaseException | None = None
     try:
         if environment.agent is None:
             environment.module.require("spawn")
-            answer = await _own_answer(environment, prompt)
+            answer = await _own_answer(environment, prompt, live)
         else:
-            answer = await _agents_answer(environment, environment.agent, prompt, live=not shown.as_json)
+            answer = await _agents_answer(environment, environment.agent, prompt, live)
         code = answer.exit_code
         environment.tell("answer", text=answer.text, exit=code, taint=list(answer.taint))
         if not shown.as_json and not answer.shown:
@@ -109,27 +111,27 @@ async def _spawn(prompt: str, shown: Shown, *, ref: str, agent: str | None, **op
     return code
 
 
-async def _own_answer(environment: Environment, prompt: str) -> Answer:
-    """The module's @spawn answers."""
+async def _own_answer(environment: Environment, prompt: str, live: Live) -> Answer:
+    """The module's @spawn answers; what its commands print is passed on as it comes."""
+    failure: CommandFailed | None = None
     try:
-        value = await environment.module.spawn(prompt, environment.ports)
-    except CommandFailed as failure:
-        sys.stderr.write(f"{failure.stderr.rstrip()}\n" if failure.stderr.strip() else "")
-        return Answer(text="", exit_code=failure.status or 1)
-    return Answer(text=value.text, taint=value.taint)
+        value = await environment.module.spawn(prompt, replace(environment.ports, live=live))
+    except CommandFailed as error:
+        failure = error
+    finally:
+        live.end()
+    if failure is not None:
+        if not live.heard and failure.stderr.strip():
+            sys.stderr.write(f"{failure.stderr.rstrip()}\n")
+        return Answer(text=live.text, exit_code=failure.status or 1, shown=True)
+    text = environment.context.masker.text(value.text)
+    shown = live.shows(text, value.value)
+    live.end_line()
+    return Answer(text=text, taint=value.taint, shown=shown)
 
 
-async def _agents_answer(environment: Environment, agent: Agent, prompt: str, *, live: bool) -> Answer:
-    """An agent of the table answers; with `live` its output is passed on as it comes."""
-    streams = {"stdout": environment.context.masker.stream(), "stderr": environment.context.masker.stream()}
-    sinks = {"stdout": sys.stdout.buffer, "stderr": sys.stderr.buffer}
-
-    def pass_on(name: str, chunk: bytes) -> None:
-        if live or name == "stderr":
-            environment.progress.clear()
-            sinks[name].write(streams[name].feed(chunk))
-            sinks[name].flush()
-
+async def _agents_answer(environment: Environment, agent: Agent, prompt: str, live: Live) -> Answer:
+    """An agent of the table answers; its output is passed on as it comes."""
     session = await environment.sandboxes.open(environment.spec())
     error: BaseException | None = None
     try:
@@ -139,7 +141,7 @@ async def _agents_answer(environment: Environment, agent: Agent, prompt: str, *,
             text=agent.command(),
             stdin=prompt.encode(),
             secrets=environment.sandboxes.agent_secrets,
-            on_output=pass_on,
+            on_output=live,
         )
         result = await session.commands.run(command)
         witnessed = await session.witnessed(mark)
@@ -147,14 +149,11 @@ async def _agents_answer(environment: Environment, agent: Agent, prompt: str, *,
         error = caught
         raise
     finally:
-        for name, sink in sinks.items():
-            sink.write(streams[name].flush())
-            sink.flush()
+        live.end()
         await session.close(error)
     if result.timed_out:
         raise TimedOut("the agent", environment.sandboxes.options.timeout_seconds or 0)
-    text = environment.context.masker.text(result.stdout.decode("utf-8", "replace"))
-    return Answer(text=text, taint=taint_of(witnessed), exit_code=result.exit_code, shown=live)
+    return Answer(text=live.text, taint=taint_of(witnessed), exit_code=result.exit_code, shown=True)
 
 
 def taint_of(witnessed: Witnessed) -> tuple[str, ...]:
