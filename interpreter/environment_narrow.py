@@ -33,8 +33,13 @@ class WideningFault(MlldError):
         where = f"{place}: " if place and not span else ""
         super().__init__(
             f"{where}an environment can only narrow what its parent has; this one adds{lines}", span=span,
-            hint="take these out of the child, or grant them to the parent",
+            hint=f"{_scope(self.differences)}take these out of the child, or grant them to the parent",
         )  # fmt: skip
+
+
+def _scope(differences: tuple[str, ...]) -> str:
+    """The rule in words, where it is tools alone that are added."""
+    return "Tool scope cannot add tools outside parent: " if all(d.startswith("tools: ") for d in differences) else ""
 
 
 @dataclass(frozen=True, kw_only=True)

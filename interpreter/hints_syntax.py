@@ -211,8 +211,37 @@ def _braces(place: Place) -> tuple[str, str, str | None] | None:
 def _arrow_function(place: Place) -> tuple[str, str, str | None] | None:
     if place.kind() == "ARROW" and place.expected & {"RPAR", "COMMA"} and place.kind(-1) in ("WORD", "RPAR"):
         return "habit", "mlld has no anonymous functions", "name it: exe @name(x) = …, or loop: for @x in @xs => …"
-    if place.kind() == "ARROW" and place.first == "EXE":
+    if place.kind() == "ARROW" and place.first == "EXE" and "ASSIGN" not in _before(place):
         return "habit", "a function is defined with =", "write exe @name(a) = …"
+    return None
+
+
+def _before(place: Place) -> list[str]:
+    """The kinds of the tokens before this one."""
+    return [token[0] for token in place.tokens[: place.index]]
+
+
+def _cases_or_statements(place: Place) -> tuple[str, str, str | None] | None:
+    """`when @x [ let @y = 1  => @y ]`: the brackets hold cases, and were meant as a block."""
+    before = _before(place)
+    if place.kind() == "ARROW" and "CASES" in before:
+        case = before[len(before) - before[::-1].index("CASES") :]
+        if case[:1] in (["LET"], ["VAR"]):
+            return (
+                "syntax",
+                "a statement where a case begins is ambiguous",
+                "write when @condition => [ … ] for a block",
+            )
+    return None
+
+
+def _ternary_pipe(place: Place) -> tuple[str, str, str | None] | None:
+    if place.kind() == "PIPE" and "COLON" in place.expected and "TERN" in _before(place):
+        return (
+            "syntax",
+            "pipe inside ternary branches is not supported yet.",
+            "name the result first: var @piped = @value | @stage",
+        )
     return None
 
 
@@ -233,6 +262,8 @@ _HABITS: tuple[Habit, ...] = (
     _equals,
     _braces,
     _arrow_function,
+    _cases_or_statements,
+    _ternary_pipe,
     _two_values,
     _missing_at,
     _near_keyword,

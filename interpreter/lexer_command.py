@@ -22,8 +22,9 @@ _OPERATORS = {
 _OPERATOR = re.compile(r"&&|\|\||>>|[;<>&]")
 _URL = re.compile(r"https?://[^\s>]+")
 _PATH = re.compile(r"[^@>#{\n\\ \t\"]+|[ \t]+(?!#|as\b|\{|!#|>)|#(?=\S)|\\")
-_SECTION = re.compile(r"[^,;>\n@\"]+?(?=\s*(?:[,;>\n@]|!#|\?\s*[,;>]|[ \t]as\b|$))")
-_EXCLUDES = re.compile(r"[ \t]*!#")
+# A heading may hold `;` ("tl;dr"): it ends one only before `!#`.
+_SECTION = re.compile(r"[^,>\n@\"]+?(?=\s*(?:[,>\n@]|;?\s*!#|\?\s*[,;>]|[ \t]as\b|$))")
+_EXCLUDES = re.compile(r"[ \t]*;?[ \t]*!#")
 _LIST = re.compile(r"#*\?\?")
 _WITHOUT = re.compile(r"\s*;?\s*!#\s*")
 

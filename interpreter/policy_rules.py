@@ -39,7 +39,7 @@ def broken_rule(rule: str, taint: tuple[str, ...], targets: tuple[str, ...], ope
         if any(_is(target, risk) for target in targets):
             first = operation.inputs[0].taint if operation.inputs else ()
             if not any(_is(each, label) for each in first):
-                return f"Rule '{rule}': the first argument of '{risk}' must carry label '{label}'"
+                return f"Rule '{rule}': {risk} target must carry '{label}', and the first argument is the target"
     return None
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from interpreter.errors import SyntaxFault
+from interpreter.errors import MlldError, SyntaxFault
 from interpreter.evaluate import RunOptions, recursion_depth, run_script
 from interpreter.ports import Output, SandboxPort
 from interpreter.source import Source
@@ -52,8 +52,8 @@ def run(
     output = DocumentOutput(context.masker) if document else None
     try:
         interrupt.run(_run(context, source, path, options, anywhere=allow_absolute, output=output))
-    except SyntaxFault as fault:
-        if document and fault.code != "unsupported":
+    except MlldError as fault:
+        if document and fault.exit_code == SyntaxFault.exit_code and fault.code != "unsupported":
             # Comparisons with a corpus read 3 as "not implemented here", and a fault that was found is implemented.
             fault.exit_code = 1
         raise

@@ -22,6 +22,12 @@ FAULTS = [
     ("var @x = <foo.md\n         ^", "unclosed-load", "> is missing"),
     ("exe @f() = js { return 1\n              ^", "unclosed-code", "} is missing"),
     ("run cmd { echo a\n        ^", "unclosed-command", "} is missing"),
+    (
+        "exe @f(x) = [\n  when @x [\n    let @y = 1\n    => @y\n    ^\n  ]\n]",
+        "syntax",
+        "write when @condition => [ … ]",
+    ),
+    ("var @x = @a ? @b | @c : null\n                 ^", "syntax", "name the result first"),
     ("const x = 5\n^", "habit", "write var @name = …"),
     ("function foo() { }\n^", "habit", "exe @name(a, b)"),
     ("return 5\n^", "habit", "write => value"),

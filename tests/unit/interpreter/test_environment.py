@@ -67,6 +67,8 @@ def test_A14_widening_is_an_error_that_prints_the_difference(child: dict[str, ob
             widen()
         assert difference in caught.value.message
         assert caught.value.exit_code == 3
+        scope = "Tool scope cannot add tools outside parent" in (caught.value.hint or "")
+        assert scope == difference.startswith("tools:")
 
 
 def test_A14_every_axis_is_in_one_message() -> None:
