@@ -84,11 +84,14 @@ class ModuleGuards:
         for used in reachable(module.module):
             if used.is_environment:
                 guards = guards | used.guards
+        mcp = await mcp_config_of(module)
+        for used in reachable(module.module):
+            used.scope.sealed = True
         return cls(
             guards=guards,
             # What travelled is composed of the module's own policy and its caller's, with the places of their sources.
             policy=composed if composed.layers else module.module.policy,
-            mcp=await mcp_config_of(module),
+            mcp=mcp,
         )
 
     @property

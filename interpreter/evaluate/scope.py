@@ -10,10 +10,11 @@ class Scope:
     """The names of one block, function call or file; what is not here is looked for in `parent`.
 
     `barrier` marks the scope of one iteration of a parallel `for`: names beyond it can be read but not assigned, since
-    two iterations would race for them.
+    two iterations would race for them. A `sealed` one keeps the values it has: judgements that run side by side read
+    the same module, and none may leave a mark there that another one meets.
     """
 
-    __slots__ = ("barrier", "names", "parent")
+    __slots__ = ("barrier", "names", "parent", "sealed")
 
     def __init__(
         self, parent: Scope | None = None, names: dict[str, Value] | None = None, *, barrier: bool = False
@@ -21,6 +22,7 @@ class Scope:
         self.parent = parent
         self.names: dict[str, Value] = {} if names is None else names
         self.barrier = barrier
+        self.sealed = False
 
     def find(self, name: str) -> Value | None:
         scope: Scope | None = self
@@ -40,6 +42,12 @@ class Scope:
         crossed = False
         while scope is not None:
             if name in scope.names:
+                if scope.sealed:
+                    raise EvaluationError(
+                        f"@{name} belongs to the module, and a guard cannot change it.",
+                        code="guard-write",
+                        hint="each call is judged by itself: keep what a guard works out in `let`",
+                    )
                 if crossed:
                     raise EvaluationError(
                         f"Parallel for block cannot mutate outer variable @{name}.",

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from pathlib import Path
 from typing import Any
 
+from images.sidecar.admission import Admission
+from images.sidecar.guarding import Guarding, Module
+from images.sidecar.seams import Call
+from interpreter import ModuleGuards
 from tests.unit.sidecar.sidecar_process import TOKEN, Agent, FakeServer, sidecar, text, tool
 
 MANIFEST = "name: m\ntype: environment\nentry: index.mld\n"
@@ -136,6 +141,73 @@ exe @mcpConfig() = { servers: [] }
         await agent.tools()
         async with asyncio.timeout(30):
             assert (await agent.call("echo", n=1))["result"]["isError"] is True
+
+
+BUSY = """
+exe @spin(n) = [
+  let @turns = 0
+  loop(@n) [
+    @turns += 1
+    continue
+  ]
+  => @turns
+]
+guard @busy before op:mcp:one:echo = when [
+  @spin(99999) == 0 => allow
+  * => deny "spun"
+]
+exe @mcpConfig() = { servers: [] }
+"""
+
+
+async def test_cannot_hold_up_other_sessions_with_a_guard_that_spins(tmp_path: Path) -> None:
+    async with sidecar(tmp_path, {"one": server("echo", "other")}, module=module(BUSY)) as s:
+        spinning, quick = await s.agent.hello(), await Agent(s.agent.path).hello()
+        await spinning.tools()
+        await quick.call("other", n=0)
+        held = asyncio.create_task(spinning.call("echo", n=1))
+        await asyncio.sleep(0.05)
+        answered = 0
+        while not held.done() and answered < 5:
+            async with asyncio.timeout(1):
+                assert (await quick.call("other", n=7))["result"]["content"][0]["text"] == "7"
+            answered += not held.done()
+        assert answered == 5, "they were answered while the guard was at work"
+        async with asyncio.timeout(30):
+            assert (await held)["result"]["isError"] is True
+
+
+async def test_a_guard_that_spins_is_ended_by_its_time_limit() -> None:
+    read = module(BUSY)
+    loading: asyncio.Future[Module] = asyncio.get_running_loop().create_future()
+    loading.set_result(ModuleGuards.load(read["files"], read["entry"], None, {}))
+    judge = Guarding(loading, Admission({}, print), print, seconds=0.1)
+    params = {"name": "echo", "arguments": {}}
+    began = time.monotonic()
+    verdict = await judge.request(
+        Call(id=1, session="s", server="one", method="tools/call", name="echo", params=params)
+    )
+    assert (verdict.kind, verdict.rule) == ("deny", "guard failure")
+    assert "within 0.1 s" in verdict.reason
+    assert time.monotonic() - began < 1.0
+
+
+async def test_cannot_leave_a_mark_in_the_module_for_the_next_judgement() -> None:
+    source = """
+var @seen = 0
+exe @remember(n) = [
+  @seen += @n
+  => @seen
+]
+guard @counting before op:mcp:one:* = when [ @remember(1) > 1 => deny "the second" ; * => allow ]
+exe @mcpConfig() = { servers: [] }
+"""
+    read = module(source)
+    guards = ModuleGuards.load(read["files"], read["entry"], None, {})
+    for _ in range(2):
+        verdict = await guards.judge("request", "tools/call", "one", "echo", {}, frozenset())
+        assert verdict.kind == "deny"
+        assert "@seen belongs to the module" in (verdict.reason or "")
 
 
 SEALED = """
