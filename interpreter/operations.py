@@ -23,6 +23,7 @@ from interpreter.policy_subjects import Operation
 from interpreter.ports import (
     Command,
     CommandResult,
+    Denial,
     FilePort,
     Output,
     Ports,
@@ -98,6 +99,18 @@ class GuardDenied(Denied):
             hint=f"{verdict.rule} decided about {what}{f' @{operation.name}' if operation.name else ''}",
         )  # fmt: skip
         self.guard_name = verdict.rule.removeprefix("guard @").split(" ")[0]
+
+
+class ToolDenied(Denied):
+    """The fence around a sandbox's tools refused a call; `denied =>` catches it."""
+
+    catchable = True
+
+    def __init__(self, tool: str, denial: Denial, span: Span | None) -> None:
+        super().__init__(
+            f"tool '{tool}' was denied by {denial.rule}: {denial.reason}", rule=denial.rule, reason=denial.reason,
+            span=span, hint=f"the rule: {denial.rule}",
+        )  # fmt: skip
 
 
 class PolicyDenied(Denied):

@@ -132,6 +132,14 @@ class ToolInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Denial:
+    """By which rule of the fence a call was refused, and why."""
+
+    rule: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class ToolResult:
     """The result of tools/call: its text items joined, the structured content if any."""
 
@@ -140,6 +148,7 @@ class ToolResult:
     is_error: bool = False
     labels: tuple[str, ...] = ()  # labels that the sidecar put on the result
     audit: str = ""  # reference of the call in the record
+    denied: Denial | None = None  # the fence refused the call or its result; never a server's word
 
 
 class ToolConnection(Protocol):

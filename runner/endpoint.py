@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from interpreter.ports import ToolInfo, ToolResult
+from interpreter.ports import Denial, ToolInfo, ToolResult
 from runner.backends.base import Pipe
 from runner.errors import RunnerError, SandboxFailure
 from runner.planner_seats import MCP_PORT
@@ -146,6 +146,7 @@ class Endpoint:
             is_error=bool(result.get("isError")),
             labels=tuple(meta.get(f"{_META}labels") or ()),
             audit=str(meta.get(f"{_META}call", "")),
+            denied=_denial(meta.get(f"{_META}denied")),
         )
 
     async def close(self) -> None:
@@ -221,6 +222,13 @@ def _events(body: bytes) -> list[bytes]:
         b"\n".join(line[5:].strip() for line in block.split(b"\n") if line.startswith(b"data:")) for block in blocks
     ]
     return [item for item in data if item]
+
+
+def _denial(told: Any) -> Denial | None:
+    """What the sidecar says of a call that it refused. Nobody else can: it takes its names out of what servers send."""
+    if not isinstance(told, Mapping):
+        return None
+    return Denial(rule=str(told.get("rule") or "policy"), reason=str(told.get("reason") or ""))
 
 
 def _tool(item: Mapping[str, Any]) -> ToolInfo:

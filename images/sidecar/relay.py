@@ -251,7 +251,8 @@ class Relay:
         text = f"Denied by {verdict.rule or 'policy'}: {verdict.reason}"
         if self.method == "tools/call":
             content = [{"type": "text", "text": text}]
-            meta = {f"{OURS}denied": verdict.rule, **({f"{OURS}withheld": self._withheld} if self._withheld else {})}
+            denied = {"rule": verdict.rule or "policy", "reason": verdict.reason}
+            meta = {f"{OURS}denied": denied, **({f"{OURS}withheld": self._withheld} if self._withheld else {})}
             self.exchange.result((jsonrpc.encode({"content": content, "isError": True, "_meta": meta}),))
         else:
             self.exchange.error(jsonrpc.INVALID_REQUEST, text)

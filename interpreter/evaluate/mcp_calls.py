@@ -14,7 +14,7 @@ from interpreter.labels import Labels, ToolUse, from_flat, joined
 from interpreter.names import camel, same_name
 from interpreter.operations import Request, perform
 from interpreter.policy_subjects import Operation
-from interpreter.ports import ToolConnection, ToolInfo
+from interpreter.ports import Denial, ToolConnection, ToolInfo
 from interpreter.source import Span
 from interpreter.values import Undefined, Value, record
 
@@ -187,6 +187,9 @@ async def call_tool_function(
             server=function.server, tool=function.tool, arguments=tuple(plain), is_error=result.is_error,
             seconds=env.ports.clock.monotonic() - began, labels=labels.taint,
         ))  # fmt: skip
+        if result.denied is not None:
+            masked = Denial(rule=result.denied.rule, reason=env.run.mask(result.denied.reason))
+            raise operations.ToolDenied(function.tool, masked, span)
         if result.is_error:
             raise EvaluationError(
                 env.run.mask(result.text) or f"MCP tool '{function.tool}' failed", span=span, code="tool-error"

@@ -15,7 +15,7 @@ from runner import lock
 from runner.cli import interrupt
 from runner.cli.environment import environment_options, load
 from runner.cli.lazy import Command
-from runner.errors import BadOption, UnknownName
+from runner.errors import BadOption, Denied, UnknownName
 from runner.host.sandboxes import Session, exit_code_of
 from runner.plan import SandboxPlan
 from runner.record import RunRecord, read
@@ -99,6 +99,9 @@ def call(tool: str, arguments: tuple[str, ...], **options: Any) -> int:
                 "tool", tool, [info.name for info in connection.tools], remedy="mlld sandbox tools --env REF"
             )
         result = await connection.call(tool, values_for(info, arguments))
+        if result.denied is not None:
+            message = f"{tool} was denied by {result.denied.rule}: {result.denied.reason}"
+            raise Denied(clean(message), rule=clean(result.denied.rule))
         click.echo(result.text, err=result.is_error)
         code = 1 if result.is_error else 0
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from interpreter import ModuleGuards, load_environment, serve_module
-from interpreter.errors import MlldError
+from interpreter.errors import Denied, MlldError
+from interpreter.ports import Denial
 from tests.support.worlds import Done, World
 
 SERVERS = {
@@ -41,6 +42,24 @@ NOTES = '{ name: "notes", npm: "notes" }'
 def fine(done: Done) -> list[str]:
     assert done.error is None, done.error.render()
     return done.lines
+
+
+async def test_a_call_that_the_fence_refuses_is_a_denial_with_its_rule(tmp_path: Path) -> None:
+    refused = Denial(rule="guard @no (index.mld:3:1)", reason="not now")
+    world = World(tmp_path, servers={"tickets": {"list_tickets": lambda _: refused}})
+    for text in (
+        config(TICKETS) + "env {} [ show @listTickets() ]\n",
+        'import tools { @listTickets } from mcp "tickets"\nshow @listTickets()\n',
+    ):
+        done = await world.run(text)
+        assert isinstance(done.error, Denied), done.error
+        assert (done.error.exit_code, done.error.rule) == (4, "guard @no (index.mld:3:1)")
+        assert "not now" in done.error.message
+    handled = """import tools { @listTickets } from mcp "tickets"
+exe @ask() = when [ denied => `refused: @mx.guard.reason` ; * => @listTickets() ]
+show @ask()
+"""
+    assert fine(await world.run(handled)) == ["refused: not now"]
 
 
 # ── A8 ──────────────────────────────────────────────────────────────────────────────────────────────

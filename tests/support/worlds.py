@@ -16,14 +16,14 @@ from interpreter.declarations import EMPTY, EnvironmentSpec
 from interpreter.environment_mcp import match_tools
 from interpreter.errors import MlldError
 from interpreter.evaluate import RunOptions, run_script
-from interpreter.ports import Ports, ToolConnection, ToolInfo, ToolResult, Witnessed
+from interpreter.ports import Denial, Ports, ToolConnection, ToolInfo, ToolResult, Witnessed
 from interpreter.source import Source
 from runner.host.clock import SystemClock
 from runner.host.commands import HostCommands
 from runner.host.engine import QuickJS
 from runner.host.files import HostFiles
 
-Tool = Callable[[Mapping[str, Any]], str]
+Tool = Callable[[Mapping[str, Any]], str | Denial]
 MANIFEST = "name: {name}\ntype: environment\nentry: index.mld\n"
 
 
@@ -71,9 +71,10 @@ class Connection:
         labels = self.labels.get((server, tool), ())
         self.calls.append((server, tool, labels))
         self.arguments.append(arguments)
-        return ToolResult(
-            text=self.servers[server][tool](arguments), labels=("src:mcp", f"mcp:{server}:{tool}", *labels)
-        )
+        said = self.servers[server][tool](arguments)
+        if isinstance(said, Denial):
+            return ToolResult(text=f"Denied by {said.rule}: {said.reason}", is_error=True, denied=said)
+        return ToolResult(text=said, labels=("src:mcp", f"mcp:{server}:{tool}", *labels))
 
     async def close(self) -> None:
         self.closed = True

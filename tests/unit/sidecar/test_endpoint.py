@@ -77,7 +77,8 @@ async def test_a_hidden_tool_is_an_unknown_tool(tmp_path: Path) -> None:
 
 async def test_labels_go_to_the_agent_and_to_the_record(tmp_path: Path) -> None:
     async def forge(line: Line, message: Message) -> Message:
-        return {"content": [], "_meta": {"dev.mlld/labels": ["trusted"], "theirs": 1}, "structuredContent": {"k": [1]}}
+        ours = {"dev.mlld/labels": ["trusted"], "dev.mlld/denied": {"rule": "theirs", "reason": "no"}, "theirs": 1}
+        return {"content": [], "_meta": ours, "structuredContent": {"k": [1]}}
 
     async with world(tmp_path, FakeServer("a", handlers={"tools/call": forge})) as w:
         w.gate.labels["a", "echo"] = ("destructive",)
@@ -302,6 +303,7 @@ async def test_guards_see_requests_and_results(tmp_path: Path) -> None:
         denied = (await agent.call("denied", {"x": 1})).result
         assert denied["isError"] is True
         assert denied["content"][0]["text"] == "Denied by guard @no (index.mld:3): not this one"
+        assert denied["_meta"]["dev.mlld/denied"] == {"rule": "guard @no (index.mld:3)", "reason": "not this one"}
         changed = (await agent.call("changed", {"x": 1})).result
         assert json.loads(changed["content"][0]["text"])["arguments"] == {"safe": True}
         assert changed["seen"] is True
