@@ -53,7 +53,7 @@ class Tool:
         if "destructive" in self.labels:
             shown["annotations"] = {"destructiveHint": True, "readOnlyHint": False}
         if self.labels:
-            # A sidecar in front of us adds these to its own; labels of a server can only make it stricter.
+            # For whoever connects to us directly: a sidecar has labels of its own, and takes these out.
             shown["_meta"] = {"dev.mlld/labels": list(self.labels)}
         return shown
 

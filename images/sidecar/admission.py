@@ -27,17 +27,22 @@ from images.sidecar.shapes import reshaped
 _CAMEL_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _SEPARATOR = re.compile(r"[/\\]")
 _OTHER = re.compile(r"[^a-z0-9]+")
+_BEFORE_DIGIT = re.compile(r"_(?=[0-9])")
 MOST_TOLD = 1000
 MOST_REMEMBERED = 10_000
 _LONGEST_DIFF = 4096
+_MOST_HIDDEN, _LONGEST_NAME = 100, 128
 # What an agent acts on; a server may count or date what it likes in `_meta`.
 _PINNED = ("title", "description", "inputSchema", "outputSchema", "annotations")
 
 
 def spelling(name: str) -> str:
-    """The one form of a tool's name: `listIssues`, `list-issues` and `list_issues` are one tool."""
-    # The interpreter has the same rule for scripts; it is not imported into a sidecar that has no guards to run.
-    return _OTHER.sub("_", _CAMEL_HUMP.sub("_", name.removeprefix("@")).lower()).strip("_")
+    """The one form of a tool's name: `listIssues`, `list-issues` and `list_issues` are one tool, and so are `tool_9` and
+    `tool9`, which scripts spell alike.
+    """
+    # The interpreter has the same rule (`names.same_name`); it is not imported into a sidecar that has no guards to run.
+    form = _OTHER.sub("_", _CAMEL_HUMP.sub("_", name.removeprefix("@")).lower()).strip("_")
+    return _BEFORE_DIGIT.sub("", form)
 
 
 class Filter:
@@ -179,6 +184,7 @@ class Admission:
         if self._tell_pins:
             held = {tool: orjson.Fragment(item) for (of, tool), item in self._pins.items() if of == server}
             self._emit({"event": "pins", "server": server, "tools": held})
+        self._tell_hidden(server, names)
         missing = self._filters[server].missing(names) if server in self._filters else {}
         if not missing:
             return None
@@ -188,6 +194,15 @@ class Admission:
         error = f"{server}: `tools` names {meant}, and the server has {', '.join(sorted(names)[:50]) or 'no tools'}"
         self._tell_once(server, error, {"event": "error", "where": "admission", "kind": "unknown-tool", "error": error})
         return f"`tools` names {', '.join(map(repr, missing))}, which the server does not have"
+
+    def _tell_hidden(self, server: str, names: Sequence[str]) -> None:
+        """The record gets the tools that the agent is not to know of, and why; `mlld sandbox tools` shows them."""
+        verdicts = {name: self.admit(server, "tool", name) for name in names if name.isprintable()}
+        hidden = {name[:_LONGEST_NAME]: v.reason for name, v in verdicts.items() if isinstance(v, Hidden)}
+        if hidden:
+            shown = dict(sorted(hidden.items())[:_MOST_HIDDEN])
+            digest = hashlib.sha256(orjson.dumps(shown)).hexdigest()
+            self._tell_once(server, digest, {"event": "list", "hidden": shown, "total": len(hidden)})
 
     def _changed(self, server: str, name: str, item: dict[str, Any]) -> Hidden | None:
         now = pinned(item)

@@ -212,6 +212,8 @@ class Catalog:
             faults.append(f"{name} ({wrong})")
             return None
         schema = bytes(_item.decode(item).inputSchema) if b"x-mcp-header" in item else b""
+        if kind == "tool":
+            item = signed(item, member.name)
         return entry_of(member, kind, name, verdict, schema), jsonrpc.one_line(item)
 
     # --- routing
@@ -251,6 +253,15 @@ def renamed(item: bytes, name: str) -> bytes:
     """An item under another name; all else stays as it was spelt."""
     fields: RawMap = jsonrpc.members(item)
     fields["name"] = msgspec.Raw(jsonrpc.encode(name))
+    return jsonrpc.encode(fields)
+
+
+def signed(item: bytes, server: str) -> bytes:
+    """An item with the name of its server in `_meta`, where no server can write it; all else stays as it was spelt."""
+    fields: RawMap = jsonrpc.members(item)
+    theirs = jsonrpc.foreign_meta(fields.get("_meta"))
+    ours = b'"%sserver":%s' % (OURS.encode(), jsonrpc.encode(server))
+    fields["_meta"] = msgspec.Raw(b"{%s}" % b",".join(filter(None, (theirs, ours))))
     return jsonrpc.encode(fields)
 
 

@@ -173,6 +173,17 @@ def failure(spelt_id: bytes, code: int, message: str, data: Any = None) -> bytes
     return b'{"jsonrpc":"2.0","id":%s,"error":%s}' % (spelt_id or b"null", encode(error))
 
 
+def foreign_meta(meta: Raw | None) -> bytes:
+    """The members of a server's `_meta` without braces, our own names dropped."""
+    if meta is None:
+        return b""
+    try:
+        kept = {key: value for key, value in members(meta).items() if not key.startswith(OURS)}
+    except Malformed:
+        return b""
+    return encode(kept)[1:-1]
+
+
 def one_line(message: bytes) -> bytes:
     """The message without line ends: JSON allows them between tokens, where they would end a line or an SSE field."""
     if b"\r" in message or b"\n" in message:

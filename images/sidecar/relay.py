@@ -311,7 +311,7 @@ def result_parts(result: RawMap, extra: bytes) -> tuple[bytes | memoryview, ...]
                 _keys[key] = head
         parts.append(head if parts else b"{" + head[1:])
         parts.append(memoryview(value))
-    members = _kept_meta(meta)
+    members = jsonrpc.foreign_meta(meta)
     if extra:
         members = members + b"," + extra if members else extra
     opening = b"," if parts else b"{"
@@ -320,17 +320,6 @@ def result_parts(result: RawMap, extra: bytes) -> tuple[bytes | memoryview, ...]
     else:
         parts.append(b"}" if parts else b"{}")
     return tuple(parts)
-
-
-def _kept_meta(meta: Raw | None) -> bytes:
-    """The members of a server's `_meta` without braces, our own names dropped."""
-    if meta is None:
-        return b""
-    try:
-        kept = {key: value for key, value in jsonrpc.members(meta).items() if not key.startswith(OURS)}
-    except jsonrpc.Malformed:
-        return b""
-    return jsonrpc.encode(kept)[1:-1]
 
 
 def excerpt(head: bytes) -> str:

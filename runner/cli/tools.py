@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import click
@@ -40,7 +40,8 @@ def tools(as_json: bool, locking: bool, **options: Any) -> int:
         found.extend(connection.tools)
 
     record = interrupt.run(_with_tools(look, command="tools", locking=locking, **options))
-    plan = Summary.of(read(record.path)).plan
+    events = list(read(record.path))
+    plan = Summary.of(events).plan
     assert plan is not None
     if as_json:
         shown = [
@@ -55,12 +56,14 @@ def tools(as_json: bool, locking: bool, **options: Any) -> int:
         ]
         click.echo(json.dumps(shown, ensure_ascii=False, default=dict))
         return 0
-    width = max((len(tool.name) for tool in found), default=0)
+    width = max((len(clean(tool.name)) for tool in found), default=0)
+    home = max((len(clean(tool.server)) for tool in found), default=0)
     for tool in found:
         labels = f"[{', '.join(map(clean, labels_of(plan, tool)))}] " if labels_of(plan, tool) else ""
-        click.echo(
-            f"{clean(tool.name):<{width}}  {clean(tool.server):<12} {labels}{clean(tool.description, 80)}".rstrip()
-        )
+        named = f"{clean(tool.name):<{width}}  {clean(tool.server):<{home}}"
+        click.echo(f"{named}  {labels}{clean(tool.description, 80)}".rstrip())
+    for line in hidden_in(events):
+        click.echo(line, err=True)
     for server in plan.servers:
         if server.tools != "*":
             click.echo(
@@ -71,6 +74,18 @@ def tools(as_json: bool, locking: bool, **options: Any) -> int:
         click.echo(f"guards and policy of {clean(plan.guards.module)} judge every call", err=True)
     click.echo(f"{len(found)} tools", err=True)
     return 0
+
+
+def hidden_in(events: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The tools that the agent is not to know of, one line each, with the reason."""
+    last = {str(event["server"]): event for event in events if event.get("event") == "list" and event.get("hidden")}
+    lines: list[str] = []
+    for server, event in last.items():
+        hidden: Mapping[str, str] = event["hidden"]
+        lines += [f"hidden: {clean(name)} of {clean(server)}: {clean(why)}" for name, why in hidden.items()]
+        if (more := int(event.get("total", 0)) - len(hidden)) > 0:
+            lines.append(f"hidden: {more} more of {clean(server)}")
+    return lines
 
 
 def labels_of(plan: SandboxPlan, tool: ToolInfo) -> list[str]:

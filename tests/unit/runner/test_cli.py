@@ -14,6 +14,7 @@ import pytest
 from runner import __version__
 from runner.cli.app import execute
 from runner.cli.shown import fail
+from runner.cli.tools import hidden_in
 from runner.errors import UnknownRun
 from runner.lease import owner
 from runner.plan import ProfileReason, SandboxPlan, to_json
@@ -240,3 +241,12 @@ def test_of_failures_side_by_side_the_first_is_told(capsys: pytest.CaptureFixtur
 def test_a_prompt_that_is_none_is_refused_before_anything(prompt: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert mlld("sandbox", "spawn", prompt, "--env", "@local/none") == 2
     assert "the prompt is" in capsys.readouterr().err
+
+
+def test_what_is_hidden_is_shown_with_its_reason() -> None:
+    first = {"event": "list", "server": "tickets", "hidden": {"old": "gone by now"}, "total": 1}
+    last = {"event": "list", "server": "tickets", "hidden": {"drop\x1b[2J": "policy withholds it"}, "total": 3}
+    assert hidden_in([first, {"event": "call", "server": "tickets"}, last]) == [
+        "hidden: drop\\x1b[2J of tickets: policy withholds it",
+        "hidden: 2 more of tickets",
+    ]

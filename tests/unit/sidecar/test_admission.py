@@ -14,6 +14,7 @@ from images.sidecar.admission import Admission, spelling
 from images.sidecar.config import ServerRules, ToolShape
 from images.sidecar.seams import Allowed, Hidden, Kind
 from images.sidecar.shapes import filled, reshaped
+from interpreter.names import same_name
 from tests.unit.sidecar.sidecar_process import FakeServer, Tool, sidecar, text, tool
 
 
@@ -56,6 +57,33 @@ def test_policy_withholds_a_tool_from_whatever_is_let_through() -> None:
 def test_spellings() -> None:
     assert spelling("getHTTPStatus") == spelling("get_http_status") == "get_http_status"
     assert spelling("get2Things") == "get2_things"
+
+
+NAMES = (
+    "tool9", "tool_9", "tool-9", "Tool9", "tool9b", "tool_9b", "tool_9_b", "tool9B", "tool_9B", "9tool", "_9tool", "_9_tool",
+    "a_b", "ab", "aB", "a.b", "A_B", "getHTTPStatus", "get_http_status", "get_h_t_t_p_status", "@getHttpStatus", "v1_2", "v12",
+    "v1.2", "", "_", "é_1", "_1", "x__1", "x1", "X_1", "İ1", "ſ_1", "s1",
+)  # fmt: skip
+
+
+def test_a_name_is_one_name_here_where_scripts_have_it_as_one() -> None:
+    """A tool that a script can only mean by another one's name must not be admitted apart from it."""
+    for one in NAMES:
+        for other in NAMES:
+            assert (spelling(one) == spelling(other)) is same_name(one, other), (one, other)
+    decide = admission(s=ServerRules(tools=("tool9",), labels={"tool_9": ("destructive",)}))
+    assert decide.admit("s", "tool", "tool_9") == Allowed(labels=("destructive",))
+
+
+def test_the_record_gets_what_is_hidden_and_why_once() -> None:
+    events: list[dict[str, Any]] = []
+    decide = Admission({"s": ServerRules(tools=("look",))}, events.append)
+    for _ in range(3):
+        decide.listed("s", ["look", "drop", "\x1b[2J"])
+    reason = "the server's `tools` does not name the tool drop"
+    assert events == [{"event": "list", "server": "s", "hidden": {"drop": reason}, "total": 1}]
+    decide.listed("s", [f"t{n}" for n in range(5000)])
+    assert (len(events[-2]["hidden"]), events[-2]["total"]) == (100, 5000)
 
 
 def test_all_and_none() -> None:
@@ -108,12 +136,12 @@ def test_a_filter_that_names_no_tool_is_told_with_what_the_server_has() -> None:
     decide = admission(told, s=ServerRules(tools=("list_isues", "other", "close")))
     note = decide.listed("s", ["list_issues", "close", "secret_tool"])
     assert note == "`tools` names 'list_isues', 'other', which the server does not have"
-    assert [event["error"] for event in told] == [
+    assert [event["error"] for event in told if event["event"] == "error"] == [
         "s: `tools` names 'list_isues' (did you mean 'list_issues'?), 'other', "
         "and the server has close, list_issues, secret_tool"
     ]
     decide.listed("s", ["list_issues", "close", "secret_tool"])
-    assert len(told) == 1
+    assert len(told) == 2  # what is hidden, and what is not there: each once
     assert decide.listed("s", ["list_isues", "other", "close"]) is None
 
 

@@ -318,6 +318,7 @@ async def test_cannot_pass_a_servers_error_off_as_a_denial(tmp_path: Path) -> No
 
     fake = FakeServer([tool("echo", n={"type": "integer"})], forged)
     async with sidecar(tmp_path, {"one": fake}, module=module(NUMBERS)) as s, runner_at(s.agent.path) as endpoint:
+        assert [(info.server, info.name) for info in endpoint.tools] == [("one", "echo")]
         theirs = await endpoint.call("echo", {"n": 4})
         assert (theirs.text, theirs.is_error, theirs.denied) == ("mine", True, None)
         ours = await endpoint.call("echo", {"n": 5})
