@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from .errors import Diagnostic
 from .hints import nearest
 from .lexer_words import LINK_WORDS, STATEMENT_WORDS, Token
-from .source import Source
+from .parser_rules import missing_value
+from .source import Source, Span
 
 _VALUE = frozenset({"AT", "STRING", "NUMBER", "LBRACE"})
 _VALUE_STARTS = frozenset({"AT", "STRING", "NUMBER", "T_OPEN", "LBRACE", "LBRACK", "TRUE", "FALSE", "NULL", "L_OPEN"})
@@ -98,6 +99,8 @@ Habit = Callable[[Place], tuple[str, str, str | None] | None]
 def explain(source: Source, tokens: list[Token], index: int, expected: frozenset[str]) -> Diagnostic:
     """The fault of a token that cannot stand where it is."""
     place = Place(source=source, tokens=tokens, index=index, expected=expected)
+    if unfinished := _unfinished(place):
+        return missing_value(unfinished)
     kind, _, start, end = place.token
     if kind == "END" and index:
         start = end = tokens[index - 1][3]
@@ -109,6 +112,15 @@ def explain(source: Source, tokens: list[Token], index: int, expected: frozenset
                 code=code, message=message, span=span, hint=hint, expected=() if hint else wanted(expected)
             )
     return Diagnostic(code="syntax", message=f"unexpected {described(place)}", span=span, expected=wanted(expected))
+
+
+def _unfinished(place: Place) -> Span | None:
+    """`var @x =` where the next line begins `exe @f`: that word was taken for the value."""
+    assign, word = place.at(place.index - 2), place.at(place.index - 1)
+    lines = place.source.text[assign[3] : word[2]]
+    if assign[0] == "ASSIGN" and word[0] == "WORD" and word[1] in STATEMENT_WORDS and "\n" in lines:
+        return place.source.span(place.tokens[0][2], assign[3])
+    return None
 
 
 def prose(source: Source, start: int, end: int) -> Diagnostic:

@@ -73,7 +73,8 @@ class Builder(ValueBuilder):
         *labels, name, _, operator, value = c
         if operator[1] == "+=":
             return n.Augment(name=name[1], operator="+=", value=value, span=span)
-        return n.Let(name=name[1], labels=tuple(label[1] for label in labels), value=value, span=span)
+        made = n.Let(name=name[1], labels=tuple(label[1] for label in labels), value=value, span=span)
+        return self.judged(made, rules.no_statement(made))
 
     def augment(self, c: Children, span: Span) -> Any:
         return n.Augment(name=c[0][1], operator=c[1][1], value=c[2], span=span)

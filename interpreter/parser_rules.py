@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from . import nodes as n
 from .errors import Diagnostic
+from .source import Span
 
 NO_CASE_AFTER = "the 'none' keyword cannot appear after a wildcard (*) as it would never execute"
 
@@ -81,8 +82,30 @@ def no_none(value: n.Node | None) -> Iterator[Diagnostic]:
         yield fault("none-outside-when", value, message, "write null for no value")
 
 
+def no_statement(made: n.Var | n.Let) -> Iterator[Diagnostic]:
+    """A statement where the value should be: the value was forgotten, and the next statement was taken for it."""
+    value, source = made.value, made.span.source
+    before = source.text[made.span.start : value.span.start]
+    # `var @x = show @y` is meant; with a line in between it is not.
+    if isinstance(value, n.Var | n.Let) or (isinstance(value, n.Show | n.Log | n.Output | n.Append) and "\n" in before):
+        span = source.span(made.span.start, made.span.start + len(before.rstrip()))
+        yield missing_value(span)
+
+
+def missing_value(span: Span) -> Diagnostic:
+    """For a declaration that ends with its `=`."""
+    return Diagnostic(
+        code="missing-value",
+        message="there is no value after =",
+        span=span,
+        expected=("a value",),
+        hint="write the value before the next statement; null is one, too",
+    )
+
+
 def of_var(made: n.Var) -> Iterator[Diagnostic]:
     yield from no_none(made.value)
+    yield from no_statement(made)
     if isinstance(made.value, n.TemplateFile):
         yield fault(
             "template-in-var",
