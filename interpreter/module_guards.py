@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from interpreter import values_text
-from interpreter.declarations import McpConfig
+from interpreter.declarations import McpConfig, Profile, ProfileChoice
 from interpreter.environment import denied_tool
 from interpreter.errors import MlldError
 from interpreter.evaluate.sources import reachable
 from interpreter.guards import Guarded, Guards, Verdict, settle
 from interpreter.labels import Labels, from_flat
-from interpreter.module_read import mcp_config_of, read_module
+from interpreter.module_read import ReadModule, mcp_config_of, read_module
 from interpreter.names import camel, same_name
 from interpreter.policy import Denied, Policy, added_labels, effective_taint, judge
 from interpreter.policy_parse import from_json
@@ -50,6 +50,18 @@ class ModuleVerdict:
 
 
 ALLOWED = ModuleVerdict()
+
+
+def _in_force(read: ReadModule, profile: str | None) -> None:
+    """Lets every module that came along see the profile. It was chosen where the run was planned and is a fact by now:
+    a script may have it from a module that it imports.
+    """
+    if profile is None:
+        read.choose()
+        return
+    for module in reachable(read.module):
+        declared = next((p for p in module.profiles if p.name == profile), Profile(name=profile))
+        module.chosen = ProfileChoice(profile=declared, reason="asked for")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +91,7 @@ class ModuleGuards:
         module = await read_module(
             ROOT / entry, root=ROOT, project=ROOT, ports=ports, policy=composed, script=MANIFEST not in files
         )
-        module.choose(profile)
+        _in_force(module, profile)
         guards = module.module.guards
         for used in reachable(module.module):
             if used.is_environment:

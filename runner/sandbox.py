@@ -134,6 +134,9 @@ class Sandbox:
             raise self._hearing.startup_trouble() or SandboxFailure(
                 f"no tools were listed within {2 * limit + 5:g} s"
             ) from None
+        except SandboxFailure:
+            await self._told_why()  # a sidecar that cannot load the guards says so and ends
+            raise
         self._hearing.own_sessions.add(self._endpoint.session)
         await self._hearing.session(self._endpoint.session)
         # What is wrong with a tool is told while the list is made, which is after that.

@@ -262,7 +262,10 @@ async def environment(
         parent=env.box.spec if env.box is not None else None,
     )  # fmt: skip
     spec = build(config, around)
-    return config, spec if spec.module is not None else rooted(spec, str(source.root or source.directory))
+    # Paths of servers are relative to the module that named them. A block's spec carries the script instead, and one
+    # without guards carries nothing: then they are told whole.
+    travels = module is not None and spec.module is not None
+    return config, spec if travels else rooted(spec, str(source.root or source.directory))
 
 
 def _needs(module: Module) -> Any:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from interpreter.declarations import EnvironmentSpec, ServerSpec
+from interpreter.declarations import EnvironmentSpec, Place, ServerSpec
 from interpreter.ports import Command, CommandPort, CommandResult, FilePort, SandboxSession, ToolConnection, Witnessed
 from runner import doctor, environ, lock
 from runner.agents import Agent
@@ -136,12 +136,10 @@ class Sandboxes:
 
     def _secrets(self, plan: SandboxPlan, spec: EnvironmentSpec) -> dict[str, str]:
         """The values of the plan's secrets by name. Errors: `SecretMissing`, `Denied`."""
-        root = Path(spec.module.root) if spec.module and spec.module.root else None
-        own = root is None or root.resolve().is_relative_to(self.project.resolve() / ".mlld")
         values: dict[str, str] = {}
         for secret in plan.secrets:
             # A module may declare, it may not act: only the project's own may name a command to run on this machine.
-            if secret.source.startswith("command:") and not own:
+            if secret.source.startswith("command:") and not self._own(spec, secret.place):
                 raise Denied(
                     f"auth:{secret.name} would run `{secret.source.removeprefix('command:')}` on this machine",
                     rule="only modules below the project's .mlld may name commands for secrets",
@@ -150,6 +148,15 @@ class Sandboxes:
                 )
             values[secret.name] = resolve(spec.auth, [secret.name], self.secrets)[secret.variable]
         return values
+
+    def _own(self, spec: EnvironmentSpec, place: Place | None) -> bool:
+        """Whether a declaration stands in a module below the project's own `.mlld`."""
+        root = Path(spec.module.root) if spec.module and spec.module.root else None
+        project = self.project.resolve()
+        if root is not None and root.resolve() == project and place is not None:
+            # The environment of a script: its places are told from the project, and may lie in a module it imports.
+            root = project / place.file
+        return root is None or root.resolve().is_relative_to(project / ".mlld")
 
     def _images(self, spec: EnvironmentSpec) -> Images:
         package = self.options.agent.package if self.options.agent else {}

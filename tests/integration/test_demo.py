@@ -106,3 +106,17 @@ def test_nothing_is_left(demo: Project, engine: docker.DockerClient) -> None:
         assert engine.containers.list(all=True, filters=filters) == []
         assert engine.volumes.list(filters=filters) == []
         assert engine.networks.list(filters=filters) == []
+
+
+def test_a_script_of_the_reader_uses_both_profiles_of_the_imported_module(demo: Project) -> None:
+    demo.write(
+        "both.mld",
+        'import { @spawn } from "@local/myenv"\n'
+        f'var @read = env {{ profile: "readonly" }} [ => @spawn("{PROMPT}") ]\n'
+        f'var @full = env {{ profile: "full" }} [ => @spawn("{PROMPT}") ]\n'
+        'show @read.mx.taint.includes("mcp:tickets:list_tickets")\n'
+        'show @full.mx.taint.includes("mcp:tickets:list_tickets")\n'
+        'show @read.includes("T-7: Denied by guard @embargo")\n',
+    )
+    done = demo.mlld("run", "both.mld")
+    assert (done.code, done.out.split()) == (0, ["true", "true", "true"]), done.err

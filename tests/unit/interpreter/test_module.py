@@ -460,3 +460,12 @@ async def test_hostile_arguments_are_judged_in_bounded_time() -> None:
     )
     assert {verdict.kind for verdict in verdicts} == {"allow"}
     assert time.process_time() - before < 10
+
+
+def test_guards_of_a_script_take_a_profile_that_only_its_module_declares() -> None:
+    files = {
+        "script.mld": 'import { @spawn } from "./env/index.mld"\n',
+        "env/module.yml": "name: env\ntype: environment\nentry: index.mld\n",
+        "env/index.mld": "profiles { readonly: { requires: { } } }\nexe @spawn(p) = cmd { echo hi }\nexport { @spawn }\n",
+    }
+    assert not ModuleGuards.load(files, "script.mld", "readonly", {}).active
