@@ -97,6 +97,11 @@ class Audit:
                 pass  # whoever called has cut them already
         return {"cut": len(encoded), "head": self._masker.head(encoded, ARGUMENTS_BYTES)}
 
+    @property
+    def behind(self) -> bool:
+        """Whether `drain` would wait now."""
+        return not self._room.is_set()
+
     async def drain(self) -> None:
         """Waits until the reader has caught up; raises if there is no reader any more."""
         if not self._room.is_set():

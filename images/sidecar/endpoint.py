@@ -101,6 +101,23 @@ class Endpoint:
     # --- requests
 
     def _on_request(self, connection: Connection, head: Head, body: bytes) -> None:
+        if self._audit.behind:
+            # Nothing is done that cannot be recorded: the request waits, and with it all that its connection still has.
+            task = self._loop.create_task(self._when_recorded(connection, head, body))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        else:
+            self._take(connection, head, body)
+
+    async def _when_recorded(self, connection: Connection, head: Head, body: bytes) -> None:
+        try:
+            await self._audit.drain()
+        except Exception:  # whatever keeps the record from being kept ends the sidecar, and says so there
+            connection.close()
+        if not connection.closed:
+            self._take(connection, head, body)
+
+    def _take(self, connection: Connection, head: Head, body: bytes) -> None:
         try:
             self._serve(connection, head, body)
         except Exception as e:  # one request must not end what all others need

@@ -146,6 +146,15 @@ class Audit(Protocol):
         """Takes one event (`event` names its kind); adds the time; masks arguments and results, and cuts them."""
         ...
 
+    @property
+    def behind(self) -> bool:
+        """Whether so much waits to be written that nothing new should begin."""
+        ...
+
+    async def drain(self) -> None:
+        """Returns when the reader has caught up; raises if there is none any more."""
+        ...
+
 
 Dial = Callable[[str, str, int], Awaitable[socket.socket]]
 """(server, host, port) → a connected socket, by the egress rules of that server; raises PermissionError when denied."""

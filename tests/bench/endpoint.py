@@ -43,7 +43,12 @@ class Permissive:
     async def result(self, call: Call, raw: bytes) -> Verdict:
         return Verdict(kind="allow")
 
+    behind = False
+
     def emit(self, event: dict[str, Any]) -> None:
+        pass
+
+    async def drain(self) -> None:
         pass
 
 

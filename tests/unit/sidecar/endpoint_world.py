@@ -29,6 +29,10 @@ class Gate:
         self.judge_request: Callable[[Call], Awaitable[Verdict]] | None = None
         self.judge_result: Callable[[Call, bytes], Awaitable[Verdict]] | None = None
         self.descriptions: dict[str, str] = {}
+        self.read = asyncio.Event()
+        """Whether the record's reader keeps up."""
+        self.read.set()
+        self.unreadable = False
 
     def admit(self, server: str, kind: Kind, name: str) -> Allowed | Hidden:
         if (server, name) in self.hidden:
@@ -52,6 +56,15 @@ class Gate:
 
     def emit(self, event: Message) -> None:
         self.events.append(event)
+
+    @property
+    def behind(self) -> bool:
+        return not self.read.is_set()
+
+    async def drain(self) -> None:
+        await self.read.wait()
+        if self.unreadable:
+            raise OSError("nobody reads the record")
 
     def of(self, kind: str) -> list[Message]:
         return [event for event in self.events if event["event"] == kind]

@@ -76,8 +76,10 @@ async def test_a_slow_reader_makes_the_producer_wait_and_loses_nothing() -> None
     pipe = Pipe()
     seen, failed = failures()
     audit = Audit(pipe.write_end, on_failure=failed)
+    assert not audit.behind
     for number in range(2 * HIGH_WATER // 1000):
         audit.emit({"event": "call", "id": number, "text": "x" * 1000})
+    assert audit.behind
     waiting = asyncio.ensure_future(audit.drain())
     await asyncio.sleep(0.05)
     assert not waiting.done()
@@ -87,6 +89,7 @@ async def test_a_slow_reader_makes_the_producer_wait_and_loses_nothing() -> None
             got += pipe.read()
             await asyncio.sleep(0.001)
     assert [event["id"] for event in lines(bytes(got))] == list(range(2 * HIGH_WATER // 1000))
+    assert not audit.behind
     audit.emit({"event": "call", "id": -1})
     await asyncio.sleep(0.01)
     assert lines(pipe.read())[0]["id"] == -1

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx2
 import mcp
+import pytest
 from mcp.client.streamable_http import streamable_http_client
 
 from images.sidecar.catalog import qualified
@@ -90,6 +91,33 @@ async def test_a_tool_says_which_server_it_is_of_and_no_server_can(tmp_path: Pat
         await agent.open()
         tools = {tool["name"]: tool["_meta"] for tool in (await agent.request("tools/list")).result["tools"]}
         assert tools == {"echo": {"dev.mlld/server": "a"}, "mine": {"theirs": 1, "dev.mlld/server": "evil"}}
+
+
+async def test_nothing_begins_while_the_record_is_not_read(tmp_path: Path) -> None:
+    server = FakeServer("a")
+    async with world(tmp_path, server) as w:
+        agent = w.agent()
+        await agent.open()
+        await agent.call("echo")
+        w.gate.read.clear()
+        held = [asyncio.create_task(agent.call("echo", {"n": n})) for n in range(5)]
+        gone = asyncio.create_task(agent.call("echo", {"n": "gone"}))
+        await asyncio.sleep(0.1)
+        gone.cancel()
+        assert len(server.calls("tools/call")) == 1, "no call went out unrecorded"
+        assert not any(task.done() for task in held)
+        await asyncio.sleep(0.05)
+        w.gate.read.set()
+        assert {(await task).status for task in held} == {200}
+        asked = {call["params"]["arguments"]["n"] for call in server.calls("tools/call")[1:]}
+        assert asked == {0, 1, 2, 3, 4}, "and for a client that left nothing is done"
+        w.gate.read.clear()
+        lost = asyncio.create_task(agent.call("echo"))
+        await asyncio.sleep(0.05)
+        w.gate.unreadable = True
+        w.gate.read.set()
+        with pytest.raises(asyncio.IncompleteReadError):
+            await lost
 
 
 async def test_labels_go_to_the_agent_and_to_the_record(tmp_path: Path) -> None:

@@ -233,11 +233,16 @@ async def guarded(
     """The real endpoint and the real guarding around a fake module."""
 
     class Record:
+        behind = False
+
         def __init__(self) -> None:
             self.events: list[dict[str, Any]] = []
 
         def emit(self, event: dict[str, Any]) -> None:
             self.events.append(event)
+
+        async def drain(self) -> None:
+            pass
 
     record = Record()
     for name in ("agent", "one"):
