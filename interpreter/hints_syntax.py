@@ -257,6 +257,17 @@ def _ternary_pipe(place: Place) -> tuple[str, str, str | None] | None:
     return None
 
 
+def _block_in_list(place: Place) -> tuple[str, str, str | None] | None:
+    """`@f([let @x = 1 => @x])`, `[@a, let @b = 1]`: a block where only a list can be."""
+    if place.kind() in ("LET", "VAR") and "RBRACK" in place.expected:
+        return (
+            "block-in-list",
+            f"{place.source.text[place.token[2] : place.token[3]]} cannot stand in a list, and a block is no argument",
+            "give the block a name first, with var or let, and write that name",
+        )
+    return None
+
+
 def _two_values(place: Place) -> tuple[str, str, str | None] | None:
     if place.first == "SHOW" and place.kind() in _VALUE_STARTS and "END" in place.expected:
         return "two-values", "show accepts only a single argument", "join them in a template: show `@a @b`"
@@ -276,6 +287,7 @@ _HABITS: tuple[Habit, ...] = (
     _arrow_function,
     _cases_or_statements,
     _ternary_pipe,
+    _block_in_list,
     _two_values,
     _missing_at,
     _near_keyword,

@@ -23,6 +23,7 @@ Examples:
   mlld run report.mld topic=tickets limit=5
   mlld run notes.md --document > notes.txt
   echo 'show `hello`' | mlld -
+  MLLD_MOCK_TIME=2024-05-30T14:30:00Z mlld run report.mld   # @now is always this
 """
 
 
