@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -11,6 +12,15 @@ from types import MappingProxyType
 def snapshot() -> Mapping[str, str]:
     """The variables of this process as they are now, read-only."""
     return MappingProxyType(dict(os.environ))
+
+
+def typed(text: str) -> str:
+    """A next step with its commands as this user can type them: `./dev` says what stands for an `mlld` not on the path."""
+    called = os.environ.get("MLLD_CALLED")
+    return _COMMAND.sub(lambda _: f"{called} ", text) if called else text
+
+
+_COMMAND = re.compile(r"(?<![\w./@-])mlld (?=(?:sandbox|doctor|check|run|mcp|--help)\b)")
 
 
 def data_directory(env: Mapping[str, str]) -> Path:

@@ -32,11 +32,12 @@ def source_of(path: str) -> Source:
         parent = Path(path).parent
         like = nearest(Path(path).name, [p.name for p in parent.iterdir()] if parent.is_dir() else [])
         detail = f"did you mean {parent / like}?" if like else ""
-        raise UsageFailure(f"there is no file {path}", detail=detail, remedy="mlld check PATH…") from None
+        remedy = "give the path of a script, or - for standard input"
+        raise UsageFailure(f"there is no file {path}", detail=detail, remedy=remedy) from None
     except UnicodeDecodeError as error:
         raise CheckFailure(f"{path} is not UTF-8 text: byte {error.start}", remedy="save it as UTF-8") from None
     except OSError as error:
-        raise UsageFailure(f"{path} cannot be read: {error.strerror}", remedy="mlld check PATH…") from None
+        raise UsageFailure(f"{path} cannot be read: {error.strerror}", remedy="give the path of a script") from None
 
 
 def files_below(paths: tuple[str, ...]) -> Iterator[str]:

@@ -6,6 +6,7 @@ import json
 
 import click
 
+from runner import environ
 from runner.cli.lazy import Command
 
 
@@ -31,7 +32,7 @@ def doctor(fix: bool, as_json: bool) -> int:
             mark = click.style("ok", fg="green") if finding.ok else click.style("NO", fg="red", bold=True)
             click.echo(f"{mark}  {finding.name:<10} {finding.saw}")
             if not finding.ok and finding.remedy:
-                click.echo(f"    next: {finding.remedy}")
+                click.echo(environ.typed(f"    next: {finding.remedy}"))
         if not finding.ok:
             code = finding.error.exit_code if finding.error else 5
     if as_json:

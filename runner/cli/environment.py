@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,18 @@ import click
 
 from interpreter import EnvironmentModule, load_environment
 from interpreter.declarations import AuthDecl, EnvironmentSpec
+from interpreter.environment_modules import Found, list_modules
 from interpreter.ports import Output, Ports
 from runner.agents import Agent, agent
 from runner.cli.context import Context
 from runner.cli.opening import sandboxes_for
+from runner.errors import BadOption
 from runner.host.output import StreamOutput
 from runner.host.sandboxes import Options, Sandboxes, finish
 from runner.record import RunRecord
 from runner.report_progress import Progress
 
-_REF = "The environment: @local/NAME, or a path."
+_REF = "The environment: @local/NAME, or a path; needed where there are several."
 _OPTIONS = (
     click.option("--profile", metavar="NAME", help="A profile of it; grants nothing that policy denies."),
     click.option("--profile-strict", is_flag=True, help="An error, not a warning, where policy permits no profile."),
@@ -36,7 +38,29 @@ _OPTIONS = (
 
 def environment_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of every command that takes an environment."""
-    return click.option("--env", "ref", required=True, metavar="REF", help=_REF)(_others(command))
+    return click.option("--env", "ref", callback=_chosen, metavar="REF", help=_REF)(_others(command))
+
+
+def _chosen(ctx: click.Context, param: click.Parameter, given: str | None) -> str | None:
+    """The environment that is meant: where there is only one it need not be named. Errors: `BadOption`."""
+    if given is not None or ctx.resilient_parsing:
+        return given
+    context = Context.here()
+    known = [f"@local/{found.name}" for found in _known(context)]
+    if len(known) == 1:
+        click.echo(f"--env {known[0]}: the only one here", err=True)
+        return known[0]
+    if not known:
+        raise BadOption(
+            "there is no environment here yet: --env would name one",
+            remedy="mlld sandbox init NAME makes one; a path such as --env ./envs/my works too",
+        )
+    raise BadOption(f"--env is missing: there are {', '.join(known)}", remedy=f"{ctx.command_path} … --env {known[0]}")
+
+
+def _known(context: Context) -> Iterator[Found]:
+    files = context.files(context.project)
+    return list_modules(project=context.project, files=files, home=context.home)
 
 
 def optional_environment(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from runner import errors
+from runner import environ, errors
 from runner.cli.lazy import Command
 from runner.errors import RunnerError, UnknownName
 
@@ -38,6 +38,6 @@ def explain(code: str) -> None:
     if kind := known.get(code):
         click.echo(f"{code} (exit {kind.exit_code}): {(kind.__doc__ or '').strip()}")
         if kind.default_remedy:
-            click.echo(f"next: {kind.default_remedy}")
+            click.echo(environ.typed(f"next: {kind.default_remedy}"))
     if code in written:
         click.echo(f"\n{written[code]}")

@@ -72,4 +72,4 @@ def init(name: str) -> None:
     (directory / "module.yml").write_text(MANIFEST.format(name=name), encoding="utf-8")
     (directory / "index.mld").write_text(MODULE.format(name=name), encoding="utf-8")
     click.echo(f"made {directory}/module.yml and index.mld")
-    click.echo(f"next: mlld sandbox plan --env @local/{name}", err=True)
+    click.echo(environ.typed(f"next: mlld sandbox plan --env @local/{name}"), err=True)

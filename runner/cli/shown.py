@@ -11,6 +11,7 @@ import click
 
 from interpreter.errors import MlldError
 from runner.cli.lazy import nearest_option
+from runner.environ import typed
 from runner.errors import BadOption, Interrupted, NoSpace, RunnerError, UnknownName, UsageFailure
 
 _NO_SPACE = 28
@@ -36,9 +37,11 @@ def fail(error: BaseException, *, as_json: bool = False) -> int:
         case MlldError():
             if as_json:
                 print(json.dumps({"ok": False, **error.json()}, ensure_ascii=False))
-            click.echo(error.render(), err=True)
+            # Only the hint is ours; the picture above it is the user's text.
+            lines = error.render().split("\n")
+            click.echo("\n".join(typed(x) if x.startswith("  hint:") else x for x in lines), err=True)
             if not any(diagnostic.hint or diagnostic.expected for diagnostic in error.diagnostics):
-                click.echo(f"  next: mlld sandbox explain {error.code}", err=True)
+                click.echo(typed(f"  next: mlld sandbox explain {error.code}"), err=True)
             return error.exit_code or 1
     failure = translated(error)
     if as_json:
@@ -57,7 +60,7 @@ def rendered(failure: RunnerError, *, color: bool = False) -> str:
     lines = [f"{where}{paint(f'error[{failure.code}]', fg='red', bold=True)}: {printable(failure.message)}"]
     lines += [f"  {printable(line)}" for line in failure.detail.splitlines()]
     if failure.remedy:
-        lines.append(f"  {paint('next:', fg='green')} {failure.remedy}")
+        lines.append(f"  {paint('next:', fg='green')} {typed(failure.remedy)}")
     return "\n".join(lines)
 
 

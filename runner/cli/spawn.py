@@ -16,6 +16,7 @@ import click
 from interpreter.errors import CommandFailed
 from interpreter.ports import Command as Program
 from interpreter.ports import Witnessed
+from runner import environ
 from runner.agents import Agent
 from runner.cli import interrupt
 from runner.cli.environment import Environment, environment_options, load
@@ -178,7 +179,8 @@ def _show(environment: Environment, record: RunRecord, code: int, shown: Shown) 
         return
     print(transcript(summary, answer=False), file=sys.stderr)
     print(f"record: {record.path} · {record.head[:16]}", file=sys.stderr)
-    print(f"next: mlld sandbox show {record.name}; mlld sandbox plan --env {environment.ref}", file=sys.stderr)
+    following = f"next: mlld sandbox show {record.name}; mlld sandbox plan --env {environment.ref}"
+    print(environ.typed(following), file=sys.stderr)
 
 
 def _keep(directory: Path, record: RunRecord, summary: Summary) -> None:

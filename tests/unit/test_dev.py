@@ -64,6 +64,12 @@ def test_the_demo_is_one_command_of_mlld(venv: Path) -> None:
     assert done.stdout == "mlld sandbox spawn Summarize the open tickets --env @local/myenv\n"
 
 
+def test_advice_can_be_typed_without_mlld_on_the_path(venv: Path) -> None:
+    (venv / "bin/mlld").write_text('#!/bin/sh\necho "${MLLD_CALLED-}"\n')
+    assert dev("mlld", MLLD_VENV=str(venv), PATH="/usr/bin:/bin").stdout == f"{ROOT / 'dev'} mlld\n"
+    assert dev("mlld", MLLD_VENV=str(venv), PATH=f"{venv}/bin:/usr/bin:/bin").stdout == "\n"
+
+
 def test_ci_runs_the_readmes_command() -> None:
     readme = (ROOT / "README.md").read_text()
     assert "./dev test" in readme

@@ -250,3 +250,36 @@ def test_what_is_hidden_is_shown_with_its_reason() -> None:
         "hidden: drop\\x1b[2J of tickets: policy withholds it",
         "hidden: 2 more of tickets",
     ]
+
+
+def test_the_only_environment_need_not_be_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    ask = ("sandbox", "check", "net api.github.com", "--provider", "local")
+    assert mlld(*ask) == 2
+    assert "mlld sandbox init NAME" in capsys.readouterr().err
+    assert mlld("sandbox", "init", "one") == 0
+    assert mlld(*ask) != 2  # whatever it answers
+    assert "--env @local/one: the only one here" in capsys.readouterr().err
+    assert mlld("sandbox", "init", "two") == 0
+    assert mlld(*ask) == 2
+    assert "--env is missing: there are @local/one, @local/two" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [("run", "missing.mld"), ("missing.mld",), ("check", "missing.mld")])
+def test_a_script_that_is_not_there(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert mlld(*command) == 2
+    assert capsys.readouterr().err == (
+        "error[usage]: there is no file missing.mld\n  next: give the path of a script, or - for standard input\n"
+    )
+
+
+def test_advice_is_told_as_it_can_be_typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("MLLD_CALLED", "./dev mlld")
+    assert mlld("sandbox", "show") == 2
+    assert '  next: ./dev mlld sandbox spawn "…" --env REF' in capsys.readouterr().err
+    assert mlld("sandbox", "init", "one") == 0
+    assert "next: ./dev mlld sandbox plan --env @local/one" in capsys.readouterr().err
+    assert mlld("sandbox", "plan", "--env", "@local/two") == 2
+    assert "hint: " in capsys.readouterr().err
