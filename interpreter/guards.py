@@ -144,6 +144,24 @@ def _operation_names(operation: Operation) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Heard:
+    """What one guard said: a step of `@mx.guard.trace`."""
+
+    guard: Guard
+    decision: GuardDecision
+    replacement: Guarded | None = None  # what went on to the next guard in the place of its input
+
+    @property
+    def kind(self) -> VerdictKind:
+        match self.decision:
+            case Deny():
+                return "deny"
+            case Retry():
+                return "retry"
+        return "allow" if self.replacement is None else "transform"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Verdict:
     """What the guards decided about one operation. `inputs` and `output` are what goes on, changed or not."""
 
@@ -156,7 +174,7 @@ class Verdict:
     privileged: bool = False  # a privileged guard allowed it in so many words: lifts label rules of policy
     warnings: tuple[str, ...] = ()
     environment: object = None  # of `env V`
-    heard: tuple[str, ...] = ()  # every guard that was asked, for the record
+    heard: tuple[Heard, ...] = ()  # every guard that was asked, in order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,18 +206,23 @@ class Guards:
     async def before(
         self, operation: Operation, inputs: Sequence[Guarded], *, attempt: int = 1, hint: str = ""
     ) -> Verdict:
-        """What is decided before it happens. A later `allow V` replaces an earlier one; both saw the original."""
+        """What is decided before it happens. Each guard changes what the one before it let through, so that a redaction is
+        not lost in the next change; but each is asked about the original too, so that no change hides what it denies.
+        """
         result = _Tally(inputs=tuple(inputs))
         for guard in self.all:
             if not guard.watches("before"):
                 continue
             call = GuardCall(operation=operation, moment="before", inputs=tuple(inputs), attempt=attempt, hint=hint)
             if guard.concerns(operation):
-                result.hear(guard, await _ask(guard, call), None)
+                result.hear(guard, await _ask_of_both(guard, call, replace(call, inputs=result.inputs)), None)
             else:
                 for index, each in enumerate(inputs):
                     if guard.flags(each.labels):
-                        result.hear(guard, await _ask(guard, replace(call, subject=each, inputs=(each,))), index)
+                        now = result.inputs[index]
+                        first = replace(call, subject=each, inputs=(each,))
+                        second = replace(call, subject=now, inputs=(now,))
+                        result.hear(guard, await _ask_of_both(guard, first, second), index)
         return result.verdict()
 
     async def after(
@@ -238,23 +261,30 @@ async def _ask(guard: Guard, call: GuardCall) -> GuardDecision:
         return Deny(reason=f"the guard failed: {type(error).__name__}")
 
 
+async def _ask_of_both(guard: Guard, original: GuardCall, current: GuardCall) -> GuardDecision:
+    """The decision about the inputs as they are now, unless the original ones are denied."""
+    about_original = await _ask(guard, original)
+    if current == original or isinstance(about_original, Deny):
+        return about_original
+    return await _ask(guard, current)
+
+
 class _Tally:
     """Decisions of one operation as they come in."""
 
     def __init__(self, *, inputs: tuple[Guarded, ...], output: Guarded | None = None) -> None:
         self.inputs = inputs
         self.output = output
-        self.original = inputs
         self.denied: tuple[Guard, str] | None = None
         self.retried: tuple[Guard, str] | None = None
         self.changed: Guard | None = None
         self.lifted: Guard | None = None
         self.environment: object = None
         self.warnings: list[str] = []
-        self.heard: list[str] = []
+        self.heard: list[Heard] = []
 
     def hear(self, guard: Guard, decision: GuardDecision, index: int | None) -> None:
-        self.heard.append(str(guard))
+        replacement = None
         match decision:
             case Deny(reason=reason):
                 self.denied = self.denied or (guard, reason)
@@ -264,32 +294,37 @@ class _Tally:
                 self.environment = config
             case Allow():
                 try:
-                    self._allow(guard, decision, index)
+                    replacement = self._allow(guard, decision, index)
                 except (ProtectedLabel, ValueError) as error:
-                    self.denied = self.denied or (guard, str(error))
+                    decision = Deny(reason=str(error))
+                    self.denied = self.denied or (guard, decision.reason)
             case None:
                 pass
+        self.heard.append(Heard(guard=guard, decision=decision, replacement=replacement))
 
-    def _allow(self, guard: Guard, decision: Allow, index: int | None) -> None:
+    def _allow(self, guard: Guard, decision: Allow, index: int | None) -> Guarded | None:
+        """Take over what an `allow` changes: the changed value, if it is one."""
         if guard.privileged:
             self.lifted = guard
         if decision.warning:
             self.warnings.append(decision.warning)
         if not (decision.replaces or decision.add or decision.remove):
-            return
+            return None
         self.changed = guard
         if self.output is not None:
             self.output = _changed(self.output, guard, decision, decision.value)
-        elif index is not None:
-            self._put(index, _changed(self.original[index], guard, decision, decision.value))
-        else:
-            values: Sequence[object] = (decision.value,)
-            if decision.replaces and len(self.original) != 1:
-                if not isinstance(decision.value, list | tuple) or len(decision.value) != len(self.original):
-                    raise ValueError(f"allow must give all {len(self.original)} inputs as a list")
-                values = decision.value
-            for at, each in enumerate(self.original):
-                self._put(at, _changed(each, guard, decision, values[at] if decision.replaces else None))
+            return self.output
+        if index is not None:
+            self._put(index, _changed(self.inputs[index], guard, decision, decision.value))
+            return self.inputs[index]
+        values: Sequence[object] = (decision.value,)
+        if decision.replaces and len(self.inputs) != 1:
+            if not isinstance(decision.value, list | tuple) or len(decision.value) != len(self.inputs):
+                raise ValueError(f"allow must give all {len(self.inputs)} inputs as a list")
+            values = decision.value
+        for at, each in enumerate(self.inputs):
+            self._put(at, _changed(each, guard, decision, values[at] if decision.replaces else None))
+        return self.inputs[0] if len(self.inputs) == 1 else None
 
     def _put(self, index: int, value: Guarded) -> None:
         self.inputs = (*self.inputs[:index], value, *self.inputs[index + 1 :])

@@ -49,6 +49,7 @@ class Request:
     user_guards: Any = None  # `with { guards: … }` as ("only" | "except", names)
     attempt: int = 1
     hint: str = ""
+    history: list[Verdict] | None = None  # of the pipeline that it belongs to: `@p.guards`
 
 
 class Watcher(Protocol):
@@ -98,6 +99,7 @@ class GuardDenied(Denied):
             f"Guard blocked operation: {verdict.reason}", rule=verdict.rule, reason=verdict.reason, span=span,
             hint=f"{verdict.rule} decided about {what}{f' @{operation.name}' if operation.name else ''}",
         )  # fmt: skip
+        self.verdict = verdict
         self.guard_name = verdict.rule.removeprefix("guard @").split(" ")[0]
 
 
@@ -220,6 +222,8 @@ def _heed(verdict: Verdict, request: Request, output: Output, lead: str = "") ->
         output.stderr(f"[Guard Warning] {warning}\n")
     if not verdict.heard:
         return
+    if request.history is not None:
+        request.history.append(verdict)
     operation = request.operation
     output.event(events.Decided(
         kind="guard", operation=operation.kind, name=operation.name or operation.tool, decision=verdict.kind,

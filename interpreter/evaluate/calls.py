@@ -6,10 +6,10 @@ from typing import Any
 
 from interpreter import nodes as n
 from interpreter.errors import Denied, EvaluationError, LimitReached, MlldError
-from interpreter.operations import Request, perform
+from interpreter.operations import GuardDenied, Request, perform
 from interpreter.policy_subjects import Operation
 from interpreter.source import Span
-from interpreter.values import NULL, UNDEFINED, Undefined, Value, array, sequence_labels, type_name
+from interpreter.values import NULL, UNDEFINED, Undefined, Value, array, record, sequence_labels, type_name
 
 from .core import Env, Returned, at, evaluate, handles
 from .expressions import conditional, defined, written
@@ -244,6 +244,7 @@ async def call_function(
         operation=operation, inputs=tuple(arguments), span=span,
         user_guards=options.guards if options is not None else None,
         retryable=bool(env.mx.get("retryable")), attempt=env.mx.get("try", 1) if env.mx.get("retryable") else 1,
+        history=env.mx["pipeline"].data.guards if "pipeline" in env.mx else None,
     )  # fmt: skip
     try:
         return await perform(request, env.copy(authority=authority), run)
@@ -275,6 +276,23 @@ def mentions_denial(condition: n.Node) -> bool:
     return isinstance(condition, n.WasDenied) or any(mentions_denial(child) for child in condition.children())
 
 
+def guard_of(denied: Denied) -> Value:
+    """`@mx.guard` of a denial; that of a policy has no guards to trace."""
+    if not isinstance(denied, GuardDenied):
+        about = {
+            "reason": denied.reason,
+            "name": denied.rule,
+            "rule": denied.rule,
+            "decision": "deny",
+            "reasons": [denied.reason],
+        }
+        return Value({**about, "trace": []})
+    from .guarding import decided
+
+    verdict = decided(denied.verdict)
+    return record({**{key: verdict.item(held) for key, held in verdict.data.items()}, "name": Value(denied.guard_name)})
+
+
 async def run_denied(function: Function, arguments: list[Value], env: Env, denied: Denied, calls: Any) -> Value:
     """The body again, in the knowledge that it was denied: its `denied =>` branch answers."""
     env.ports.output.stderr(f"[Guard Warning] {env.run.mask(denied.reason)}\n")
@@ -282,10 +300,7 @@ async def run_denied(function: Function, arguments: list[Value], env: Env, denie
     labels = sequence_labels(arguments)
     about = {
         "denied": True,
-        "guard": {
-            "reason": denied.reason, "name": getattr(denied, "guard_name", None) or denied.rule, "rule": denied.rule,
-            "decision": "deny", "reasons": [denied.reason],
-        },
+        "guard": guard_of(denied),
         "op": {"name": function.name, "labels": list(function.labels), "type": "exe"},
         "labels": list(labels.labels), "taint": list(labels.taint), "sources": list(labels.sources),
         "exe": function,

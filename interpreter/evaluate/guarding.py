@@ -11,9 +11,10 @@ from interpreter import values_text as vt
 from interpreter.declarations import place_of
 from interpreter.errors import EvaluationError
 from interpreter.guards import NO_GUARDS, Guards
+from interpreter.operations import unguarded
 from interpreter.policy import NO_POLICY, Policy
 from interpreter.ports import Ports
-from interpreter.values import NULL, Undefined, Value, array
+from interpreter.values import NULL, Undefined, Value, array, record
 
 from .blocks import action_value
 from .control import choose
@@ -154,6 +155,27 @@ def about(operation: Operation) -> dict[str, Any]:
     if operation.server:
         shown |= {"server": operation.server, "tool": operation.tool}
     return shown
+
+
+def decided(verdict: g.Verdict) -> Value:
+    """A verdict as scripts see it (`@p.guards`, `@mx.guard`): the decision, and in `trace` what each guard said."""
+    trace = [_step(heard) for heard in verdict.heard]
+    hints = [step for step, heard in zip(trace, verdict.heard, strict=True) if isinstance(heard.decision, g.Retry)]
+    reasons = [heard.decision.reason for heard in verdict.heard if isinstance(heard.decision, g.Deny)]
+    return record({
+        "decision": Value(verdict.kind), "rule": Value(verdict.rule), "reason": Value(verdict.reason),
+        "trace": array(trace), "hints": array(hints), "reasons": Value(reasons),
+    })  # fmt: skip
+
+
+def _step(heard: g.Heard) -> Value:
+    said = heard.decision
+    return record({
+        "guardName": Value(heard.guard.name), "decision": Value(heard.kind),
+        "reason": Value(said.reason if isinstance(said, g.Deny) else ""),
+        "hint": Value(said.hint if isinstance(said, g.Retry) else ""),
+        "replacement": NULL if heard.replacement is None else unguarded(heard.replacement),
+    })  # fmt: skip
 
 
 def arguments(operation: Operation, inputs: list[Value]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 from interpreter import nodes as n
 from interpreter import values_text as vt
 from interpreter.errors import EvaluationError, MlldError, UserBail
+from interpreter.guards import Verdict
 from interpreter.labels import Labels
 from interpreter.operations import RetryWanted
 from interpreter.source import Span
@@ -22,6 +23,7 @@ from interpreter.values import NULL, Value, array, is_plain_text
 from .calls import CallOptions, call_with, invoke
 from .core import Env, RetryAsked, evaluate, handles
 from .functions import CALLABLES
+from .guarding import decided
 from .lookup import find
 
 MAX_RETRIES = 10
@@ -32,12 +34,14 @@ class Context:
     """`@p`, also called `@pipeline`: where the pipeline stands, and what came out of each stage."""
 
     kind = "object"
-    __slots__ = ("contexts", "outputs", "stage", "tries", "try_")
+    __slots__ = ("contexts", "guards", "outputs", "stage", "tries", "try_")
 
     def __init__(
-        self, stage: int, try_: int, outputs: list[Value], tries: list[Value] | None, contexts: list[list[Value]]
-    ) -> None:
+        self, stage: int, try_: int, outputs: list[Value], tries: list[Value] | None, contexts: list[list[Value]],
+        guards: list[Verdict],
+    ) -> None:  # fmt: skip
         self.stage, self.try_, self.outputs, self.tries, self.contexts = stage, try_, outputs, tries, contexts
+        self.guards = guards  # decisions so far, of all stages
 
     def get_field(self, name: str, env: Env, own: Labels) -> Value | None:
         if name.lstrip("-").isdigit():
@@ -58,6 +62,8 @@ class Context:
             return Value({"all": self._all()})
         if name == "input":
             return self.outputs[-1]
+        if name == "guards":
+            return array(decided(verdict) for verdict in self.guards)
         return None
 
     def _all(self) -> Value:
@@ -124,12 +130,13 @@ async def flow(
     hints: dict[int, Value | None] = {}
     contexts: dict[int, list[Value]] = {}  # of the stage that asks → outputs of the stage asked
     outputs: list[Value] = []
+    guards: list[Verdict] = []
     position = 0
     while position <= len(proper):
         attempt = tries.get(position, 1)
         asking = next((k for k in (position, position + 1) if k in contexts and tries.get(k, 1) > 1), None)
         context = Context(position, attempt, outputs[:position] or [NULL], contexts.get(asking) if asking else None,
-                          list(contexts.values()))  # fmt: skip
+                          list(contexts.values()), guards)  # fmt: skip
         try:
             if position == 0:
                 inside = env.ambient(**{"try": attempt, "hint": hints.get(0), "retryable": repeatable})

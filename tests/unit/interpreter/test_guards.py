@@ -153,7 +153,7 @@ async def test_an_interrupt_is_no_verdict() -> None:
         await before(Guard(decide=interrupted, kind="operation", filter="cmd"), PUSH)
 
 
-async def test_before_guards_see_the_original_and_the_last_change_wins() -> None:
+async def test_before_guards_chain_and_say_what_they_changed() -> None:
     seen = []
 
     def replacing(value: str) -> Guard:
@@ -164,8 +164,10 @@ async def test_before_guards_see_the_original_and_the_last_change_wins() -> None
         return Guard(decide=decide, kind="operation", filter="cmd", name=value)
 
     verdict = await before(Guards(all=(replacing("a"), replacing("b"))), PUSH, MCP)
-    assert seen == ["x", "x"]
+    assert seen == ["x", "x", "a"], "each is asked about the original too: no change hides what it denies"
     assert verdict.inputs[0].value == "b"
+    assert [(step.guard.name, step.kind) for step in verdict.heard] == [("a", "transform"), ("b", "transform")]
+    assert verdict.heard[0].replacement == Guarded(value="a", labels=MCP.labels)
     assert verdict.inputs[0].labels == MCP.labels
 
 
