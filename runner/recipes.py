@@ -115,7 +115,7 @@ def root(name: str, *, ca: bytes, more: Iterable[str] = ()) -> Recipe:
     steps.append(_run("sh", "/tmp/mlld/finish.sh"))
     if "nodejs" in data["packages"]:
         files.append(_project_file("base/get_npm.py", "/tmp/mlld/get_npm.py"))
-        steps.append(_run("python3", "/tmp/mlld/get_npm.py", pins()["npm"]["version"], pins()["npm"]["integrity"]))
+        steps.append(_run("python3", "/tmp/mlld/get_npm.py", pins()["npm"]["wheel"], pins()["npm"]["sha256"]))
     return Recipe(
         name=name,
         debian=(*data["packages"], *more),

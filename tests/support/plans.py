@@ -77,12 +77,12 @@ def readonly(**changes: Any) -> EnvironmentSpec:
 
 def facts(**changes: Any) -> HostFacts:
     known = HostFacts(
-        workspace="/work/project",
+        workspace="/code/project",
         owner=(1234, 1234),
         workspace_owner=1234,
         home="/home/ann",
         cpus=2,
-        paths={"tickets": PathFact(real="/work/project/tickets", kind="directory")},
+        paths={"tickets": PathFact(real="/code/project/tickets", kind="directory")},
         sensitive={".git": "directory", ".git/hooks": "directory", ".git/config": "file", ".mcp.json": "missing"},
         secret_files=(".env",),
     )

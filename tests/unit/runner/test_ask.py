@@ -26,12 +26,12 @@ from tests.support import plans
         ("agent", "tool github.listIssues", True, "listed for github"),
         ("agent", "tool github.delete_repo", False, "not listed for github"),
         ("agent", "tool nobody.x", False, "no server nobody in this profile"),
-        ("agent", "fs write src/main.py", True, "/work/project at /workspace"),
+        ("agent", "fs write src/main.py", True, "/code/project at /workspace"),
         ("agent", "fs write .git/hooks/pre-commit", False, "/workspace/.git/hooks is read-only"),
         ("agent", "fs read .env", False, "it is masked"),
         ("agent", "fs read ../../etc/shadow", False, "nothing of this machine is there"),
         ("github", "fs read README.md", False, "nothing of this machine is there"),
-        ("tickets", "fs write tickets/1.md", True, "/work/project/tickets at /workspace/tickets"),
+        ("tickets", "fs write tickets/1.md", True, "/code/project/tickets at /workspace/tickets"),
     ],
 )
 def test_an_answer_has_its_rule(member: str, question: str, allowed: bool, rule: str) -> None:

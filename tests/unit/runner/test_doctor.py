@@ -73,7 +73,7 @@ def test_who_may_not_install_is_told_what_to_type(machine: Machine, next_step: s
 
 
 def test_apt_failing_is_told_in_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor.subprocess, "run", Commands(100, "E: Could not resolve deb.debian.org"))
+    monkeypatch.setattr(doctor.subprocess, "run", Commands(100, "E: Could not resolve mirror.example"))
     with pytest.raises(EngineMissing) as caught:
         install_engine(ROOT_ON_DEBIAN, say=print)
     assert "apt-get update failed" in caught.value.detail

@@ -45,7 +45,7 @@ def limit(**loosened: object) -> Callable[[Container], Container]:
 
 
 def mount(**fields: object) -> Callable[[Container], Container]:
-    added = Mount(**{"kind": "bind", "source": "/work/project/x", "target": "/x", **fields})  # type: ignore[arg-type]
+    added = Mount(**{"kind": "bind", "source": "/code/project/x", "target": "/x", **fields})  # type: ignore[arg-type]
     return lambda c: replace(c, mounts=(*c.mounts, added))
 
 
@@ -111,11 +111,11 @@ BREAKS: dict[str, tuple[str, Break]] = {
     "a grant without a gate": ("links", link("github", sockets=("stdio.sock",))),
     "the endpoint for a server": ("links", link("github", sockets=("mcp.sock", "egress.sock"))),
     "the engine's socket": ("files", seat(AGENT, mount(source="/var/run/docker.sock"))),
-    "the engine's socket elsewhere": ("files", seat(AGENT, mount(source="/work/project/docker.sock"))),
+    "the engine's socket elsewhere": ("files", seat(AGENT, mount(source="/code/project/docker.sock"))),
     "the host's root": ("files", seat(AGENT, mount(source="/"))),
     "the host's processes as files": ("files", seat(AGENT, mount(source="/proc"))),
     "the host's secrets": ("files", seat(AGENT, mount(source="/etc/shadow"))),
-    "a way up": ("files", seat(AGENT, mount(source="/work/project/../../etc"))),
+    "a way up": ("files", seat(AGENT, mount(source="/code/project/../../etc"))),
     "a relative source": ("files", seat(AGENT, mount(source="project"))),
     "a mount on the root": ("files", seat(AGENT, mount(target="/"))),
     "a mount that climbs": ("files", seat(AGENT, mount(target="/workspace/../etc"))),
@@ -137,9 +137,9 @@ BREAKS: dict[str, tuple[str, Break]] = {
     ),
     "a write to the hooks": (
         "writes",
-        seat(AGENT, mount(source="/work/project/.git/hooks", target="/workspace/.git/hooks2", read_only=False)),
+        seat(AGENT, mount(source="/code/project/.git/hooks", target="/workspace/.git/hooks2", read_only=False)),
     ),
-    "a write to the module": ("writes", seat("tickets", mount(source="/work/project/.mlld", read_only=False))),
+    "a write to the module": ("writes", seat("tickets", mount(source="/code/project/.mlld", read_only=False))),
     "a secret in the environment": (
         "secrets",
         seat("github", lambda c: replace(c, env={"GITHUB_TOKEN": "x"})),

@@ -172,7 +172,7 @@ def test_a_link_where_the_host_obeys_is_refused() -> None:
 
 
 def test_the_module_is_fenced_off_wherever_it_lies() -> None:
-    made = plan(full(), options(host=facts(module="/work/project/llm/modules/demo")))
+    made = plan(full(), options(host=facts(module="/code/project/llm/modules/demo")))
     seen = {m.target: m.read_only for m in made.container(AGENT).mounts}
     assert seen["/workspace/llm/modules/demo"] is True
     assert seen["/workspace/llm/modules"] is False  # pinned
@@ -181,7 +181,7 @@ def test_the_module_is_fenced_off_wherever_it_lies() -> None:
 
 @pytest.mark.parametrize("path", [".git/hooks", ".mcp.json", ".git/hooks/pre-commit"])
 def test_asking_to_write_what_the_host_obeys_is_refused(path: str) -> None:
-    host = facts(paths={path: PathFact(real=f"/work/project/{path}", kind="file")})
+    host = facts(paths={path: PathFact(real=f"/code/project/{path}", kind="file")})
     with pytest.raises(Unsupported, match=r"^fs\.write\[0\]: .*obeyed"):
         plan(full(files=Files(write=(PathRule(path=path),))), options(host=host))
 
@@ -210,7 +210,7 @@ def test_paths_that_leave_the_workspace_or_do_not_exist_are_refused() -> None:
         plan(full(files=rule), options(host=away))
     with pytest.raises(Unsupported, match="does not exist"):
         plan(full(files=rule), options(host=facts(paths={})))
-    pipe = facts(paths={"tickets": PathFact(real="/work/project/tickets", kind="other")})
+    pipe = facts(paths={"tickets": PathFact(real="/code/project/tickets", kind="other")})
     with pytest.raises(Unsupported, match="neither a file nor"):
         plan(full(files=rule), options(host=pipe))
 
@@ -264,7 +264,7 @@ def test_local_refuses_what_it_cannot_enforce(changed: dict[str, object], key: s
 def test_every_grant_names_its_line() -> None:
     grants = {(member, words): where for member, words, where in good().grants()}
     assert str(grants[AGENT, "reach api.example.com:443,80"]) == "index.mld:5:3"
-    assert str(grants["tickets", "write /work/project/tickets at /workspace/tickets"]) == "index.mld:21:3"
+    assert str(grants["tickets", "write /code/project/tickets at /workspace/tickets"]) == "index.mld:21:3"
     assert str(grants["github", "hold GITHUB_TOKEN"]) == "index.mld:9:3"
 
 

@@ -32,7 +32,7 @@ def test_a_plan_reads_like_sentences_with_their_lines() -> None:
         "profile full: first permitted (index.mld:4:3)",
         "reaches the MCP endpoint, api.example.com:443,80 (index.mld:5:3)",
         "tickets     command serve (index.mld:20:3)",
-        "writes /work/project/tickets at /workspace/tickets (index.mld:21:3)",
+        "writes /code/project/tickets at /workspace/tickets (index.mld:21:3)",
         "tools: list_issues",
         "reaches *.github.com:443 (index.mld:22:3)",
         "holds GITHUB_TOKEN from env:GITHUB_TOKEN (index.mld:9:3)",
