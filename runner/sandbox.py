@@ -100,6 +100,8 @@ class Sandbox:
         try:
             await self._unless_failed(self._self_test())
             tested = time.monotonic()
+            # The sidecar wakes servers early. They wait for this, so that one wrong seat keeps every program from running.
+            await self._unless_failed(self._seats.begin())
             await warm
             await self._unless_failed(self._open_endpoint())
         finally:

@@ -62,6 +62,10 @@ class Seats(Protocol):
         """Of the loopback address where the agent's programs find the endpoint."""
         ...
 
+    async def begin(self) -> None:
+        """Hands every seat its environment. Before that no program of the user's can start, and no secret has left."""
+        ...
+
     async def execute(self, member: str, execution: Execution) -> CommandResult:
         """Errors: `OSError` when the program cannot be started."""
         ...

@@ -1,7 +1,8 @@
 """The Docker backend: applies a plan to an engine, all of it or nothing, and takes all of it away again.
 
     apply    check the plan → volumes, network, event stream side by side → every seat in its own thread:
-             create → attach → hand over (environment block or configuration) → start
+             create → attach → hand over the sidecar's configuration → start
+    begin    every fence is proved: hand over the environment blocks, and programs may start
     execute  exec in a seat, streams as they come
     remove   end the sidecar's lease and read its last lines → remove containers → volumes and network → look again
 
@@ -77,6 +78,7 @@ class DockerSeats:
     placeholders: Placeholders
     _pool: ThreadPoolExecutor = field(init=False)
     _attached: dict[str, Duplex] = field(default_factory=dict)
+    _blocks: dict[str, bytes] = field(default_factory=dict, repr=False)  # secrets, until `begin`
     _pumps: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _exits: dict[str, int] = field(default_factory=dict)
     _deaths: dict[str, asyncio.Event] = field(default_factory=dict)
@@ -98,19 +100,19 @@ class DockerSeats:
 
     async def start(self, handover: Handover) -> None:
         """Makes everything side by side."""
-        handed = {
-            c.member: sidecar_line(self.plan, handover)
-            if c.role == "sidecar"
-            else environment_block(self.plan, handover, c.member)
+        self._blocks = {
+            c.member: environment_block(self.plan, handover, c.member)
             for c in self.plan.containers
+            if c.role != "sidecar"
         }
+        handed = {SIDECAR: sidecar_line(self.plan, handover)}
         self.placeholders.reserve()
         # A daemon, unlike the pool's: it waits for the engine, and no interpreter should wait for it.
         threading.Thread(target=self._listen, args=[asyncio.get_running_loop()], daemon=True).start()
         network = self._pool.submit(self._make_network)
         volumes = [self._pool.submit(self._make_volume, link.member) for link in self.plan.links]
         jobs = [
-            self._pool.submit(self._seat, container, handed[container.member], network, volumes)
+            self._pool.submit(self._seat, container, handed.get(container.member, b""), network, volumes)
             for container in self.plan.containers
         ]
         for job in jobs:
@@ -123,6 +125,12 @@ class DockerSeats:
             duplex = self._attached[container.member]
             duplex.release()
             self._pumps[container.member] = asyncio.create_task(self._pump(container.member, duplex))
+
+    async def begin(self) -> None:
+        blocks, self._blocks = self._blocks, {}
+        # One that has ended meanwhile is told of by itself.
+        with contextlib.suppress(ConnectionError):
+            await asyncio.gather(*(self._attached[member].send(block) for member, block in blocks.items()))
 
     def _make_volume(self, member: str) -> None:
         link = next(link for link in self.plan.links if link.member == member)

@@ -147,6 +147,9 @@ class LocalSeats:
 
     # ------------------------------------------------------------------------------------------------------ commands
 
+    async def begin(self) -> None:
+        """There is no fence to be proved first: servers get their environment as they start."""
+
     async def execute(self, member: str, execution: Execution) -> CommandResult:
         """Runs a command as a child process. Errors: `OSError` when the program cannot be started."""
         env = {**self.env, **execution.env}

@@ -94,6 +94,7 @@ async def fenced(
     heard = Heard()
     handover = Handover(token=secrets.token_hex(16))
     seats = await DockerBackend(client, owner="test", cache=cache).apply(planned, handover, heard)
+    await seats.begin()
     try:
         for container in planned.containers:
             await heard.until("ready", container.member)
