@@ -126,11 +126,11 @@ async def test_the_tunnel_carries_half_closes(tmp_path: Path) -> None:
 
 async def test_refusals_say_what_to_do_next(tmp_path: Path) -> None:
     async with world(tmp_path, agent=allow("example.com", deny=("www.example.com",))) as w:
-        answer = await w.get("http://pypi.example/")
+        answer = await w.get("http://docs.example/")
         assert (answer.status, answer.rule) == (403, "default-deny")
         assert answer.body == (
-            "Denied by the sandbox (default-deny): pypi.example:80 was not granted to this sandbox: work without it, "
-            'or ask the user to add "pypi.example" to `net.allow` of the environment.\n'
+            "Denied by the sandbox (default-deny): docs.example:80 was not granted to this sandbox: work without it, "
+            'or ask the user to add "docs.example" to `net.allow` of the environment.\n'
         )
         denied = await w.get("http://www.example.com/")
         assert denied.rule == "deny www.example.com (index.mld:5:3)"
@@ -213,8 +213,8 @@ async def test_dialling_follows_the_rules_of_the_server(tmp_path: Path) -> None:
     async with world(tmp_path, remote=allow("example.com")) as w:
         with await w.gate.dial("remote", "example.com", 443) as sock:
             assert sock.getpeername()[0] == "127.0.0.1"
-        with pytest.raises(PermissionError, match=r"pypi\.example:443 was not granted"):
-            await w.gate.dial("remote", "pypi.example", 443)
+        with pytest.raises(PermissionError, match=r"docs\.example:443 was not granted"):
+            await w.gate.dial("remote", "docs.example", 443)
         with pytest.raises(PermissionError, match="was not granted"):
             await w.gate.dial("unknown", "example.com", 443)
 
