@@ -30,6 +30,8 @@ PUBLIC_V6 = "2606:2800:21f:cb07::1"
 
 TYPES = {"A": 1, "CNAME": 5, "AAAA": 28}
 Zone = dict[str, list[tuple[str, str]]]
+GET = b"GET http://example.com/ HTTP/1.1\r\nHost: example.com\r\n"
+POST = b"POST http://example.com/ HTTP/1.1\r\nHost: example.com\r\n"
 
 
 def encode_name(name: str) -> bytes:
@@ -303,3 +305,10 @@ async def world(directory: Path, *, limits: GateLimits | None = None, **rules: E
         for server in (tcp, plain, secure):
             server.close()
             await server.wait_closed()
+
+
+async def works(w: World) -> None:
+    """The positive control: the same gate lets the granted request through."""
+    assert (await w.get("http://example.com/")).status == 200
+    w.reached.clear()
+    w.web.received.clear()
