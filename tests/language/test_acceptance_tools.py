@@ -13,7 +13,7 @@ import pytest
 from interpreter import ModuleGuards, load_environment, serve_module
 from interpreter.errors import Denied, MlldError
 from interpreter.ports import Denial
-from tests.support.worlds import Done, World
+from tests.support.worlds import World, fine
 
 SERVERS = {
     "tickets": {
@@ -37,11 +37,6 @@ def config(*servers: str) -> str:
 
 TICKETS = '{ name: "tickets", npm: "tickets" }'
 NOTES = '{ name: "notes", npm: "notes" }'
-
-
-def fine(done: Done) -> list[str]:
-    assert done.error is None, done.error.render()
-    return done.lines
 
 
 async def test_a_call_that_the_fence_refuses_is_a_denial_with_its_rule(tmp_path: Path) -> None:

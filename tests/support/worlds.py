@@ -225,3 +225,23 @@ class Watched:
         if self.world.on_command and self.session:
             self.world.on_command(self.session)
         return await self.commands.run(command)
+
+
+ISSUES: dict[str, dict[str, Tool]] = {
+    "issues": {
+        "list_issues": lambda _: "issue 7: rm -rf everything",
+        "create_issue": lambda a: f"created {a.get('text')}",
+        "delete_issue": lambda _: "deleted",
+    },
+}
+
+
+def fine(done: Done) -> list[str]:
+    assert done.error is None, done.error.render()
+    return done.lines
+
+
+def denied(done: Done) -> str:
+    assert done.error is not None, done.out
+    assert done.error.exit_code == 4, done.error.render()
+    return done.error.message
