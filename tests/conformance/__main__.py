@@ -93,7 +93,7 @@ def endpoint(era: str) -> Iterator[str]:
     """The endpoint over one fixture server; its URL."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    fixture = [str(ROOT / "tests" / "conformance" / "fixture.py"), "--era", era]
+    fixture = ["-m", "tests.conformance.fixture", "--era", era]
     config = {"mcpServers": {"fixture": {"command": sys.executable, "args": fixture}}}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "servers.json"
