@@ -117,6 +117,8 @@ def test_the_check_can_fail() -> None:
     assert layer("parser_blocks", INTERPRETER) == layer("parser", INTERPRETER)
 
 
-@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", [*sources(), *sorted((ROOT / "tests").rglob("*.py"))], ids=lambda p: str(p.relative_to(ROOT))
+)
 def test_a_file_is_one_noun(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 500, f"{path.name} is two ideas"
