@@ -71,16 +71,7 @@ class DockerImages:
 
     def remove(self, reference: str) -> bool:
         """False if something still uses it."""
-        with translated():
-            try:
-                self._api.remove_image(reference)
-            except docker.errors.ImageNotFound:
-                return True
-            except docker.errors.APIError as error:
-                if error.status_code == 409:
-                    return False
-                raise
-        return True
+        return _gone(self._api.remove_image, reference)
 
     def reachable(self, reference: str, seconds: float) -> bool:
         """Whether the engine finds it in its registry. Asked of the engine, since that is who would pull."""
@@ -170,16 +161,7 @@ class DockerImages:
 
     def remove_volume(self, name: str) -> bool:
         """False if something still uses it."""
-        with translated():
-            try:
-                self._api.remove_volume(name)
-            except docker.errors.NotFound:
-                return True
-            except docker.errors.APIError as error:
-                if error.status_code == 409:
-                    return False
-                raise
-        return True
+        return _gone(self._api.remove_volume, name)
 
     def _follow(self, stream: Iterator[dict[str, Any]], say: Listener) -> None:
         log: list[str] = []
@@ -214,3 +196,17 @@ def _info(raw: Mapping[str, Any]) -> ImageInfo:
         command=tuple(config.get("Cmd") or ()),
         folder=config.get("WorkingDir") or "",
     )
+
+
+def _gone(remove: Callable[[str], object], name: str) -> bool:
+    """Removes what may be gone already. False if something still uses it."""
+    with translated():
+        try:
+            remove(name)
+        except docker.errors.NotFound:
+            return True
+        except docker.errors.APIError as error:
+            if error.status_code == 409:
+                return False
+            raise
+    return True
