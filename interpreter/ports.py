@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Literal, Protocol
 
 from interpreter.declarations import EMPTY, EnvironmentSpec
+from interpreter.labels import NONE, Labels
 
 CommandKind = Literal["cmd", "sh", "node", "py"]
 
@@ -174,6 +175,15 @@ class Witnessed:
 
     calls: tuple[tuple[str, str, tuple[str, ...]], ...] = ()  # (server, tool, labels of the tool)
     egress: bool = False
+
+    @property
+    def labels(self) -> Labels:
+        """Of whatever somebody says who has seen this."""
+        labels = NONE
+        for server, tool, tool_labels in self.calls:
+            name = f"mcp:{server}:{tool}"
+            labels = labels | Labels.of(*tool_labels, automatic=("src:mcp", name), sources=(name,))
+        return labels | Labels.of(automatic=("src:network",)) if self.egress else labels
 
 
 class SandboxSession(Protocol):

@@ -19,7 +19,6 @@ from interpreter.environment_config import Config, derive, parse_config
 from interpreter.environment_locate import locate_in
 from interpreter.environment_mcp import parse_mcp_config
 from interpreter.errors import Denied, EvaluationError, MlldError
-from interpreter.labels import NONE, Labels
 from interpreter.names import same_name
 from interpreter.policy_reader import Locator
 from interpreter.ports import Ports, SandboxSession
@@ -371,19 +370,6 @@ async def call_declared(function: Function, env: Env, choice: ProfileChoice | No
     inside = env.copy(run=run, ports=declaring_ports(env.ports, home), box=None)
     inside = inside.ambient(profile=None if choice is None else choice.profile.name)
     return await call_function(function, [], inside, function.span)
-
-
-# ── What the agent has seen ─────────────────────────────────────────────────────────────────────────
-
-
-async def witnessed_labels(session: SandboxSession, mark: int) -> Labels:
-    """The labels of an answer whose agent called tools or used the network since `mark` (semantics §6)."""
-    seen = await session.witnessed(mark)
-    labels = NONE
-    for server, tool, tool_labels in seen.calls:
-        name = f"mcp:{server}:{tool}"
-        labels = labels | Labels.of(*tool_labels, automatic=("src:mcp", name), sources=(name,))
-    return labels | Labels.of(automatic=("src:network",)) if seen.egress else labels
 
 
 async def call_in_own_environment(

@@ -215,9 +215,7 @@ async def execute(
             raise EvaluationError(f"the command cannot be started: {error}", span=span, code="command") from None
         labels = joined((*(v.labels for v in given), others, source))
         if session is not None:
-            from .boxes import witnessed_labels
-
-            labels = labels | await witnessed_labels(session, mark)
+            labels = labels | (await session.witnessed(mark)).labels
         env.ports.output.event(events.CommandRan(
             kind=kind, text=env.run.mask(command_text[:2000]), exit_code=result.exit_code,
             seconds=env.ports.clock.monotonic() - began, labels=labels.taint,

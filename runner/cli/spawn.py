@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from interpreter.errors import CommandFailed
+from interpreter.labels import Labels
 from interpreter.ports import Command as Program
 from interpreter.ports import Witnessed
 from runner import environ
@@ -35,6 +36,9 @@ Examples:
   mlld sandbox spawn - --env ./envs/review --agent claude --timeout 600 < prompt.txt
   mlld sandbox spawn "…" --env @local/myenv --json --summary "$GITHUB_STEP_SUMMARY"
 """
+
+
+_ASKED = Labels.of(automatic=("src:cmd", "src:user"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +127,8 @@ async def _own_answer(environment: Environment, prompt: str, live: Live) -> Answ
         live.end()
     if failure is not None:
         if not live.heard and failure.stderr.strip():
-            sys.stderr.write(f"{failure.stderr.rstrip()}\n")
+            # What a server says reaches this text past the masks of the script: only the runner knows its secrets.
+            sys.stderr.write(f"{environment.context.masker.text(failure.stderr.rstrip())}\n")
         return Answer(text=live.text, exit_code=failure.status or 1, shown=True)
     text = environment.context.masker.text(value.text)
     shown = live.shows(text, value.value)
@@ -158,11 +163,9 @@ async def _agents_answer(environment: Environment, agent: Agent, prompt: str, li
 
 
 def taint_of(witnessed: Witnessed) -> tuple[str, ...]:
-    """What the answer of an agent carries: where it comes from, and every tool and label that it saw (semantics §6)."""
-    found = {"src:cmd"} | ({"src:network"} if witnessed.egress else set())
-    for server, tool, labels in witnessed.calls:
-        found |= {"src:mcp", f"mcp:{server}:{tool}", *labels}
-    return tuple(sorted(found))
+    """What the answer of an agent carries: that a user asked a command for it, and every tool and label that it saw
+    (semantics §6), as the answer of a module's own @spawn does."""
+    return tuple(sorted((_ASKED | witnessed.labels).taint))
 
 
 def _show(environment: Environment, record: RunRecord, code: int, shown: Shown) -> None:

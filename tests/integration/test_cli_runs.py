@@ -111,7 +111,7 @@ def test_spawn_gives_one_object_and_a_page_for_ci(project: Project) -> None:
     assert result["ok"] is True
     assert result["answer"].startswith("From echo_text:\n  hi")
     assert [call["name"] for call in result["calls"]] == ["echo_text"]
-    assert result["taint"] == ["mcp:small:echo_text", "src:cmd", "src:mcp"]
+    assert result["taint"] == ["mcp:small:echo_text", "src:cmd", "src:mcp", "src:user"]
     assert result["left"] == {"containers": [], "networks": [], "volumes": []}
     assert result["plan"].startswith("sha256:")
     assert "| tool calls | 1 |" in (project.path / "summary.md").read_text()

@@ -94,8 +94,8 @@ async def fenced(
     heard = Heard()
     handover = Handover(token=secrets.token_hex(16))
     seats = await DockerBackend(client, owner="test", cache=cache).apply(planned, handover, heard)
-    await seats.begin()
     try:
+        await seats.begin()
         for container in planned.containers:
             await heard.until("ready", container.member)
         yield Fenced(plan=planned, seats=seats, heard=heard)

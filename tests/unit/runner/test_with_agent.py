@@ -26,7 +26,8 @@ def test_the_built_in_agent_has_no_key() -> None:
     assert with_agent(EnvironmentSpec(name="x"), agent("scripted")).auth == {}
 
 
-def test_an_answer_carries_what_its_agent_saw() -> None:
+def test_an_answer_carries_who_asked_and_what_its_agent_saw() -> None:
     seen = Witnessed(calls=(("github", "list_issues", ("pii",)),), egress=True)
-    assert taint_of(seen) == ("mcp:github:list_issues", "pii", "src:cmd", "src:mcp", "src:network")
-    assert taint_of(Witnessed()) == ("src:cmd",)
+    # The prompt is the user's, whoever answers it: a rule about `src:user` must not depend on which agent was chosen.
+    assert taint_of(seen) == ("mcp:github:list_issues", "pii", "src:cmd", "src:mcp", "src:network", "src:user")
+    assert taint_of(Witnessed()) == ("src:cmd", "src:user")
