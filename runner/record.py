@@ -12,13 +12,18 @@ The events, in the order in which a run has them (`member` = agent, sidecar or t
     ready   ms, tools                                  the agent can list its tools: the run may begin
     canary  member, name, ok, saw                      one fact of the self-test
     call    server, method, name, decision, rule, labels, ms, arguments, result …      as the sidecar tells it
+    request method, decision, rule …    a request that the sidecar answers itself: lists, pings, faults of the protocol
+    denied  method, name, rule, reason, server …    a use of a name that does not exist for the agent
     egress  member, host, port, decision, rule, address                                as the sidecar tells it
-    denied · list · session · error                                                    likewise
+    list · session · server · error                                                    likewise
     log     member, stream, line                       what a server or the agent says on stderr
     answer  text, exit, taint, ms                      how the agent ended
     failed  code, message, detail, next, at            why the run ended before its time
     left    containers, networks, volumes              what the engine still has of the run: nothing
     closed  lines, exit
+
+`call`, `request` and `denied` share `id, session, method, decision, rule, labels, bytesIn, bytesOut, start, ms, isError,
+trace, span, parent`: each request of an agent is exactly one of them.
 
 A record that cannot be written stops the run (P14): a run nobody can look back at did not happen in the fence.
 """

@@ -236,7 +236,8 @@ def _denial(event: Event) -> str:
     else:
         arguments = event.get("arguments")
         said = f" {clean(json.dumps(arguments, ensure_ascii=False), 60)}" if arguments else ""
-        what = f"{clean(event.get('server') or event.get('member') or '')}.{clean(event.get('name') or '')}{said}"
+        whose = clean(event.get("server") or event.get("member") or "")
+        what = f"{whose}{'.' if whose else ''}{clean(event.get('name') or '')}{said}"
     rule = clean(event.get("rule") or "policy")
     # The sidecar tells the agent "Denied by RULE: REASON"; the record has that as the result.
     reason = event.get("reason") or str(event.get("result") or "").partition(f"{event.get('rule')}: ")[2]

@@ -50,6 +50,8 @@ class Listing(msgspec.Struct, frozen=True, eq=False):
     missing: bool
     """Whether a server could not be asked."""
     made: float
+    hidden: dict[str, tuple[str, str]]
+    """Names that a server has and the agent has not: the server, and why. For the record only."""
 
 
 class _Item(msgspec.Struct):
@@ -153,13 +155,14 @@ class Catalog:
     def _merge(self, kind: Kind, gathered: Sequence[list[bytes] | None]) -> Listing:
         offers: dict[str, list[tuple[Entry, bytes]]] = {}
         notes: dict[str, str] = {}
+        hidden: dict[str, tuple[str, str]] = {}
         missing = False
         for member, items in zip(self._members, gathered, strict=True):
             missing |= items is None
             seen: set[str] = set()
             faults: list[str] = []
             for item in items or ():
-                offer = self._offer(member, kind, item, faults)
+                offer = self._offer(member, kind, item, faults, hidden)
                 if offer is not None and offer[0].name not in seen:
                     seen.add(offer[0].name)
                     offers.setdefault(offer[0].name, []).append(offer)
@@ -186,10 +189,13 @@ class Catalog:
             self._templates = [(literals(uri), entry) for uri, entry in index.items()]
         key = LISTS[kind][1].encode()
         pages = [b'"%s":[%s]' % (key, b",".join(shown[i : i + PAGE])) for i in range(0, len(shown) or 1, PAGE)]
-        return Listing(index, pages, notes, missing, self._loop.time())
+        return Listing(index, pages, notes, missing, self._loop.time(), hidden)
 
-    def _offer(self, member: Member, kind: Kind, item: bytes, faults: list[str]) -> tuple[Entry, bytes] | None:
-        """An item that the agent may see, as it sees it; what is wrong with one goes to `faults`."""
+    def _offer(
+        self, member: Member, kind: Kind, item: bytes, faults: list[str], hidden: dict[str, tuple[str, str]]
+    ) -> tuple[Entry, bytes] | None:
+        """An item that the agent may see, as it sees it; what is wrong with one goes to `faults`, why it may not see one
+        to `hidden`."""
         try:
             fields = _item.decode(item)
         except (msgspec.DecodeError, UnicodeDecodeError):
@@ -199,11 +205,13 @@ class Catalog:
             return None
         verdict = self._admission.admit(member.name, kind, name)
         if isinstance(verdict, Hidden):
+            hidden.setdefault(name, (member.name, verdict.reason))
             return None
         if self._admission.shapes(member.name):
             asked = msgspec.json.decode(item)
             described = self._admission.describe(member.name, kind, asked)
             if isinstance(described, Hidden):
+                hidden.setdefault(name, (member.name, described.reason))
                 return None
             if described is not asked:
                 item = jsonrpc.encode(described)

@@ -17,6 +17,8 @@ from images.sidecar.addresses import Network
 from images.sidecar.reading import ConfigError, Reader
 from images.sidecar.rules import BadHost, EgressRules, HostRule, parse_host
 from images.sidecar.seams import EndpointSpec, Lifecycle, Limits, ServerSpec
+from images.sidecar.trace import Trace
+from images.sidecar.trace import parse as parse_trace
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +70,8 @@ class SidecarConfig:
     host_addresses: tuple[Network, ...] = ()
     hosts: tuple[str, ...] = ()
     module: ModuleConfig | None = None
+    trace: Trace | None = None
+    """The run's place in a trace, if somebody keeps one."""
     tell_pins: bool = False
     """Whether the record gets what a lock is made of."""
     limits: Limits = field(default_factory=Limits)
@@ -80,7 +84,9 @@ class SidecarConfig:
     @property
     def endpoint(self) -> EndpointSpec:
         """What the endpoint needs of it."""
-        spec = EndpointSpec(servers=self.servers, token=self.token, lifecycle=self.lifecycle, limits=self.limits)
+        spec = EndpointSpec(
+            servers=self.servers, token=self.token, lifecycle=self.lifecycle, limits=self.limits, trace=self.trace
+        )
         return replace(spec, hosts=self.hosts) if self.hosts else spec
 
     def secrets(self) -> frozenset[str]:
@@ -109,6 +115,7 @@ def parse(text: str | bytes) -> SidecarConfig:
         "hosts",
         "module",
         "tellPins",
+        "trace",
         "limits",
     )
     if root.get("version").integer() != 1:
@@ -140,6 +147,7 @@ def parse(text: str | bytes) -> SidecarConfig:
         host_addresses=tuple(_network(item) for item in root.get("hostAddresses").optional_items()),
         hosts=tuple(item.string() for item in root.get("hosts").optional_items()),
         module=_module(root.get("module")),
+        trace=_trace(root.get("trace")),
         tell_pins=root.get("tellPins").boolean(default=False),
         limits=_limits(root.get("limits")),
     )
@@ -255,6 +263,14 @@ def _module(reader: Reader) -> ModuleConfig | None:
     if module.entry not in module.files:
         raise reader.get("entry").error(f"must be one of the files, and {module.entry!r} is not")
     return module
+
+
+def _trace(reader: Reader) -> Trace | None:
+    if not reader.given:
+        return None
+    if (trace := parse_trace(reader.string())) is None:
+        raise reader.error("must be a W3C traceparent, as in '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01'")
+    return trace
 
 
 def _limits(reader: Reader) -> Limits:

@@ -23,6 +23,7 @@ from images.sidecar.seams import Admission, Audit, Dial, EndpointSpec, Guarding
 from images.sidecar.sessions import MAX_SESSIONS, VERSIONS, Session, Sessions, offers
 from images.sidecar.stateless import Stateless
 from images.sidecar.stream import split_event_id
+from images.sidecar.trace import fresh, of_headers
 from images.sidecar.upstream import Upstream
 
 _VERSIONS = frozenset(version.encode() for version in VERSIONS)
@@ -39,7 +40,8 @@ class Endpoint:
         self._spec, self._admission, self._audit = spec, admission, audit
         self._loop = asyncio.get_running_loop()
         self.upstreams = [Upstream(server, spec.lifecycle, spec.limits, dial) for server in spec.servers]
-        judges = Judges(guarding=guarding, audit=audit, result_limit=spec.limits.result_bytes)
+        trace = spec.trace or fresh()
+        judges = Judges(guarding=guarding, audit=audit, result_limit=spec.limits.result_bytes, trace=trace)
         self._router = Router(admission, judges)
         self._asking = Asking(guarding, audit)
         self._sessions = Sessions()
@@ -185,6 +187,7 @@ class Endpoint:
         else:
             opens = session.open_stream if head.takes_stream else None
             exchange = Exchange(connection, bytes(message.id), opens, prime=session.primed)
+            exchange.carrier = of_headers(head.headers)
             if head.prefers_stream:
                 exchange.commit()
             self._router.dispatch(session, exchange, message.method, message.params)
@@ -254,6 +257,8 @@ class Endpoint:
 
     def _initialize(self, connection: Connection, head: Head, message: Incoming) -> None:
         exchange = Exchange(connection, bytes(message.id), None)
+        exchange.carrier = of_headers(head.headers)
+        receipt = self._router.receive(exchange, "", "initialize", message.params)
         try:
             fields = jsonrpc.members(message.params)
             asked = jsonrpc.text(fields, "protocolVersion")
@@ -265,11 +270,13 @@ class Endpoint:
             exchange.error(jsonrpc.INVALID_PARAMS, "Invalid params: `capabilities` must be an object")
             return
         if not self._sessions.has_room():
-            self._reject(connection, 503, f"{MAX_SESSIONS} sessions are at work already")
+            full = f"{MAX_SESSIONS} sessions are at work already"
+            exchange.reply(jsonrpc.failure(exchange.id, jsonrpc.INVALID_REQUEST, full), 503)
             return
         version = asked if asked in VERSIONS else LEGACY
         cohort, own = self._cohort(capabilities)
         session = Session(version, capabilities, cohort)
+        receipt.session = session.id
         if own:
             self._own[session] = cohort
         displaced = self._sessions.add(session)

@@ -11,7 +11,9 @@ from msgspec import Raw
 from images.sidecar import jsonrpc
 from images.sidecar.connection import Buffers, Connection
 from images.sidecar.jsonrpc import RawMap
+from images.sidecar.receipt import Receipt
 from images.sidecar.stream import EventStream
+from images.sidecar.trace import Trace
 
 OpenStream = Callable[[], EventStream]
 
@@ -23,7 +25,7 @@ class Exchange:
 
     __slots__ = (
         "_connection", "_headers", "_open_stream", "_prime", "_statuses",
-        "answered", "id", "stream", "task", "unknown_resource",
+        "answered", "carrier", "id", "receipt", "stream", "task", "unknown_resource",
     )  # fmt: skip
 
     def __init__(
@@ -42,6 +44,10 @@ class Exchange:
         self.task: asyncio.Task[None] | None = None
         """The slow path that works on the request, kept from the garbage collector."""
         self.answered = False
+        self.carrier: Trace | None = None
+        """The trace of the HTTP request, for a message that names none itself."""
+        self.receipt: Receipt | None = None
+        """Tells the record of the request with its answer, unless a relay has taken it and tells of the call."""
         self.unknown_resource = jsonrpc.RESOURCE_NOT_FOUND
 
     def verify(self, schema: bytes, fields: RawMap) -> None:
@@ -56,6 +62,8 @@ class Exchange:
         if self.answered:
             return
         self.answered = True
+        if self.receipt is not None:
+            self.receipt.answered(sum(map(len, parts)))
         head = b'{"jsonrpc":"2.0","id":%s,"result":' % self.id
         if self.stream is not None:
             # Other events share this stream: what is no text must not break it.
@@ -78,6 +86,8 @@ class Exchange:
         if self.answered:
             return
         self.answered = True
+        if self.receipt is not None:
+            self.receipt.answered(len(message), error=message)
         if self.stream is not None:
             self.stream.send(message)
             self.stream.finish()

@@ -54,6 +54,7 @@ class Waiting(Exchange):
 
     def __init__(self) -> None:
         self.id, self.stream, self.task, self.answered = b"null", None, None, False
+        self.receipt = None
         self.outcome: Callable[[Exchange], None] | None = None
 
     @property
@@ -141,6 +142,7 @@ class Parking:
             if question.handed_out and key in answers:
                 del parked.questions[key]
                 question.answer(bytes(answers[key]))
+        exchange.receipt = None  # the call that it goes on with is told when that ends
         waiting, parked.relay.exchange = parked.relay.exchange, exchange
         if isinstance(waiting, Waiting) and waiting.outcome is not None:
             self._forget(parked.relay.id, "the call has ended")

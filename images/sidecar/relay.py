@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from itertools import count
-from time import monotonic
 from typing import Any, Protocol
 
 import msgspec
@@ -22,12 +20,13 @@ from images.sidecar.exchange import Exchange
 from images.sidecar.handshake import META
 from images.sidecar.jsonrpc import OURS, RawMap
 from images.sidecar.process import Process
+from images.sidecar.receipt import Receipt
 from images.sidecar.seams import Audit, Call, Guarding, Verdict
+from images.sidecar.trace import PARENT, STATE, Trace
 
 _AUDITED_ARGUMENTS, _AUDITED_RESULT = 4096, 2048
 _TEXT_OF_RESULT = re.compile(rb'"text"\s*:\s*"((?:[^"\\]|\\.)*)', re.DOTALL)
 _ENVELOPE = frozenset(META + key for key in ("protocolVersion", "clientCapabilities", "clientInfo", "logLevel"))
-_calls = count(1)
 _keys: dict[str, bytes] = {}
 _MARKED = frozenset(("tools/call", "resources/read", "prompts/get", "tasks/result"))
 """Methods whose results are content, and carry labels."""
@@ -39,6 +38,8 @@ class Judges(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     guarding: Guarding
     audit: Audit
     result_limit: int
+    trace: Trace
+    """Of the run: the parent of what names none."""
 
 
 class Caller(Protocol):
@@ -67,7 +68,7 @@ class Relay:
     """Implements `process.Pending` for a request that came from an agent."""
 
     __slots__ = (
-        "_arguments", "_began", "_bytes_in", "_caller", "_judges", "_token", "_verdict", "_withheld",
+        "_arguments", "_caller", "_judges", "_receipt", "_token", "_verdict", "_withheld",
         "delivered", "entry", "exchange", "fields", "id", "method", "process", "round",
     )  # fmt: skip
 
@@ -75,15 +76,16 @@ class Relay:
         self._judges, self._caller = judges, caller
         self.exchange = exchange
         self.entry, self.method = entry, method
-        self._began = monotonic()
+        assert exchange.receipt is not None
+        self._receipt: Receipt = exchange.receipt
+        exchange.receipt = None  # the call is told by us, when it ends
         self._arguments: bytes | None = None
-        self._bytes_in = 0
         self._token: Raw | None = None
         self._verdict: Verdict | None = None
         self._withheld = 0
         self.delivered: frozenset[str] = frozenset()
         """Labels of what the agent got to see of the server: none for a call that was denied or lost."""
-        self.id = next(_calls)
+        self.id = self._receipt.id
         self.process: Process | None = None
         self.round = 0
         """How often the server wanted to know something first."""
@@ -110,24 +112,36 @@ class Relay:
         """Puts the request on its way."""
         number = process.reserve()
         self.process, self.fields = process, fields
-        if "_meta" in fields or process.modern:
+        if "_meta" in fields or process.modern or self._traced:
             fields = fields | {"_meta": Raw(self._meta(fields, number, process))}
         params = jsonrpc.encode(fields)
-        self._bytes_in = len(params)
+        self._receipt.bytes_in = len(params)
         self._arguments = _sample(fields)
         if self.method == "tasks/result":
             process.stand(self.method, params, self, number)  # answered when the task ends, whenever that is
         else:
             process.request(number, self.method, params, self)
 
+    @property
+    def _traced(self) -> bool:
+        """Whether the server is told of a trace: of the agent's, or of the run's if that is kept by anybody."""
+        return self._judges.trace.sampled or self._receipt.trace is not self._judges.trace
+
     def _meta(self, fields: RawMap, number: int, process: Process) -> bytes:
-        """The request's `_meta` for this server: our own names dropped, the progress token mapped, in its era."""
+        """The request's `_meta` for this server: our own names dropped, the progress token mapped, our span as the parent
+        of its own, in its era."""
         given = jsonrpc.members(fields["_meta"]) if "_meta" in fields else {}
         foreign = self._caller.modern and not process.modern
         meta = {
             key: value for key, value in given.items()
-            if not key.startswith(OURS) and not (foreign and key in _ENVELOPE)
+            if not key.startswith(OURS) and not (foreign and key in _ENVELOPE) and key not in (PARENT, STATE)
         }  # fmt: skip
+        if self._traced:
+            trace = self._receipt.trace
+            # The agent's flag never makes less of what the run keeps.
+            meta[PARENT] = Raw(jsonrpc.encode(trace.parent(self._receipt.span_id, self._judges.trace.flags)))
+            if trace.state:
+                meta[STATE] = Raw(jsonrpc.encode(trace.state))
         self._token = meta.get("progressToken")
         if self._token is not None:
             meta["progressToken"] = Raw(b"%d" % number)
@@ -275,13 +289,11 @@ class Relay:
         if verdict is not None:
             decision, rule = verdict.kind, verdict.rule
             labels += sorted(verdict.labels)
-        self._judges.audit.emit({
-            "event": "call", "id": self.id, "session": self._caller.id, "server": entry.member.name,
-            "method": self.method, "name": entry.name, "decision": decision, "rule": rule, "labels": labels,
-            "bytesIn": self._bytes_in, "bytesOut": size, "ms": round((monotonic() - self._began) * 1000, 3),
-            "isError": is_error, "arguments": self._arguments, "result": result or None,
-            **({"withheld": self._withheld} if self._withheld else {}),
-        })  # fmt: skip
+        withheld = {"withheld": self._withheld} if self._withheld else {}
+        self._receipt.tell(
+            "call", size, is_error=is_error, decision=decision, rule=rule, labels=labels, server=entry.member.name,
+            name=entry.name, arguments=self._arguments, result=result or None, **withheld,
+        )  # fmt: skip
 
 
 def _items(result: RawMap) -> list[Any]:

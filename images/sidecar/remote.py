@@ -18,6 +18,7 @@ from images.sidecar.httpclient import Address, HttpClient, HttpError, Response
 from images.sidecar.jsonrpc import Incoming, Malformed, RawMap
 from images.sidecar.mirror import mirrored
 from images.sidecar.seams import Dial, ServerSpec
+from images.sidecar.trace import PARENT, STATE, of_meta
 from images.sidecar.wire import Reader
 
 _ACCEPT = "application/json, text/event-stream"
@@ -119,7 +120,7 @@ class Remote:
 
     async def _post(self, message: bytes, incoming: Incoming) -> None:
         headers = {"Content-Type": "application/json", "Accept": _ACCEPT, **self._session}
-        headers |= self._mirror(incoming)
+        headers |= self._mirror(incoming) | traced_headers(incoming)
         spelt = bytes(incoming.id) if incoming.method is not None else b""
         async with await self._client.request("POST", headers, message) as response:
             if incoming.method == "initialize" and response.status == 200:
@@ -277,6 +278,17 @@ class OldRemote(Remote):
 
     async def _farewell(self) -> None:
         """There is no session to end: the stream was it."""
+
+
+def traced_headers(incoming: Incoming) -> dict[str, str]:
+    """The trace of a message as headers: HTTP's own instrumentation looks there, and knows nothing of `_meta`."""
+    if f'"{PARENT}"'.encode() not in bytes(incoming.params):
+        return {}
+    meta = jsonrpc.members(jsonrpc.members(incoming.params).get("_meta", b""))
+    trace = of_meta(meta)
+    if trace is None:
+        return {}
+    return {PARENT: trace.parent(trace.span_id, 0)} | ({STATE: trace.state} if trace.state else {})
 
 
 def shown(value: str) -> str:

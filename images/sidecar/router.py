@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from itertools import count
 from typing import Any, NamedTuple, Protocol
 
 from msgspec import Raw
 
 from images.sidecar import jsonrpc
-from images.sidecar.catalog import Entry
+from images.sidecar.catalog import Entry, Listing
 from images.sidecar.cohort import Cohort
 from images.sidecar.exchange import Exchange
 from images.sidecar.jsonrpc import OURS, Malformed, RawMap
 from images.sidecar.member import LISTS
 from images.sidecar.process import Process, ServerError
+from images.sidecar.receipt import Receipt
 from images.sidecar.relay import Caller, Judges, Relay
 from images.sidecar.seams import Admission, Hidden, Kind
 from images.sidecar.sessions import LEVELS, Session
@@ -59,6 +61,7 @@ class Router:
     def __init__(self, admission: Admission, judges: Judges) -> None:
         self._admission, self._judges = admission, judges
         self._loop = asyncio.get_running_loop()
+        self._received = count(1)
         self._of_sessions: dict[str, Callable[[Session, Exchange, RawMap], None]] = {
             "ping": lambda _, exchange, __: exchange.result((b"{}",)),
             "resources/subscribe": self._watch,
@@ -70,10 +73,19 @@ class Router:
             "tasks/list": lambda s, x, _: self._later(x, self._list_tasks(s, x)),
         }
 
+    def receive(self, exchange: Exchange, session: str, method: str, params: Raw) -> Receipt:
+        """Opens the account of a request: from here on the record hears of it, whatever becomes of it."""
+        trace = exchange.carrier or self._judges.trace
+        size = len(bytes(params))
+        exchange.receipt = Receipt(self._judges.audit, next(self._received), session, method, size, trace)
+        return exchange.receipt
+
     def dispatch(self, session: Session, exchange: Exchange, method: str, params: Raw) -> None:
         """Answers one request, now or later."""
+        receipt = self.receive(exchange, session.id, method, params)
         try:
             fields = jsonrpc.members(params)
+            receipt.located(fields)
             session.check(exchange)
             if method in self._of_sessions:
                 self._of_sessions[method](session, exchange, fields)
@@ -179,8 +191,8 @@ class Router:
     async def _unknown(self, caller: Asker, exchange: Exchange, use: Use) -> None:
         """A hidden name and one that never was get the same answer. For a tool it is a tool's error, which a model sees
         and can act on; a protocol's error ends in many clients before that."""
-        self._judges.audit.emit({"event": "denied", "session": caller.id, "method": use.method, "name": use.name[:256]})
         listing = await caller.cohort.catalog.listing(use.kind)
+        self._tell_denied(exchange, listing, use)
         notes = f" ({'; '.join(listing.notes.values())})" if listing.notes else ""
         if use.kind == "tool":
             content = [{"type": "text", "text": f"Unknown tool: {use.name}{notes}"}]
@@ -189,6 +201,20 @@ class Router:
         if use.kind == "resource":
             raise ServerError(exchange.unknown_resource, f"Resource not found: {use.name}{notes}", {"uri": use.name})
         raise ServerError(jsonrpc.INVALID_PARAMS, f"Unknown {use.kind}: {use.name}{notes}")
+
+    def _tell_denied(self, exchange: Exchange, listing: Listing, use: Use) -> None:
+        """The record gets to know what the agent does not: whether the name was hidden from it, by whom and why."""
+        if exchange.receipt is None:
+            return
+        if (entry := listing.index.get(use.name)) is not None:
+            verdict = self._admission.admit(entry.member.name, use.kind, entry.name)
+            server, reason = entry.member.name, verdict.reason if isinstance(verdict, Hidden) else ""
+        else:
+            server, reason = listing.hidden.get(use.name, ("", ""))
+        if server:
+            exchange.receipt.denied(use.name, "hidden", reason, server)
+        else:
+            exchange.receipt.denied(use.name, "unknown", f"no server offers a {use.kind} of that name")
 
     # --- tasks
 

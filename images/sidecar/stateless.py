@@ -24,6 +24,7 @@ from images.sidecar.router import Router
 from images.sidecar.seams import Kind
 from images.sidecar.sessions import ASKED_FOR, LEVELS, VERSIONS
 from images.sidecar.stream import EventStream
+from images.sidecar.trace import of_headers
 
 _STATUSES = {
     jsonrpc.PARSE_ERROR: 400, jsonrpc.INVALID_REQUEST: 400, jsonrpc.INVALID_PARAMS: 400, mirror.HEADER_MISMATCH: 400,
@@ -48,6 +49,7 @@ class StatelessExchange(Exchange):
     def __init__(self, connection: Connection, spelt_id: bytes, head: Head, method: str) -> None:
         super().__init__(connection, spelt_id, self._stream if head.takes_stream else None, statuses=_STATUSES)
         self._head, self._method = head, method
+        self.carrier = of_headers(head.headers)
         self.unknown_resource = jsonrpc.INVALID_PARAMS
         self._gone: Callable[[], None] | None = None
 
@@ -236,8 +238,10 @@ class Stateless:
         """Answers one request, now or later."""
         method = message.method or ""
         exchange = StatelessExchange(connection, bytes(message.id), head, method)
+        receipt = self._router.receive(exchange, "stateless", method, message.params)
         try:
             fields = jsonrpc.members(message.params)
+            receipt.located(fields)
             caller = self._caller(head, method, fields)
             if self._parking.resume(exchange, method, fields):
                 return

@@ -13,6 +13,7 @@ from typing import Any
 
 from images.sidecar.endpoint import Endpoint
 from images.sidecar.seams import Allowed, Call, EndpointSpec, Hidden, Kind, Lifecycle, Limits, ServerSpec, Verdict
+from images.sidecar.trace import Trace
 
 TOKEN = "token-of-this-run"
 Message = dict[str, Any]
@@ -355,6 +356,7 @@ async def world(
     limits: Limits | None = None,
     absent: tuple[str, ...] = (),
     remote: tuple[ServerSpec, ...] = (),
+    trace: Trace | None = None,
 ) -> AsyncIterator[World]:
     """An endpoint whose links lie in `tmp`. `absent` names servers whose bridge never comes."""
     specs = list(remote)
@@ -362,7 +364,7 @@ async def world(
         (tmp / name).mkdir(exist_ok=True)
         specs.append(ServerSpec(name=name, link=str(tmp / name)))
     gate = Gate()
-    spec = EndpointSpec(servers=tuple(specs), token=TOKEN, lifecycle=lifecycle, limits=limits or Limits())
+    spec = EndpointSpec(servers=tuple(specs), token=TOKEN, lifecycle=lifecycle, limits=limits or Limits(), trace=trace)
     endpoint = Endpoint(spec, gate, gate, gate, dial)
     port = endpoint.listen_tcp()
     bridges = [asyncio.create_task(server.bridge(str(tmp / server.name))) for server in servers]

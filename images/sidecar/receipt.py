@@ -1,0 +1,69 @@
+"""One request of an agent, for the record: told exactly once, whatever becomes of it.
+
+A request that goes to a server is told as `call`, by its relay. Everything else is told with its answer: `request` for
+what is answered here (lists, pings, faults of the protocol), `denied` for a name that does not exist for the agent.
+"""
+
+from __future__ import annotations
+
+import time
+from time import monotonic
+from typing import Any
+
+from msgspec import Raw
+
+from images.sidecar import jsonrpc
+from images.sidecar.jsonrpc import RawMap
+from images.sidecar.seams import Audit
+from images.sidecar.trace import Trace, new_span_id, of_meta
+
+_REFUSED = frozenset((jsonrpc.PARSE_ERROR, jsonrpc.INVALID_REQUEST, jsonrpc.METHOD_NOT_FOUND, jsonrpc.INVALID_PARAMS))
+_LONGEST_METHOD, _LONGEST_NAME, _LONGEST_ERROR = 128, 256, 512
+
+
+class Receipt:
+    """What the record gets to know of a request beside its outcome. The request's span is ours: its id is made here."""
+
+    __slots__ = ("_audit", "_began", "_denied", "_start", "bytes_in", "id", "method", "session", "span_id", "trace")
+
+    def __init__(self, audit: Audit, id: int, session: str, method: str, size: int, trace: Trace) -> None:
+        self._audit = audit
+        self._began, self._start = monotonic(), time.time()
+        self._denied: dict[str, Any] | None = None
+        self.id, self.session, self.method, self.bytes_in = id, session, method[:_LONGEST_METHOD], size
+        self.trace = trace
+        """Where the request stands: the agent's span, or the run's."""
+        self.span_id = new_span_id()
+
+    def located(self, fields: RawMap) -> None:
+        """The params may say where the request stands, more precisely than its connection. Raises Malformed."""
+        if "_meta" in fields and (named := of_meta(jsonrpc.members(fields["_meta"]))) is not None:
+            self.trace = named
+
+    def denied(self, name: str, rule: str, reason: str, server: str = "") -> None:
+        """The name does not exist for the agent; the record gets to know why."""
+        self._denied = {"server": server, "name": name[:_LONGEST_NAME], "rule": rule, "reason": reason}
+
+    def answered(self, size: int, error: bytes = b"") -> None:
+        """Tells the request with its answer of `size` bytes, which is `error` if that is not empty."""
+        told: dict[str, Any] = {}
+        if error:
+            fault = jsonrpc.error_of(jsonrpc.members(error).get("error", Raw(b"{}")))
+            told = {"error": fault.code, "result": fault.message[:_LONGEST_ERROR]}
+        if self._denied is not None:
+            self.tell("denied", size, is_error=True, decision="deny", **self._denied, **told)
+        elif told.get("error") in _REFUSED:
+            self.tell("request", size, is_error=True, decision="deny", rule="protocol", **told)
+        else:
+            self.tell("request", size, is_error=bool(error), **told)
+
+    def tell(
+        self, event: str, size: int, *, is_error: bool, decision: str = "allow", rule: str | None = None, **more: Any
+    ) -> None:
+        """Writes the event."""
+        self._audit.emit({
+            "event": event, "id": self.id, "session": self.session, "method": self.method,
+            "decision": decision, "rule": rule, "labels": [], "bytesIn": self.bytes_in, "bytesOut": size,
+            "start": round(self._start, 6), "ms": round((monotonic() - self._began) * 1000, 3), "isError": is_error,
+            "trace": self.trace.trace_id, "span": self.span_id, "parent": self.trace.span_id, **more,
+        })  # fmt: skip

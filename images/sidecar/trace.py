@@ -1,0 +1,82 @@
+"""W3C Trace Context (https://www.w3.org/TR/trace-context/): whose trace a request belongs to, and what goes on of it.
+
+MCP carries it in a request's `_meta`, unprefixed (SEP-414), HTTP in headers of the same names. Nothing is exported here:
+the ids go to the record, and whoever reads the record makes spans of them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+
+import msgspec
+from msgspec import Raw
+
+from images.sidecar import jsonrpc
+
+PARENT, STATE = "traceparent", "tracestate"
+_LONGEST_STATE = 512
+_PARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII)
+_STATE = re.compile(r"[ -~]*", re.ASCII)
+_SAMPLED = 1
+
+
+class Trace(msgspec.Struct, frozen=True):
+    """A place in a trace: the span that asks."""
+
+    trace_id: str
+    """32 hexadecimal digits."""
+    span_id: str
+    """16 hexadecimal digits."""
+    flags: int = 0
+    state: str = ""
+    """`tracestate`: what tracing systems tell each other; passed on, never read."""
+
+    @property
+    def sampled(self) -> bool:
+        """Whether somebody keeps this trace."""
+        return bool(self.flags & _SAMPLED)
+
+    def parent(self, span_id: str, flags: int) -> str:
+        """The `traceparent` of what is asked for next, with this span as its parent."""
+        return f"00-{self.trace_id}-{span_id}-{self.flags | flags:02x}"
+
+
+def new_span_id() -> str:
+    return os.urandom(8).hex()
+
+
+def fresh() -> Trace:
+    """A trace that nobody else knows of and nobody keeps."""
+    return Trace(os.urandom(16).hex(), new_span_id())
+
+
+def parse(parent: str, state: str = "") -> Trace | None:
+    """None for what is no `traceparent`: the trace begins anew then, as the specification wants (§3.2.2)."""
+    found = _PARENT.fullmatch(parent)
+    if found is None:
+        return None
+    version, trace_id, span_id, flags, more = found.groups()
+    if version == "ff" or (version == "00" and more) or not trace_id.strip("0") or not span_id.strip("0"):
+        return None
+    kept = state if len(state) <= _LONGEST_STATE and _STATE.fullmatch(state) else ""
+    return Trace(trace_id, span_id, int(flags, 16) & _SAMPLED, kept)
+
+
+def of_meta(meta: Mapping[str, Raw]) -> Trace | None:
+    """The trace that a request's `_meta` names."""
+    return parse(_text(meta, PARENT), _text(meta, STATE)) if PARENT in meta else None
+
+
+def of_headers(headers: Mapping[bytes, bytes]) -> Trace | None:
+    """The trace that an HTTP request names."""
+    parent, state = headers.get(b"traceparent", b""), headers.get(b"tracestate", b"")
+    return parse(parent.decode("latin-1"), state.decode("latin-1")) if parent else None
+
+
+def _text(meta: Mapping[str, Raw], key: str) -> str:
+    try:
+        return jsonrpc.text(meta, key) if key in meta else ""
+    except jsonrpc.Malformed:
+        return ""
