@@ -6,7 +6,7 @@ import runpy
 import sys
 
 WITHOUT_ENGINE = ("start", "syntax", "language", "calls")
-NAMES = (*WITHOUT_ENGINE, "spawn")
+NAMES = (*WITHOUT_ENGINE, "spawn", "soak", "peers")
 
 
 def main(arguments: list[str]) -> int:

@@ -31,8 +31,8 @@ CACHE = tempfile.TemporaryDirectory(prefix="mlld-bench-")
 _LENGTH = re.compile(rb"\r\nContent-Length: (\d+)", re.IGNORECASE)
 
 
-def server(name: str) -> list[str]:
-    return [sys.executable, "-S", "-E", str(ROOT / "tests" / "bench" / "echo_server.py"), name]
+def server(name: str, tools: int = 20) -> list[str]:
+    return [sys.executable, "-S", "-E", str(ROOT / "tests" / "bench" / "echo_server.py"), name, str(tools)]
 
 
 def message(number: int, method: str, params: object) -> bytes:
@@ -111,11 +111,11 @@ class Client:
 
 
 @contextlib.contextmanager
-def endpoint(count: int, *, unix: bool) -> Iterator[tuple[subprocess.Popen[bytes], str | int]]:
+def endpoint(count: int, *, unix: bool, tools: int = 20) -> Iterator[tuple[subprocess.Popen[bytes], str | int]]:
     """The endpoint over so many servers, and where it listens."""
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "servers.json"
-        commands = {f"s{i}": server(f"s{i}") for i in range(count)}
+        commands = {f"s{i}": server(f"s{i}", tools) for i in range(count)}
         config.write_text(
             json.dumps({"mcpServers": {k: {"command": v[0], "args": v[1:]} for k, v in commands.items()}})
         )
