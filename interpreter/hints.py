@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that was probably meant: at most a third of its letters differ (moved, missing, wrong), or only its case."""
-    best, least = None, max(1, len(name) // 3) + 1
+    best, least = None, len(name) // 3 + 1
     for candidate in known:
         if abs(len(candidate) - len(name)) < least:
             distance = _distance(name, candidate, least)

@@ -17,6 +17,8 @@ import re
 from dataclasses import dataclass, replace
 
 from .errors import Diagnostic
+from .hints_habits import NOT_ALLOWED, PROSE_HINT, is_markdown
+from .hints_syntax import explain
 from .lexer_base import LexFault
 from .lexer_directive import DirectiveLexer
 from .lexer_words import NAME, STATEMENT_WORDS, Token
@@ -88,6 +90,8 @@ class Lexer(DirectiveLexer):
         """One statement, or its fault; returns where the next line begins."""
         self.out = []
         try:
+            if not self.document and is_markdown(self.text, at):
+                raise self.fault("prose", at, self.line_end(at), NOT_ALLOWED, hint=PROSE_HINT)
             end = self.statement(at)
         except LexFault as fault:
             first = next((token for token in self.out if token is not None), None)
@@ -104,11 +108,13 @@ class Lexer(DirectiveLexer):
 
     def _prose_fault(self, at: int, found: Diagnostic) -> Diagnostic:
         """A line that does not even begin as a statement, whatever its first strange character is."""
-        if self.text[at : at + 1] in ")]}" or self.text.startswith("//", at):
+        first = next((token for token in self.out if token is not None), None)
+        if first is not None:
+            return explain(self.source, [first], 0, frozenset())
+        if self.text[at] in ")]}$%@." or self.text.startswith("//", at):
             return found
-        hint = "in a strict file (.mld) text needs show, or >> before a comment; prose belongs in a .mld.md file"
         span = self.source.span(at, self.line_end(at))
-        return Diagnostic(code="prose", message="text content not allowed in strict mode", span=span, hint=hint)
+        return Diagnostic(code="prose", message=NOT_ALLOWED, span=span, hint=PROSE_HINT)
 
     # ── Documents ────────────────────────────────────────────────────────────────────────────────
 

@@ -16,6 +16,7 @@ from .lexer_words import (
     OPEN_ENDS,
     OPERATORS,
     SPACE,
+    STATEMENT_WORDS,
     STEP,
     VALUE_ENDS,
 )
@@ -42,6 +43,8 @@ _DECLARES = re.compile(
     r".*?(?:=|\{|from|before|after|for)"
     rf"|/?var[ \t]+(?:{NAME}[ \t,]+)*@{NAME}[ \t]*="
 )
+_STATEMENT = re.compile(rf"/?(?:{'|'.join(STATEMENT_WORDS)})(?![\w-])(?![ \t]*[:,.])")
+_STATEMENT_ENDS = frozenset({"END", "BLOCK", "LBRACK"})
 _REGEX = re.compile(r"/((?:\\.|\[(?:\\.|[^\]\\\n])*\]|[^/\n\\\[ ])(?:\\.|\[(?:\\.|[^\]\\\n])*\]|[^/\n\\\[])*)/([a-z]*)")
 _CLOSERS = {"]": ("block", "list", "index"), "}": ("brace",), ")": ("paren", "call", "params")}
 _OPENER_OF = {"block": "[", "list": "[", "index": "[", "brace": "{", "paren": "(", "call": "(", "params": "("}
@@ -174,6 +177,9 @@ class DirectiveLexer(NameLexer):
                     self.emit("COMMA", ",", at, at)
             if frame.kind != "block" and not frame.ambiguous:
                 return False
+        if self.prev in ("ASSIGN", "AUGMENT") and self._value_is_missing(at):
+            self.end(at)
+            return not self.frames
         if (
             self.prev in OPEN_ENDS
             or self.prev in STARTS
@@ -190,6 +196,21 @@ class DirectiveLexer(NameLexer):
             return False
         self.end(at)
         return not self.frames
+
+    def _value_is_missing(self, at: int) -> bool:
+        """`var @x =`, and then a statement that is indented no deeper: it is the next one, not the value of this."""
+        gap = _GAP.match(self.text, at)
+        after = gap.end() if gap else at
+        if not _STATEMENT.match(self.text, after):
+            return False
+        first = len(self.out)
+        while first and (token := self.out[first - 1]) is not None and token[0] not in _STATEMENT_ENDS:
+            first -= 1
+        token = self.out[first]
+        return token is not None and self._column(after) <= self._column(token[2])
+
+    def _column(self, at: int) -> int:
+        return at - self.text.rfind("\n", 0, at)
 
     def _heading_goes_on(self, after: int) -> bool:
         """A heading (`for @x in @xs`, a condition) whose arrow, filter or block is on the next line."""
@@ -209,12 +230,13 @@ class DirectiveLexer(NameLexer):
     def _semicolon(self, at: int, _: re.Match[str]) -> int:
         if self.frames and (self.frames[-1].kind == "block" or self.frames[-1].ambiguous):
             self.end(at)
+            return at + 1
+        if self.frames and self.frames[-1].kind in ("brace", "list", "call", "params"):
+            hint = "separate them with commas"
+            self.emit("COMMA", ",", at, at + 1)
         else:
-            self.faults.append(
-                self.fault(
-                    "semicolon", at, at + 1, "; does not end a statement here", hint="end the statement with the line"
-                ).diagnostic
-            )
+            hint = "remove it: a statement ends with its line"
+        self.faults.append(self.fault("semicolon", at, at + 1, "; does not end anything here", hint=hint).diagnostic)
         return at + 1
 
     # ── Marks ────────────────────────────────────────────────────────────────────────────────────

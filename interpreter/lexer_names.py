@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from .hints import nearest
+from .hints_habits import of_mark
 from .lexer_base import LexFault
 from .lexer_command import CommandLexer
 from .lexer_words import (
@@ -51,16 +53,8 @@ class NameLexer(CommandLexer):
 
     def strange(self, at: int) -> LexFault:
         """The fault of a character that means nothing here."""
-        mark = self.text[at]
-        shown = mark if mark.isprintable() else f"U+{ord(mark):04X}"
-        hint = None
-        if mark == "#" or self.text.startswith("//", at):
-            hint = ">> begins a comment"
-        elif mark == ".":
-            hint = "a name follows the dot: @x.name"
-        return self.fault(
-            "unexpected-character", at, at + 1, f"unexpected {shown}", hint=hint, resume=self.line_end(at)
-        )
+        message, hint = of_mark(self.text, at)
+        return self.fault("unexpected-character", at, at + 1, message, hint=hint, resume=self.line_end(at))
 
     def at(self, at: int, found: re.Match[str]) -> int:
         text, name = self.text, found.group()[1:]
@@ -80,6 +74,8 @@ class NameLexer(CommandLexer):
     def dot(self, at: int, found: re.Match[str]) -> int:
         if self.prev not in VALUE_ENDS and self.prev not in TOUCHABLE:
             raise self.strange(at)
+        if self.prev == "NUMBER" and found.group()[1].isdigit():
+            raise self.fault("number", at, found.end(), "a number has one point", hint="put a version in quotes")
         self.emit("DOT", found.group()[1:], at, found.end())
         return found.end()
 
@@ -207,6 +203,8 @@ class NameLexer(CommandLexer):
                 "when-modifier", at, end, message, hint=f"write when @a {instead} @b => …", resume=self.line_end(at)
             )
         token = ACTION_WORDS.get(word)
+        if self.prev == "RUN" and token is None:
+            raise self._bare_command(at)
         if token in ("LET", "VAR"):
             return self._begin(token, word, at, end)
         self.git = self.git or token == "GIT"
@@ -217,6 +215,27 @@ class NameLexer(CommandLexer):
                 "TO", "to", end, end
             )  # `| append "file"` leaves out `to`, because there is nothing else to append
         return end
+
+    def _bare_command(self, at: int) -> LexFault:
+        """`run ls -la`, `run cmd ls`, `run shell { ls }`."""
+        end = self.line_end(at)
+        line = self.text[at:end].strip()
+        word, _, rest = line.partition(" ")
+        if rest.startswith("{"):
+            near = nearest(word, [*LANGUAGES, "cmd"]) or "sh"
+            return self.fault(
+                "unknown-language",
+                at,
+                at + len(word),
+                f"{word} is no language",
+                hint=f"write {near} {{ … }}",
+                resume=end,
+            )
+        command = rest.strip("()[]\"'` ") if word in LANGUAGES or word == "cmd" else line
+        message = "a command stands in braces"
+        return self.fault(
+            "bare-command", at, at + len(line), message, hint=f"write run cmd {{ {command} }}", resume=end
+        )
 
     def _target(self, at: int) -> int:
         """Where output goes, written as a word: a stream, the environment, or a path without quotes."""
@@ -237,14 +256,15 @@ class NameLexer(CommandLexer):
         while self.text[at : at + 1] in ("(", ":"):
             at = self.bracket(at, "call", "ARGS") if self.text[at] == "(" else self._directory(at)
             at = self._spaces(at)
+        head = at
         while at < self.size and self.text[at] in " \t\r\n":
             at += 1
         if self.text[at : at + 1] != "{":
             del self.out[start:]
             raise self.fault(
                 "syntax",
-                at,
-                at + 1,
+                head,
+                min(head + 1, self.size),
                 f"{word} needs a body",
                 expected=("{",),
                 hint=f"write {word} {{ … }}",

@@ -12,6 +12,7 @@ from typing import Any
 
 from . import nodes as n
 from .errors import Diagnostic, SyntaxFault
+from .hints_habits import of_value
 from .hints_syntax import explain
 from .lexer import MOST_FAULTS, lex, lex_template
 from .lexer_words import Token
@@ -21,6 +22,8 @@ from .source import Mode, Source, Span, mode_of
 
 DEEPEST_TREE = 150
 """What an evaluator can walk without running out of stack."""
+_WHOLE_LINE = frozenset({"habit", "missing-at", "missing-quotes", "bare-command", "unknown-language", "prose"})
+_FOLLOWS = frozenset({"semicolon", "no-effect", "missing-comma"})
 SHALLOW = 100
 """A statement with fewer tokens cannot be that deep."""
 
@@ -44,8 +47,7 @@ def parse(source: Source, mode: Mode | None = None) -> tuple[n.Document, list[Di
             body.append(made)
         elif automaton.builder.faults and automaton.builder.faults[-1].code == "prose":
             prose_before = tokens[-1][3] + 1
-    faults += automaton.builder.faults
-    faults.sort(key=lambda fault: fault.span.start if fault.span else 0)
+    faults = told_once([*faults, *automaton.builder.faults])
     frontmatter = None
     if lexed.frontmatter:
         _, text, start, end = lexed.frontmatter
@@ -214,12 +216,17 @@ def too_deep(root: n.Node) -> n.Node | None:
     return level[0]
 
 
+def told_once(faults: list[Diagnostic]) -> list[Diagnostic]:
+    """In order of place. What follows from another fault of its line is left out: a semicolon or a value that does
+    nothing, in a line that is not mlld at all.
+    """
+    faults.sort(key=lambda fault: fault.span.start if fault.span else 0)
+    worse = {fault.span.line for fault in faults if fault.span and fault.code in _WHOLE_LINE}
+    return [f for f in faults if not (f.span and f.code in _FOLLOWS and f.span.line in worse)]
+
+
 def bare_word(source: Source, token: Token) -> Diagnostic:
-    word = str(token[1])
-    return Diagnostic(
-        code="missing-at",
-        message=f"{word} is not a value",
-        span=source.span(token[2], token[3]),
-        expected=(f"@{word}", f'"{word}"'),
-        hint=f'write @{word} for the variable, or "{word}" for the text',
-    )
+    """The fault of a word that stands where a value should."""
+    _, word, start, end = token
+    code, message, expected, hint = of_value(str(word), source.text[end : end + 80])
+    return Diagnostic(code=code, message=message, span=source.span(start, end), expected=expected, hint=hint)

@@ -297,6 +297,12 @@ class Builder(ValueBuilder):
 
     def block(self, c: Children, span: Span) -> Any:
         made = n.Block(body=tuple(c), span=span)
+        if len(c) > 1 and all(isinstance(s, n.ExpressionStatement) and not isinstance(s.value, ACTIVE) for s in c):
+            # `[1 2 3]` was meant as a list: one fault, not one for each element.
+            self.faults = [
+                f for f in self.faults if not (f.code == "no-effect" and f.span and f.span.start >= span.start)
+            ]
+            self.fault("missing-comma", c[1].span, "a comma is missing between the elements", hint="write [1, 2, 3]")
         return self.judged(made, rules.of_block(made))
 
     def when(self, c: Children, span: Span) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from . import nodes as n
 from .errors import Diagnostic
-from .source import Span
+from .hints_place import missing_value
 
 NO_CASE_AFTER = "the 'none' keyword cannot appear after a wildcard (*) as it would never execute"
 
@@ -82,25 +82,13 @@ def no_none(value: n.Node | None) -> Iterator[Diagnostic]:
         yield fault("none-outside-when", value, message, "write null for no value")
 
 
-def no_statement(made: n.Var | n.Let) -> Iterator[Diagnostic]:
-    """A statement where the value should be: the value was forgotten, and the next statement was taken for it."""
-    value, source = made.value, made.span.source
-    before = source.text[made.span.start : value.span.start]
-    # `var @x = show @y` is meant; with a line in between it is not.
-    if isinstance(value, n.Var | n.Let) or (isinstance(value, n.Show | n.Log | n.Output | n.Append) and "\n" in before):
-        span = source.span(made.span.start, made.span.start + len(before.rstrip()))
-        yield missing_value(span)
-
-
-def missing_value(span: Span) -> Diagnostic:
-    """For a declaration that ends with its `=`."""
-    return Diagnostic(
-        code="missing-value",
-        message="there is no value after =",
-        span=span,
-        expected=("a value",),
-        hint="write the value before the next statement; null is one, too",
-    )
+def no_statement(made: n.Var | n.Let | n.Exe) -> Iterator[Diagnostic]:
+    """`var @x = var @y = 1`: a declaration where the value should be."""
+    value = made.body if isinstance(made, n.Exe) else made.value
+    if isinstance(value, n.Var | n.Let):
+        source = made.span.source
+        end = made.span.start + len(source.text[made.span.start : value.span.start].rstrip())
+        yield missing_value(source.span(end - 1, end))
 
 
 def of_var(made: n.Var) -> Iterator[Diagnostic]:
@@ -116,6 +104,7 @@ def of_var(made: n.Var) -> Iterator[Diagnostic]:
 
 
 def of_exe(made: n.Exe) -> Iterator[Diagnostic]:
+    yield from no_statement(made)
     if isinstance(made.body, n.Run) and isinstance(made.body.value, n.Variable):
         name = made.body.value.name
         yield fault(

@@ -169,7 +169,11 @@ class Resolver:
                 names = {node.variable: node, f"{node.variable}_key": node}
                 if node.key:
                     names[node.key] = node
-                scope = Scope(names, scope)
+                inner = Scope(names, scope)
+                for child in node.children():
+                    if child is not node.iterable:
+                        self.visit(child, inner)
+                return
             case n.Import() if node.parameters is not None:
                 scope = Scope(dict.fromkeys(node.parameters, node), scope)
             case n.Augment():
@@ -181,10 +185,11 @@ class Resolver:
                 self._arity(node, scope.find(name))
             case n.Guard() | n.Hook():
                 self._filter(node.filter, scope)
-            case n.Needs() | n.Profiles() | n.Policy():
+            case n.Needs() | n.Profiles():
                 self.found += config_faults(node)
-                if not isinstance(node, n.Policy):
-                    return
+                return
+            case n.Policy() | n.Auth() | n.Box():
+                self.found += config_faults(node)
             case n.Sign() | n.Verify():
                 self._known(node.name, node, scope)
         for child in node.children():

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from . import nodes as n
+from .environment_config import parse_config
 from .errors import Diagnostic, MlldError
-from .policy_parse import parse_policy
+from .policy_parse import parse_auth, parse_policy
+from .policy_reader import Reader
 from .profiles import parse_needs, parse_profiles
 from .source import Span
 
@@ -20,9 +22,15 @@ class NotWritten(Exception):
     """The value holds something that only a run can know."""
 
 
-def config_faults(node: n.Needs | n.Profiles | n.Policy) -> Iterator[Diagnostic]:
+def config_faults(node: n.Needs | n.Profiles | n.Policy | n.Auth | n.Box) -> Iterator[Diagnostic]:
     """The fault of a declaration, if it can be told from what is written."""
-    written = node.value if isinstance(node, n.Policy) else node.declared
+    match node:
+        case n.Policy() | n.Auth():
+            written: n.Node = node.value
+        case n.Box():
+            written = node.options or n.Object(span=node.span)
+        case _:
+            written = node.declared
     places: dict[Path, Span] = {}
     try:
         value = plain(written, (), places)
@@ -33,6 +41,10 @@ def config_faults(node: n.Needs | n.Profiles | n.Policy) -> Iterator[Diagnostic]
                 parse_profiles(value, locate=places.get)
             case n.Policy():
                 parse_policy(value, name=node.name, locate=places.get)
+            case n.Auth():
+                parse_auth(Reader(value=value, name=f"auth @{node.name}", locate=places.get), node.name)
+            case n.Box():
+                parse_config(value, locate=places.get, name="env with")
     except NotWritten:
         return
     except MlldError as fault:

@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[2]
 INTERPRETER = [
     {"source", "errors", "labels", "names"},
     {"values", "nodes", "events", "declarations", "ports"},
-    {"lexer", "policy", "profiles"},
-    {"parser", "hints", "resolve", "guards", "environment", "printer", "check", "transform"},
+    {"lexer", "hints", "policy", "profiles"},
+    {"parser", "resolve", "guards", "environment", "printer", "check", "transform"},
     {"operations"},
     {"evaluate", "mcp"},
     {"module"},
