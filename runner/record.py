@@ -15,7 +15,8 @@ The events, in the order in which a run has them (`member` = agent, sidecar or t
     request method, decision, rule …    a request that the sidecar answers itself: lists, pings, faults of the protocol
     denied  method, name, rule, reason, server …    a use of a name that does not exist for the agent
     egress  member, host, port, decision, rule, address                                as the sidecar tells it
-    list · session · server · error                                                    likewise
+    server  server, state, processes, restarts, reason, retryMs     starting · ready · idle · exited · failed, of an MCP server
+    list · session · error                                                             likewise
     log     member, stream, line                       what a server or the agent says on stderr
     answer  text, exit, taint, ms                      how the agent ended
     failed  code, message, detail, next, at            why the run ended before its time

@@ -69,10 +69,8 @@ class Cohort:
     async def _try(self, member: Member) -> None:
         try:
             await member.wake(self)
-        except ServerError as e:
-            self._audit.emit({"event": "server", "server": member.name, "state": "failed", "reason": str(e)})
-            return
-        self._audit.emit({"event": "server", "server": member.name, "state": "ready", "seconds": member.start_seconds})
+        except ServerError:
+            return  # the record has it, and the lists will say it
         if member.has("tool"):
             # The agent's next request will be for the tools: the servers can tell them meanwhile.
             task = asyncio.ensure_future(member.items("tool", self))
@@ -118,7 +116,6 @@ class Cohort:
         for member in self.members.values():
             if member.idle(now):
                 member.stop(self)
-                self._audit.emit({"event": "server", "server": member.name, "state": "stopped", "reason": "idle"})
 
     def close(self) -> None:
         for member in self.members.values():
@@ -183,8 +180,6 @@ class Cohort:
         member = self.members[process.server]
         for key in [key for key in self._questions if key[0] is process]:
             del self._questions[key]
-        if process is member.process:
-            self._audit.emit({"event": "server", "server": member.name, "state": "exited", "faults": process.faults})
         member.exited(process)
 
     def on_fault(self, process: Process, error: Exception) -> None:

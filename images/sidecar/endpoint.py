@@ -39,7 +39,7 @@ class Endpoint:
     ) -> None:
         self._spec, self._admission, self._audit = spec, admission, audit
         self._loop = asyncio.get_running_loop()
-        self.upstreams = [Upstream(server, spec.lifecycle, spec.limits, dial) for server in spec.servers]
+        self.upstreams = [Upstream(server, spec.lifecycle, spec.limits, audit, dial) for server in spec.servers]
         trace = spec.trace or fresh()
         judges = Judges(guarding=guarding, audit=audit, result_limit=spec.limits.result_bytes, trace=trace)
         self._router = Router(admission, judges)

@@ -39,7 +39,6 @@ class Member:
         self._loop = asyncio.get_running_loop()
         self._starting: asyncio.Task[Process] | None = None
         self._started = 0.0
-        self.start_seconds = 0.0
         self._lists: dict[Kind, asyncio.Task[list[bytes]]] = {}
         self.process: Process | None = None
         self.capabilities: dict[str, Any] | None = None
@@ -77,14 +76,12 @@ class Member:
             task.exception()  # told to whoever waits; nobody may
 
     async def _start(self, events: Events) -> Process:
-        began = self._loop.time()
         try:
             process = await (self._start_modern(events) if self._modern else self._start_own(events))
         except ServerError as e:
             self.trouble = str(e)
             raise
         self._started = self._loop.time()
-        self.start_seconds = self._started - began
         self.trouble = ""
         self.process = process
         self.capabilities, self.instructions = process.capabilities, process.instructions
@@ -117,12 +114,18 @@ class Member:
             return process
 
     async def _greet(self, process: Process, *, modern: bool) -> None:
+        health, began = self.upstream.health, self._loop.time()
         try:
             await greet(process, self._capabilities, self._lifecycle.startup_timeout, modern=modern)
         except ServerError as e:
             process.close()
-            self.upstream.failed(0.0)
-            raise ServerError(jsonrpc.SERVER_LOST, f"server {self.name} did not start: {e}") from e
+            error = ServerError(jsonrpc.SERVER_LOST, f"server {self.name} did not start: {e}")
+            health.failed(str(error), self.upstream.failed(0.0))
+            raise error from e
+        except asyncio.CancelledError:
+            health.abandoned()
+            raise
+        health.started(process, self._loop.time() - began)
 
     def _restore(self, process: Process) -> None:
         """Tells a woken process what its predecessor knew."""
@@ -158,9 +161,10 @@ class Member:
         """A process is gone: if it was ours and nobody stopped it, the next start waits a little."""
         if process is self.process:
             self.process = None
-            if process is not self.upstream.stateless:
-                self.upstream.failed(self._loop.time() - self._started)
+            now = self._loop.time()
+            wait = now if process is self.upstream.stateless else self.upstream.failed(now - self._started)
             self.trouble = f"server {self.name} ended by itself; it is started again at the next call"
+            self.upstream.health.exited(process, self.trouble, wait)
 
     def stop(self, events: Events) -> None:
         """Ends the process on purpose; one that is shared ends with its last cohort."""
@@ -170,6 +174,7 @@ class Member:
         hub = self.upstream.hub
         hub.members.discard(events)
         if process is not None and (process is not self.upstream.stateless or not hub.members):
+            self.upstream.health.stopped(process)
             process.close()
 
     def idle(self, now: float) -> bool:

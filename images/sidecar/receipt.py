@@ -35,6 +35,11 @@ class Receipt:
         """Where the request stands: the agent's span, or the run's."""
         self.span_id = new_span_id()
 
+    @property
+    def milliseconds(self) -> float:
+        """Since the request came."""
+        return round((monotonic() - self._began) * 1000, 3)
+
     def located(self, fields: RawMap) -> None:
         """The params may say where the request stands, more precisely than its connection. Raises Malformed."""
         if "_meta" in fields and (named := of_meta(jsonrpc.members(fields["_meta"]))) is not None:
@@ -64,6 +69,6 @@ class Receipt:
         self._audit.emit({
             "event": event, "id": self.id, "session": self.session, "method": self.method,
             "decision": decision, "rule": rule, "labels": [], "bytesIn": self.bytes_in, "bytesOut": size,
-            "start": round(self._start, 6), "ms": round((monotonic() - self._began) * 1000, 3), "isError": is_error,
+            "start": round(self._start, 6), "ms": self.milliseconds, "isError": is_error,
             "trace": self.trace.trace_id, "span": self.span_id, "parent": self.trace.span_id, **more,
         })  # fmt: skip

@@ -289,6 +289,8 @@ class Relay:
         if verdict is not None:
             decision, rule = verdict.kind, verdict.rule
             labels += sorted(verdict.labels)
+        if self.process is not None:
+            entry.member.upstream.health.called(self._receipt.milliseconds)
         withheld = {"withheld": self._withheld} if self._withheld else {}
         self._receipt.tell(
             "call", size, is_error=is_error, decision=decision, rule=rule, labels=labels, server=entry.member.name,

@@ -135,8 +135,13 @@ class Router:
         parts = [b"{", listing.pages[page]]
         if page + 1 < len(listing.pages):
             parts.append(b',"nextCursor":"%d"' % (page + 1))
-        if listing.notes:
-            parts.append(b',"_meta":{"%sservers":%s}' % (OURS.encode(), jsonrpc.encode(listing.notes)))
+        shown = {
+            name: member.upstream.health.shown(listing.notes.get(name, ""))
+            for name, member in caller.cohort.members.items()
+            if kind == "tool" or name in listing.notes
+        }
+        if shown:
+            parts.append(b',"_meta":{"%sservers":%s}' % (OURS.encode(), jsonrpc.encode(shown)))
         exchange.result((*parts, b"}"))
 
     # --- uses

@@ -15,9 +15,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from images.sidecar.child import Child
+from images.sidecar.health import Health
 from images.sidecar.jsonrpc import METHOD_NOT_FOUND, SERVER_LOST, failure
 from images.sidecar.process import Events, Process, ServerError
-from images.sidecar.seams import Dial, Lifecycle, Limits, ServerSpec
+from images.sidecar.seams import Audit, Dial, Lifecycle, Limits, ServerSpec
 from images.sidecar.wire import Wire
 
 if TYPE_CHECKING:
@@ -55,8 +56,11 @@ class Hub:
 class Upstream:
     """Makes connected processes of one server."""
 
-    def __init__(self, spec: ServerSpec, lifecycle: Lifecycle, limits: Limits, dial: Dial | None = None) -> None:
+    def __init__(
+        self, spec: ServerSpec, lifecycle: Lifecycle, limits: Limits, audit: Audit, dial: Dial | None = None
+    ) -> None:
         self.spec = spec
+        self.health = Health(spec.name, audit.emit)
         self._dial = dial
         self._lifecycle, self._limits = lifecycle, limits
         self._loop = asyncio.get_running_loop()
@@ -112,6 +116,18 @@ class Upstream:
         if wait > 0:
             await asyncio.sleep(wait)
         process = Process(self.name, events, self._lifecycle)
+        self.health.starting()
+        try:
+            await self._connect(process)
+        except ServerError as e:
+            self.health.failed(str(e), self._not_before)
+            raise
+        except asyncio.CancelledError:
+            self.health.abandoned()
+            raise
+        return process
+
+    async def _connect(self, process: Process) -> None:
         if self.spec.url is not None:
             self._reach(process, self.spec.url)
         elif self.spec.command:
@@ -119,12 +135,12 @@ class Upstream:
         else:
             sock = await self._spare()
             self._wire(process, sock.fileno(), sock.fileno(), lambda: self._hang_up(sock))
-        return process
 
-    def failed(self, alive: float) -> None:
-        """A process ended by itself after that many seconds: the next start waits, longer each time."""
+    def failed(self, alive: float) -> float:
+        """A process ended by itself after that many seconds: the next start waits, longer each time. Until when."""
         self._failures = 1 if alive > _STABLE_SECONDS else self._failures + 1
         self._not_before = self._loop.time() + min(_BACK_OFF_MAX, _BACK_OFF * 2 ** (min(self._failures, 16) - 1))
+        return self._not_before
 
     async def close(self) -> None:
         """Stops listening, drops the spares, and waits for children to end."""

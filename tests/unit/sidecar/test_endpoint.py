@@ -181,7 +181,7 @@ async def test_a_server_that_is_not_there_degrades_only_itself(tmp_path: Path) -
         await agent.open()
         listed = (await agent.request("tools/list")).result
         assert [tool["name"] for tool in listed["tools"]] == ["one"]
-        assert "gone did not connect" in listed["_meta"]["dev.mlld/servers"]["gone"]
+        assert "gone did not connect" in listed["_meta"]["dev.mlld/servers"]["gone"]["reason"]
         assert json.loads((await agent.call("one")).text)["server"] == "a"
         assert "gone did not connect" in (await agent.call("two")).text
 

@@ -97,8 +97,8 @@ async def test_cannot_list_for_ever(tmp_path: Path) -> None:
         agent = w.agent()
         await agent.open()
         listed = (await agent.request("tools/list")).result
-        assert "does not end" in listed["_meta"]["dev.mlld/servers"]["evil"]
-        assert "does not end" in listed["_meta"]["dev.mlld/servers"]["round"]
+        assert "does not end" in listed["_meta"]["dev.mlld/servers"]["evil"]["reason"]
+        assert "does not end" in listed["_meta"]["dev.mlld/servers"]["round"]["reason"]
         assert len(evil.calls("tools/list")) <= 64
         assert len(round_.calls("tools/list")) == 2
         await good_still_works(w, agent)
@@ -195,7 +195,7 @@ async def test_one_bad_tool_cannot_cost_a_strict_client_the_whole_list(tmp_path:
     ):
         listed = await client.list_tools()
         assert [tool.name for tool in listed.tools] == ["fine", "good"]
-        assert "broken" in (listed.meta or {})["dev.mlld/servers"]["evil"]
+        assert "broken" in (listed.meta or {})["dev.mlld/servers"]["evil"]["reason"]
 
 
 @pytest.mark.parametrize("result", ['{"tools":{}}', '{"tools":null}', "{}", '{"tools":"x"}'])
@@ -216,7 +216,7 @@ async def test_a_server_that_dies_at_every_start_is_not_started_all_the_time(tmp
         await agent.open()
         for _ in range(20):
             result = (await agent.request("tools/list")).result
-            assert "evil did not start" in result["_meta"]["dev.mlld/servers"]["evil"]
+            assert "evil did not start" in result["_meta"]["dev.mlld/servers"]["evil"]["reason"]
             await good_still_works(w, agent)
         assert len(evil.lines) <= 4
 

@@ -102,7 +102,7 @@ async def test_cannot_leave_without_a_grant(tmp_path: Path) -> None:
         await agent.open()
         listed = (await agent.request("tools/list")).result
         assert [tool["name"] for tool in listed["tools"]] == ["here"]
-        assert "192.0.2.1 was refused" in listed["_meta"]["dev.mlld/servers"]["far"]
+        assert "192.0.2.1 was refused" in listed["_meta"]["dev.mlld/servers"]["far"]["reason"]
 
 
 Answering = Callable[[dict[str, Any], asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -239,7 +239,10 @@ async def test_the_older_transport_posts_at_its_own_origin_only(tmp_path: Path, 
             assert (await agent.call("go")).text == "old"
             assert set(posted) == {place}
         else:
-            assert "another origin" in (await agent.request("tools/list")).result["_meta"]["dev.mlld/servers"]["far"]
+            assert (
+                "another origin"
+                in (await agent.request("tools/list")).result["_meta"]["dev.mlld/servers"]["far"]["reason"]
+            )
             assert posted == []
 
 
