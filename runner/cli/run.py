@@ -38,9 +38,9 @@ def run(
     file: str, values: tuple[str, ...], document: bool, profile: str | None, provider: str | None, allow_absolute: bool
 ) -> None:
     """Run the script FILE; NAME=VALUE become fields of @payload."""
-    path = None if file == "-" else Path(file)
     source = source_of(file)
-    context = Context.here(start=None if path is None else path.resolve().parent)
+    path = None if file == "-" else Path(file).resolve()
+    context = Context.here(start=None if path is None else path.parent)
     options = RunOptions(
         root=context.project,
         directory=context.cwd if path is None else None,
@@ -74,7 +74,7 @@ async def _run(
 
         return sandboxes_for(context)
 
-    roots = [context.cwd if path is None else path.resolve().parent]
+    roots = [context.cwd if path is None else path.parent]
     lazy = LazySandboxes(sandboxes)
     try:
         ports = context.ports(files=roots, anywhere=anywhere, sandboxes=lazy, output=output)

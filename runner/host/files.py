@@ -29,12 +29,12 @@ class HostFiles:
             file.write(data)
 
     def glob(self, root: Path, pattern: str) -> Sequence[Path]:
-        """Files below `root` that fit, sorted; those whose real place is outside the roots are left out."""
+        """Files below `root` that fit, as paths below `root`, sorted; those whose real place is outside are left out."""
         base = self._inside(root, self._readable, "read")
         found: list[Path] = []
         for path in base.glob(pattern):
             if path.is_file() and any(path.resolve().is_relative_to(allowed) for allowed in self._readable):
-                found.append(path)
+                found.append(root / path.relative_to(base))
             if len(found) > MOST_MATCHES:
                 raise OSError(f"{pattern} fits more than {MOST_MATCHES} files below {root}")
         return sorted(found)

@@ -283,3 +283,15 @@ def test_advice_is_told_as_it_can_be_typed(monkeypatch: pytest.MonkeyPatch, caps
     assert "next: ./dev mlld sandbox plan --env @local/one" in capsys.readouterr().err
     assert mlld("sandbox", "plan", "--env", "@local/two") == 2
     assert "hint: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", ["globs.mld", "./globs.mld", "sub/../globs.mld"])
+def test_a_script_that_is_named_from_here_finds_its_files(
+    script: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.md").write_text("one")
+    (tmp_path / "sub" / ".hidden.md").write_text("two")
+    (tmp_path / "globs.mld").write_text("var @all = <sub/*.md>\nshow @all.length()\n")
+    assert mlld("run", script) == 0
+    assert capsys.readouterr().out == "1\n"
