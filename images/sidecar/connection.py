@@ -1,7 +1,8 @@
 """One connection of an agent: whole requests in, answers out, in order and bounded.
 
-A connection carries one request at a time: the next one is parsed when the answer is complete. An agent that is slow to
-send, slow to read, or sends more than it may, loses this connection and nothing else.
+A connection carries one request at a time: the next one is parsed when the answer is complete. It can be switched to
+another protocol (RFC 9110 §7.8), and has no requests then. An agent that is slow to send, slow to read, or sends more
+than it may, loses this connection and nothing else.
 """
 
 from __future__ import annotations
@@ -24,18 +25,33 @@ from images.sidecar.http import (
     parse_head,
     response_head,
     stream_head,
+    switch_head,
 )
 
 JSON = b"application/json"
 _READ = 64 << 10
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _HEADS_REMEMBERED = 256
+_UNREAD = 1 << 20
 HEAD_SECONDS, BODY_SECONDS, WRITE_SECONDS, IDLE_SECONDS = 10.0, 30.0, 30.0, 600.0
 SWEEP_SECONDS = 2.0
 MAX_CONNECTIONS = 256
 
 Buffers = tuple[bytes | memoryview, ...]
 OnRequest = Callable[["Connection", Head, bytes], None]
+
+
+class Speaker(Protocol):
+    """Who goes on with a connection that was switched to another protocol."""
+
+    def heard(self, data: bytearray) -> None:
+        """More came in; takes what it can use from the front of `data`."""
+        ...
+
+    def ended(self) -> None:
+        """Nothing more comes in; the connection still takes answers."""
+        ...
+
 
 _heads: dict[bytes, Head] = {}
 
@@ -78,6 +94,7 @@ class Connection:
         self._busy = self._parsing = self._keep = self._streaming = self._paused = False
         self.since = monotonic()
         """When the present state began: waiting for a request, reading one, writing out."""
+        self._speaker: Speaker | None = None
         self.on_gone: Callable[[], None] | None = None
         """Told when the client goes away while its request is worked on."""
         self.closed = False
@@ -94,17 +111,36 @@ class Connection:
         except OSError:
             data = b""
         if not data:
-            self.close()
+            if self._speaker is None:
+                self.close()
+            else:
+                self._loop.remove_reader(self._sock)
+                self._speaker.ended()
             return
         if not self._in:
             self.since = monotonic()
         self._in += data
         if not self._busy:
             self._parse()
+        elif self._speaker is not None:
+            self._speak()
+            if self._out_bytes > _UNREAD:
+                self.pause()  # who does not read the answers may not ask for more
         elif len(self._in) > _READ:
             # Pipelined requests wait in the kernel, not here.
-            self._paused = True
-            self._loop.remove_reader(self._sock)
+            self.pause()
+
+    def pause(self) -> None:
+        """Reads no more until `resume`; what the client sends waits in the kernel."""
+        self._paused = True
+        self._loop.remove_reader(self._sock)
+
+    def resume(self) -> None:
+        """Reads again, what is here already first."""
+        if self._paused and not self.closed:
+            self._paused = False
+            self._loop.add_reader(self._sock, self._readable)
+            self._speak()
 
     def _parse(self) -> None:
         self._parsing = True
@@ -185,6 +221,26 @@ class Connection:
         self._write((b"0\r\n\r\n",), 5)
         self._done()
 
+    def switch(self, protocol: bytes, speaker: Speaker) -> None:
+        """Answers that another protocol is spoken from here on, and hands the connection to `speaker`."""
+        self._speaker, self._keep = speaker, False
+        self.write((switch_head(protocol),))
+        self._loop.call_soon(self._speak)
+
+    def write(self, parts: Buffers) -> None:
+        """Writes what is no part of an HTTP answer, after `switch`."""
+        self._write(parts, sum(map(len, parts)))
+
+    def hang_up(self) -> None:
+        """Ends the connection as soon as the client has taken everything."""
+        self._speaker = None
+        self._loop.remove_reader(self._sock)
+        self._done()
+
+    def _speak(self) -> None:
+        if self._speaker is not None and self._in and not self.closed:
+            self._speaker.heard(self._in)
+
     def _done(self) -> None:
         self.on_gone = None
         self._busy = False
@@ -195,9 +251,7 @@ class Connection:
             if not self._out:
                 self.close()
             return
-        if self._paused:
-            self._paused = False
-            self._loop.add_reader(self._sock, self._readable)
+        self.resume()
         if self._in and not self._parsing:
             self._loop.call_soon(self._resume)
 
@@ -260,6 +314,8 @@ class Connection:
         self._loop.remove_writer(self._sock)
         if not self._busy and not self._keep:
             self.close()
+        elif self._speaker is not None:
+            self.resume()
 
     # --- life
 

@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import json
+from functools import partial
 from time import monotonic
 
-from msgspec import Raw
-
-from images.sidecar import jsonrpc
+from images.sidecar import batch, jsonrpc, lines, oldsse
 from images.sidecar.asking import Asking
+from images.sidecar.channel import BATCHED, Channels
 from images.sidecar.cohort import Cohort
 from images.sidecar.connection import Connection, Listener
 from images.sidecar.exchange import Exchange
-from images.sidecar.handshake import CLIENT, LEGACY, MODERN
+from images.sidecar.handshake import MODERN
 from images.sidecar.http import Head
-from images.sidecar.jsonrpc import Incoming, Malformed
+from images.sidecar.jsonrpc import Batched, Malformed
+from images.sidecar.lines import LineReader, LineStream
+from images.sidecar.oldsse import OldSse
+from images.sidecar.reception import Reception
 from images.sidecar.relay import Judges
 from images.sidecar.router import Router
 from images.sidecar.seams import Admission, Audit, Dial, EndpointSpec, Guarding
-from images.sidecar.sessions import MAX_SESSIONS, VERSIONS, Session, Sessions, offers
-from images.sidecar.stateless import Stateless
-from images.sidecar.stream import split_event_id
+from images.sidecar.sessions import VERSIONS, Session
+from images.sidecar.stateless import Stateless, StatelessExchange
+from images.sidecar.stream import EventStream, split_event_id
 from images.sidecar.trace import fresh, of_headers
 from images.sidecar.upstream import Upstream
 
 _VERSIONS = frozenset(version.encode() for version in VERSIONS)
+_PATHS = frozenset((b"/mcp", oldsse.STREAM, oldsse.MESSAGES))
 _SWEEP_SECONDS = 5.0
-_SESSION_IDLE_SECONDS = 1800.0
 
 
 class Endpoint:
@@ -42,12 +44,11 @@ class Endpoint:
         self.upstreams = [Upstream(server, spec.lifecycle, spec.limits, audit, dial) for server in spec.servers]
         trace = spec.trace or fresh()
         judges = Judges(guarding=guarding, audit=audit, result_limit=spec.limits.result_bytes, trace=trace)
-        self._router = Router(admission, judges)
-        self._asking = Asking(guarding, audit)
-        self._sessions = Sessions()
-        self._stateless = Stateless(self._router, lambda key: self._make_cohort(key, modern=True))
-        self._shared: dict[bytes, Cohort] = {}
-        self._own: dict[Session, Cohort] = {}
+        router = Router(admission, judges)
+        self.reception = Reception(self.upstreams, spec.lifecycle, admission, audit, Asking(guarding, audit), router)
+        self.stateless = Stateless(router, partial(self.reception.make_cohort, modern=True))
+        self._channels = Channels(self)
+        self._old_sse = OldSse(self._channels)
         self._tasks: set[asyncio.Task[None]] = set()
         self._listener = Listener(self._on_request, body_limit=spec.limits.body_bytes)
         self._welcome_head: Head | None = None
@@ -73,9 +74,9 @@ class Endpoint:
     async def close(self) -> None:
         """Ends sessions, processes and sockets."""
         self._timer.cancel()
-        self.end_sessions()
-        for cohort in self.cohorts():
-            cohort.close()
+        self.reception.close()
+        for caller in self.stateless.callers.values():
+            caller.cohort.close()
         for task in self._tasks:
             task.cancel()
         self._listener.close()
@@ -83,12 +84,12 @@ class Endpoint:
 
     def cohorts(self) -> list[Cohort]:
         """Every cohort there is."""
-        return [*self._shared.values(), *self._own.values(), *(c.cohort for c in self._stateless.callers.values())]
+        return [*self.reception.cohorts(), *(caller.cohort for caller in self.stateless.callers.values())]
 
     @property
     def sessions(self) -> int:
         """How many sessions there are."""
-        return len(self._sessions)
+        return len(self.reception.sessions)
 
     @property
     def backlog(self) -> int:
@@ -97,8 +98,7 @@ class Endpoint:
 
     def end_sessions(self) -> None:
         """Ends every session; agents begin anew."""
-        for session in self._sessions.all():
-            self._end(session)
+        self.reception.end_all()
 
     # --- requests
 
@@ -132,9 +132,14 @@ class Endpoint:
             extra = b'WWW-Authenticate: Bearer realm="mlld"\r\n' if status == 401 else b""
             connection.answer(status, (jsonrpc.failure(b"", jsonrpc.INVALID_REQUEST, reason),), extra=extra)
             return
+        if head.target.startswith((oldsse.STREAM, oldsse.MESSAGES)):
+            self._old_sse.serve(connection, head, body)
+            return
         self._welcome_head = head  # a client sends the same again and again, and it is the same object then
         if head.method == b"POST":
             self._post(connection, head, body)
+        elif head.wants(lines.PROTOCOL):
+            self._switch(connection)
         elif head.get(b"mcp-protocol-version") == MODERN.encode():
             connection.answer(405, (), b"", b"Allow: POST\r\n")
         elif head.method == b"GET":
@@ -152,7 +157,7 @@ class Endpoint:
             return 403, "Origin is not allowed here"
         if self._authorization and not hmac.compare_digest(head.get(b"authorization"), self._authorization):
             return 401, "The bearer token of this run is missing or wrong"
-        if head.target.partition(b"?")[0] != b"/mcp":
+        if head.target.partition(b"?")[0] not in _PATHS:
             return 404, "Nothing here: the endpoint is /mcp"
         return None
 
@@ -162,17 +167,26 @@ class Endpoint:
             return
         try:
             message = jsonrpc.split_request(body)
+        except Batched as e:
+            self._batch(connection, head, body, e)
+            return
         except Malformed as e:
             self._reject(connection, 400, str(e), e.code)
             return
-        if message.method is not None and self._stateless.meant(head, message):
+        if message.method is not None and self.stateless.meant(head.headers, message):
             if bytes(message.id):
-                self._stateless.dispatch(connection, head, message)
+                opens = _events if head.takes_stream else None
+                asked = StatelessExchange(connection, bytes(message.id), message.method, opens, head.headers)
+                self.stateless.dispatch(asked, message.method, message.params)
             else:
                 connection.answer(202, (), b"")  # this era has no notifications that mean anything here
             return
         if message.method == "initialize" and bytes(message.id):
-            self._initialize(connection, head, message)
+            exchange = Exchange(connection, bytes(message.id), None)
+            exchange.carrier = of_headers(head.headers)
+            opened = self.reception.open(exchange, message)
+            if opened is not None:
+                exchange.with_headers(b"Mcp-Session-Id: %s\r\n" % opened.id.encode())
             return
         session = self._session(connection, head)
         if session is None:
@@ -182,7 +196,7 @@ class Endpoint:
             session.answered(message)
             connection.answer(202, (), b"")
         elif not bytes(message.id):
-            self._notified(session, message)
+            self.reception.router.notified(session, message)
             connection.answer(202, (), b"")
         else:
             opens = session.open_stream if head.takes_stream else None
@@ -190,7 +204,32 @@ class Endpoint:
             exchange.carrier = of_headers(head.headers)
             if head.prefers_stream:
                 exchange.commit()
-            self._router.dispatch(session, exchange, message.method, message.params)
+            self.reception.router.dispatch(session, exchange, message.method, message.params)
+
+    def _batch(self, connection: Connection, head: Head, body: bytes, refusal: Batched) -> None:
+        named = b"mcp-session-id" in head.headers
+        session = self._session(connection, head) if named else None
+        if named and session is None:
+            return
+        if session is None or session.version not in BATCHED:
+            self._reject(connection, 400, str(refusal), refusal.code)
+        elif not head.takes_stream:
+            self._reject(connection, 406, "Accept must include text/event-stream: that is how a batch is answered")
+        else:
+            session.used = monotonic()
+            try:
+                messages = jsonrpc.split_batch(body)
+                batch.serve(connection, self.reception.router, session, messages, of_headers(head.headers))
+            except Malformed as e:
+                self._reject(connection, 400, str(e), e.code)
+
+    def _switch(self, connection: Connection) -> None:
+        """Goes on in lines instead of requests, for `mlld sandbox connect`."""
+        if self._channels.full():
+            self._reject(connection, 503, "Too many clients are connected already")
+            return
+        _, channel = self._channels.add(LineStream(connection), modern=True)
+        connection.switch(lines.PROTOCOL, LineReader(connection, channel, self._audit, self._spec.limits.body_bytes))
 
     def _session(self, connection: Connection, head: Head) -> Session | None:
         """The session that a request names; None if it was refused."""
@@ -203,27 +242,13 @@ class Endpoint:
         if not spelt:
             self._reject(connection, 400, "Mcp-Session-Id is missing: send initialize first")
             return None
-        session = self._sessions.get(spelt)
+        session = self.reception.sessions.get(spelt)
         if session is None:
             self._reject(connection, 404, "No such session: send initialize again")
         return session
 
     def _reject(self, connection: Connection, status: int, reason: str, code: int = jsonrpc.INVALID_REQUEST) -> None:
         connection.answer(status, (jsonrpc.failure(b"", code, reason),))
-
-    def _notified(self, session: Session, message: Incoming) -> None:
-        try:
-            if message.method == "notifications/cancelled":
-                session.cancel(message.params)
-            elif message.method == "notifications/progress":
-                session.progressed(message.params)
-            elif message.method == "notifications/roots/list_changed":
-                for member in session.cohort.members.values():
-                    process = member.ready()
-                    if process is not None and "roots" in session.capabilities:
-                        process.notify("notifications/roots/list_changed")
-        except Malformed:
-            pass  # a notification has no answer that could say so
 
     def _get(self, connection: Connection, head: Head) -> None:
         if b"text/event-stream" not in head.get(b"accept"):
@@ -235,10 +260,10 @@ class Endpoint:
         session.used = self._loop.time()
         last = head.get(b"last-event-id")
         if not last:
-            if session.main.attached:
+            if session.get.attached:
                 self._reject(connection, 409, "This session has its GET stream already")
             else:
-                session.main.attach(connection, prime=session.primed)
+                session.get.attach(connection, prime=session.primed)
             return
         place = split_event_id(last)
         stream = session.stream(place[0]) if place is not None else None
@@ -250,86 +275,17 @@ class Endpoint:
     def _delete(self, connection: Connection, head: Head) -> None:
         session = self._session(connection, head)
         if session is not None:
-            self._end(session)
+            self.reception.end(session)
             connection.answer(200, (), b"")
 
-    # --- sessions
-
-    def _initialize(self, connection: Connection, head: Head, message: Incoming) -> None:
-        exchange = Exchange(connection, bytes(message.id), None)
-        exchange.carrier = of_headers(head.headers)
-        receipt = self._router.receive(exchange, "", "initialize", message.params)
-        try:
-            fields = jsonrpc.members(message.params)
-            asked = jsonrpc.text(fields, "protocolVersion")
-            capabilities = json.loads(bytes(fields.get("capabilities", Raw(b"{}"))))
-        except (Malformed, ValueError, RecursionError) as e:
-            exchange.error(jsonrpc.INVALID_PARAMS, str(e))
-            return
-        if not isinstance(capabilities, dict):
-            exchange.error(jsonrpc.INVALID_PARAMS, "Invalid params: `capabilities` must be an object")
-            return
-        if not self._sessions.has_room():
-            full = f"{MAX_SESSIONS} sessions are at work already"
-            exchange.reply(jsonrpc.failure(exchange.id, jsonrpc.INVALID_REQUEST, full), 503)
-            return
-        version = asked if asked in VERSIONS else LEGACY
-        cohort, own = self._cohort(capabilities)
-        session = Session(version, capabilities, cohort)
-        receipt.session = session.id
-        if own:
-            self._own[session] = cohort
-        displaced = self._sessions.add(session)
-        if displaced is not None:
-            self._end(displaced)
-        self._audit.emit({"event": "session", "session": session.id, "state": "opened", "version": version})
-        exchange.with_headers(b"Mcp-Session-Id: %s\r\n" % session.id.encode())
-        task = exchange.task = self._loop.create_task(self._welcome(exchange, session))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _welcome(self, exchange: Exchange, session: Session) -> None:
-        cohort = session.cohort
-        await cohort.open()
-        result = {"protocolVersion": session.version, "capabilities": cohort.capabilities(), "serverInfo": CLIENT}
-        if instructions := cohort.instructions():
-            result["instructions"] = instructions
-        exchange.result((jsonrpc.encode(result),))
-
-    def _cohort(self, capabilities: dict[str, object]) -> tuple[Cohort, bool]:
-        """The cohort for a client with these capabilities, and whether it is its alone."""
-        key = jsonrpc.encode(capabilities)
-        if offers(capabilities):
-            return self._make_cohort(key, modern=False), True
-        cohort = self._shared.get(key)
-        if cohort is None:
-            if len(self._shared) >= 4:
-                # Capabilities that ask for nothing make no difference to a server: beyond a few, all share one.
-                key = b"{}"
-            cohort = self._shared.get(key) or self._make_cohort(key, modern=False)
-            self._shared[key] = cohort
-        return cohort, False
-
-    def _make_cohort(self, capabilities: bytes, *, modern: bool) -> Cohort:
-        lifecycle, asking = self._spec.lifecycle, self._asking
-        return Cohort(self.upstreams, self._admission, self._audit, lifecycle, capabilities, asking, modern=modern)
-
-    def _end(self, session: Session) -> None:
-        self._sessions.remove(session)
-        session.close()
-        cohort = self._own.pop(session, None)
-        if cohort is not None:
-            cohort.close()
-        self._audit.emit({"event": "session", "session": session.id, "state": "closed"})
-
     def _sweep(self) -> None:
-        now, owned = self._loop.time(), set(self._own.values())
-        for cohort in self.cohorts():
-            if cohort not in owned:
-                cohort.idle(now)
-        for session in self._sessions.all():
-            if not session.active and now - session.used > _SESSION_IDLE_SECONDS:
-                self._end(session)
-            else:
-                session.beat()
+        now = self._loop.time()
+        for caller in self.stateless.callers.values():
+            caller.cohort.idle(now)
+        self.reception.sweep(now)
         self._timer = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
+
+
+def _events() -> EventStream:
+    """The stream of an answer in the stateless era: it ends with its connection."""
+    return EventStream("", resumable=False)

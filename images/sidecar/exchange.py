@@ -4,18 +4,41 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from msgspec import Raw
 
 from images.sidecar import jsonrpc
-from images.sidecar.connection import Buffers, Connection
+from images.sidecar.connection import Buffers
 from images.sidecar.jsonrpc import RawMap
 from images.sidecar.receipt import Receipt
-from images.sidecar.stream import EventStream
 from images.sidecar.trace import Trace
 
-OpenStream = Callable[[], EventStream]
+
+class Way(Protocol):
+    """The way of an answer that comes whole: a connection, or one lane of a channel."""
+
+    closed: bool
+    on_gone: Callable[[], None] | None
+
+    def answer(self, status: int, parts: Buffers, *, extra: bytes = b"") -> None: ...
+
+
+class AnswerStream(Protocol):
+    """The way of an answer before which other messages come. It is attached to the `Way` which it takes the place of."""
+
+    on_gone: Callable[[], None] | None
+
+    def attach(self, connection: Any, *, prime: bool = False, extra: bytes = b"") -> None: ...
+
+    def send(self, message: bytes, *, droppable: bool = False) -> bool: ...
+
+    def finish(self) -> None: ...
+
+    def pause(self) -> None: ...
+
+
+OpenStream = Callable[[], AnswerStream]
 
 _NO_STATUSES: Mapping[int, int] = {}
 
@@ -30,7 +53,7 @@ class Exchange:
 
     def __init__(
         self,
-        connection: Connection,
+        connection: Way,
         spelt_id: bytes,
         open_stream: OpenStream | None,
         *,
@@ -40,7 +63,7 @@ class Exchange:
         self._connection, self._open_stream, self._prime, self._statuses = connection, open_stream, prime, statuses
         self._headers = b""
         self.id = spelt_id
-        self.stream: EventStream | None = None
+        self.stream: AnswerStream | None = None
         self.task: asyncio.Task[None] | None = None
         """The slow path that works on the request, kept from the garbage collector."""
         self.answered = False
@@ -99,7 +122,7 @@ class Exchange:
         stream = self.commit()
         return stream is not None and stream.send(message, droppable=droppable)
 
-    def commit(self) -> EventStream | None:
+    def commit(self) -> AnswerStream | None:
         """Turns the answer into a stream, if the client can read one."""
         if self.stream is None and not self.answered and self._open_stream is not None and not self._connection.closed:
             self.stream = self._open_stream()

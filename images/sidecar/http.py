@@ -57,6 +57,11 @@ class Head(msgspec.Struct, frozen=True, eq=False):
         """A header's value; empty if it was not sent."""
         return self.headers.get(name, b"")
 
+    def wants(self, protocol: bytes) -> bool:
+        """Whether the client would rather speak this protocol from here on (RFC 9110 §7.8)."""
+        asked = self.get(b"upgrade").lower() == protocol and not self.length and not self.chunked
+        return asked and b"upgrade" in self.get(b"connection").lower() and self.keep_alive
+
     @property
     def expects_continue(self) -> bool:
         return b"expect" in self.headers
@@ -160,6 +165,11 @@ def response_head(status: int, length: int, content_type: bytes, extra: bytes = 
     """The head of a whole answer. `extra` holds complete header lines."""
     kind = b"Content-Type: %s\r\n" % content_type if content_type else b""
     return b"HTTP/1.1 %d %s\r\n%sContent-Length: %d\r\n%s\r\n" % (status, REASONS[status], kind, length, extra)
+
+
+def switch_head(protocol: bytes) -> bytes:
+    """The answer after which another protocol is spoken (RFC 9110 §7.8)."""
+    return b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n" % protocol
 
 
 def stream_head(extra: bytes = b"") -> bytes:

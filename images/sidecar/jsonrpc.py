@@ -25,11 +25,13 @@ RESOURCE_NOT_FOUND = -32002
 OURS = "dev.mlld/"
 """Prefix of the `_meta` keys that only the sidecar writes: a peer's are dropped at this hop."""
 
+MAX_BATCH = 64
 _CHECKED = 128 << 10
 
 RawMap = dict[str, Raw]
 
 _raw_map = msgspec.json.Decoder(RawMap)
+_parts = msgspec.json.Decoder(list[Raw])
 _text = msgspec.json.Decoder(str)
 encode = msgspec.json.Encoder().encode
 decode = msgspec.json.decode
@@ -41,6 +43,13 @@ class Malformed(Exception):
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+class Batched(Malformed):
+    """The bytes are an array: one message to revisions that know batches, an error to all others."""
+
+    def __init__(self) -> None:
+        super().__init__(INVALID_REQUEST, "No batches in this revision: send one message at a time")
 
 
 class Incoming(msgspec.Struct):
@@ -85,7 +94,7 @@ def split_request(body: bytes) -> Incoming:
         raise Malformed(PARSE_ERROR, "Parse error: the body is not UTF-8") from None
     except msgspec.ValidationError as e:
         if body.lstrip()[:1] == b"[":
-            raise Malformed(INVALID_REQUEST, "Batches are not supported: send one message per request") from None
+            raise Batched from None
         raise Malformed(INVALID_REQUEST, f"Invalid request: {e}") from None
     except (msgspec.DecodeError, RecursionError) as e:
         raise Malformed(PARSE_ERROR, f"Parse error: {e}") from None
@@ -94,6 +103,30 @@ def split_request(body: bytes) -> Incoming:
     spelt = bytes(message.id)
     if spelt and not is_id(spelt) and (message.method is not None or spelt != b"null"):
         raise Malformed(INVALID_REQUEST, "Invalid request: an id is a string or an integer")
+    return message
+
+
+def split_batch(body: bytes) -> list[Incoming | Malformed]:
+    """The messages of a batch (JSON-RPC 2.0 §6), each by itself: one that is none does not cost the others their answers.
+
+    Raises Malformed if it is empty, or has more messages than may be worked on at once.
+    """
+    try:
+        parts = _parts.decode(body)
+    except (msgspec.DecodeError, RecursionError) as e:
+        raise Malformed(PARSE_ERROR, f"Parse error: {e}") from None
+    if not 0 < len(parts) <= MAX_BATCH:
+        raise Malformed(INVALID_REQUEST, f"A batch has 1 to {MAX_BATCH} messages")
+    return [_split_apart(bytes(part)) for part in parts]
+
+
+def _split_apart(part: bytes) -> Incoming | Malformed:
+    try:
+        message = split_request(part)
+    except Malformed as e:
+        return e
+    if message.method == "initialize":
+        return Malformed(INVALID_REQUEST, "initialize cannot be part of a batch")
     return message
 
 

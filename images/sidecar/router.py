@@ -13,7 +13,7 @@ from images.sidecar import jsonrpc
 from images.sidecar.catalog import Entry, Listing
 from images.sidecar.cohort import Cohort
 from images.sidecar.exchange import Exchange
-from images.sidecar.jsonrpc import OURS, Malformed, RawMap
+from images.sidecar.jsonrpc import OURS, Incoming, Malformed, RawMap
 from images.sidecar.member import LISTS
 from images.sidecar.process import Process, ServerError
 from images.sidecar.receipt import Receipt
@@ -93,6 +93,21 @@ class Router:
                 self.answer(session, exchange, method, fields)
         except Malformed as e:
             exchange.error(e.code, str(e))
+
+    def notified(self, session: Session, message: Incoming) -> None:
+        """Acts on a notification, or on nothing: there is no answer that could say what is wrong with it."""
+        try:
+            if message.method == "notifications/cancelled":
+                session.cancel(message.params)
+            elif message.method == "notifications/progress":
+                session.progressed(message.params)
+            elif message.method == "notifications/roots/list_changed" and "roots" in session.capabilities:
+                for member in session.cohort.members.values():
+                    process = member.ready()
+                    if process is not None:
+                        process.notify("notifications/roots/list_changed")
+        except Malformed:
+            pass
 
     def answer(self, caller: Asker, exchange: Exchange, method: str, fields: RawMap) -> None:
         """Answers a request that both eras know. Raises Malformed."""

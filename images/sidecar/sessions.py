@@ -18,7 +18,7 @@ from images.sidecar.jsonrpc import Incoming, Malformed, RawMap
 from images.sidecar.process import Process, ServerError
 from images.sidecar.relay import Relay
 from images.sidecar.seams import Kind
-from images.sidecar.stream import EventStream
+from images.sidecar.stream import EventStream, MessageStream
 from images.sidecar.tasks import Tasks
 
 VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", LEGACY)
@@ -63,12 +63,17 @@ class Session:
 
     modern = False
 
-    def __init__(self, version: str, capabilities: dict[str, object], cohort: Cohort) -> None:
+    def __init__(
+        self, version: str, capabilities: dict[str, object], cohort: Cohort, main: MessageStream | None = None
+    ) -> None:
         self.id = secrets.token_hex(16)
         self.version, self.capabilities, self.cohort = version, capabilities, cohort
         self._loop = asyncio.get_running_loop()
-        self.main = EventStream("0", resumable=True)
-        self._streams: dict[str, EventStream] = {"0": self.main}
+        self.get = EventStream("0", resumable=True)
+        """What a client over streamable HTTP attaches to with GET."""
+        self.main: MessageStream = main or self.get
+        """Carries what belongs to no request."""
+        self._streams: dict[str, EventStream] = {"0": self.get}
         self._stream_count = 0
         self.relays: dict[bytes, Relay] = {}
         self._asks: dict[int, Ask] = {}
@@ -336,10 +341,14 @@ class Session:
         self.cohort.audiences.discard(self)
         for relay in list(self.relays.values()):
             relay.cancel("the session ended")
-        for number in list(self._asks):
-            self._refuse(number, "the session ended")
-        for stream in self._streams.values():
+        self.refuse_all("the session ended")
+        for stream in (*self._streams.values(), self.main):
             stream.finish()
+
+    def refuse_all(self, reason: str) -> None:
+        """Answers whatever servers have asked, in place of a client that will not."""
+        for number in list(self._asks):
+            self._refuse(number, reason)
 
 
 class Rounds:

@@ -12,10 +12,9 @@ from msgspec import Raw
 
 from images.sidecar import jsonrpc, mirror
 from images.sidecar.cohort import Cohort
-from images.sidecar.connection import Buffers, Connection
-from images.sidecar.exchange import Exchange
+from images.sidecar.connection import Buffers
+from images.sidecar.exchange import AnswerStream, Exchange, OpenStream, Way
 from images.sidecar.handshake import CLIENT, META, MODERN, UNSUPPORTED_VERSION
-from images.sidecar.http import Head
 from images.sidecar.jsonrpc import Incoming, Malformed, RawMap
 from images.sidecar.parked import Parking, Question, Waiting
 from images.sidecar.process import Process
@@ -23,7 +22,6 @@ from images.sidecar.relay import Relay
 from images.sidecar.router import Router
 from images.sidecar.seams import Kind
 from images.sidecar.sessions import ASKED_FOR, LEVELS, VERSIONS
-from images.sidecar.stream import EventStream
 from images.sidecar.trace import of_headers
 
 _STATUSES = {
@@ -46,15 +44,20 @@ _FLAGS: dict[Kind, tuple[str, str]] = {
 class StatelessExchange(Exchange):
     """An exchange whose answer says that it is complete and how long it holds; a client that leaves has cancelled."""
 
-    def __init__(self, connection: Connection, spelt_id: bytes, head: Head, method: str) -> None:
-        super().__init__(connection, spelt_id, self._stream if head.takes_stream else None, statuses=_STATUSES)
-        self._head, self._method = head, method
-        self.carrier = of_headers(head.headers)
+    def __init__(
+        self, way: Way, spelt_id: bytes, method: str, opens: OpenStream | None, headers: Mapping[bytes, bytes] | None
+    ) -> None:
+        super().__init__(way, spelt_id, self._stream if opens is not None else None, statuses=_STATUSES)
+        self._opens, self._method = opens, method
+        self.headers = headers
+        """Those that must say what the body says; None where the transport has no headers."""
+        self.carrier = of_headers(headers) if headers is not None else None
         self.unknown_resource = jsonrpc.INVALID_PARAMS
         self._gone: Callable[[], None] | None = None
 
-    def _stream(self) -> EventStream:
-        stream = EventStream("", resumable=False)
+    def _stream(self) -> AnswerStream:
+        assert self._opens is not None
+        stream = self._opens()
         stream.on_gone = self._left
         return stream
 
@@ -69,7 +72,8 @@ class StatelessExchange(Exchange):
             self._gone()
 
     def verify(self, schema: bytes, fields: RawMap) -> None:
-        mirror.check_params(self._head.headers, schema, bytes(fields.get("arguments", b"")))
+        if self.headers is not None:
+            mirror.check_params(self.headers, schema, bytes(fields.get("arguments", b"")))
 
     def failed(self, error: Raw) -> None:
         told = jsonrpc.error_of(error)
@@ -223,26 +227,24 @@ class Stateless:
         self._parking = Parking()
         self.callers: dict[bytes, Caller] = {}
 
-    def meant(self, head: Head, message: Incoming) -> bool:
+    def meant(self, headers: Mapping[bytes, bytes], message: Incoming) -> bool:
         """Whether a request is of this era: it names a version that has no sessions, or carries one itself."""
-        if b"mcp-session-id" in head.headers:
+        if b"mcp-session-id" in headers:
             return False
-        version = head.get(b"mcp-protocol-version")
+        version = headers.get(b"mcp-protocol-version")
         if version and version.decode("latin-1") not in VERSIONS:
             return True
         if message.method in ("server/discover", "subscriptions/listen"):
             return True
         return META.encode() + b"protocolVersion" in bytes(message.params)
 
-    def dispatch(self, connection: Connection, head: Head, message: Incoming) -> None:
+    def dispatch(self, exchange: StatelessExchange, method: str, params: Raw) -> None:
         """Answers one request, now or later."""
-        method = message.method or ""
-        exchange = StatelessExchange(connection, bytes(message.id), head, method)
-        receipt = self._router.receive(exchange, "stateless", method, message.params)
+        receipt = self._router.receive(exchange, "stateless", method, params)
         try:
-            fields = jsonrpc.members(message.params)
+            fields = jsonrpc.members(params)
             receipt.located(fields)
-            caller = self._caller(head, method, fields)
+            caller = self._caller(exchange.headers, method, fields)
             if self._parking.resume(exchange, method, fields):
                 return
             if method == "server/discover":
@@ -256,14 +258,15 @@ class Stateless:
         except Malformed as e:
             exchange.error(e.code, str(e))
 
-    def _caller(self, head: Head, method: str, fields: RawMap) -> Caller:
+    def _caller(self, headers: Mapping[bytes, bytes] | None, method: str, fields: RawMap) -> Caller:
         """Who asks, by the envelope in the request's `_meta`."""
         meta = jsonrpc.members(fields.get("_meta", b""))
         missing = [key for key in ("protocolVersion", "clientCapabilities") if META + key not in meta]
         if missing:
             raise Malformed(jsonrpc.INVALID_PARAMS, f"params._meta lacks {', '.join(META + key for key in missing)}")
         version = jsonrpc.text(meta, META + "protocolVersion")
-        mirror.check_head(head.headers, method, version, fields)
+        if headers is not None:
+            mirror.check_head(headers, method, version, fields)
         if version != MODERN:
             raise _Unsupported(version)
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 from images.sidecar.connection import Connection
 from images.sidecar.jsonrpc import one_line
@@ -11,8 +12,32 @@ from images.sidecar.jsonrpc import one_line
 RETRY_MS = 1000
 _KEPT_EVENTS = 256
 _KEPT_BYTES = 4 << 20
-_SLOW_READER = 1 << 20
+SLOW_READER = 1 << 20
 """Bytes that an agent may leave unread before notifications are dropped; answers never are."""
+
+
+class MessageStream(Protocol):
+    """Whatever carries messages to a client that come when they come: events of HTTP, or lines."""
+
+    on_gone: Callable[[], None] | None
+    """Told when the client leaves before the end."""
+
+    @property
+    def attached(self) -> bool:
+        """Whether somebody is there to read."""
+        ...
+
+    def send(self, message: bytes, *, droppable: bool = False) -> bool:
+        """Adds a message; False if it was dropped because the client does not read."""
+        ...
+
+    def beat(self) -> None:
+        """Shows that the stream lives, if there is a way to show it."""
+        ...
+
+    def finish(self) -> None:
+        """Nothing comes after this."""
+        ...
 
 
 class EventStream:
@@ -56,7 +81,7 @@ class EventStream:
     def send(self, message: bytes, *, droppable: bool = False) -> bool:
         """Adds a message; False if it was dropped because the agent does not read."""
         connection = self._connection
-        if droppable and connection is not None and connection.backlog > _SLOW_READER:
+        if droppable and connection is not None and connection.backlog > SLOW_READER:
             return False
         message = one_line(message)
         self._count += 1

@@ -236,9 +236,11 @@ class Agent:
             self.headers["Authorization"] = f"Bearer {token}"
         self._count = 0
 
-    async def http(self, method: str, body: bytes = b"", headers: dict[str, str] | None = None) -> Reply:
+    async def http(
+        self, method: str, body: bytes = b"", headers: dict[str, str] | None = None, target: str = "/mcp"
+    ) -> Reply:
         """One exchange, to the end of the answer."""
-        reader, writer = await self.send(method, body, headers)
+        reader, writer = await self.send(method, body, headers, target)
         try:
             status, got = await self.head(reader)
             if got.get("transfer-encoding") == "chunked":

@@ -1,0 +1,218 @@
+"""Hostile and careless clients of stdio and HTTP+SSE: each suffers what it does, and nobody else does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from images.sidecar import channel, oldsse
+from images.sidecar.sessions import MAX_SESSIONS
+from tests.unit.sidecar.channel_world import Dialled, OldSse, Stdio
+from tests.unit.sidecar.endpoint_world import FakeServer, Line, Message, world
+
+BOTH = pytest.mark.parametrize("transport", [Stdio, OldSse])
+
+BODIES = {
+    b"{": -32700, b"\xff": -32700, b"[]": -32600, b"3": -32600, b"{}": -32600,
+    b'{"jsonrpc":"2.0","id":null,"method":"ping"}': -32600,
+    b'{"jsonrpc":"2.0","id":1.5,"method":"ping"}': -32600,
+    b'{"jsonrpc":"2.0","id":{},"method":"ping"}': -32600,
+    b'{"jsonrpc":"2.0","id":1,"method":7}': -32600,
+    b'{"jsonrpc":"2.0","id":1,"method":"ping","params":' + b"[" * 50_000 + b"]" * 50_000 + b"}": -32700,
+    b'{"jsonrpc":"2.0","method":"notifications/message","params":"' + b"x" * (5 << 20) + b'"}': -32600,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("body", BODIES, ids=lambda b: b[:60].decode("latin-1"))
+async def test_a_malformed_line_gets_the_right_error(tmp_path: Path, body: bytes) -> None:
+    async with world(tmp_path, FakeServer("good")) as w:
+        client = await Stdio.dial(w.agent())
+        await client.open()
+        await client.put(body)
+        assert "good" in (await client.call("echo"))["result"]["content"][0]["text"]
+        assert [(m["id"], m["error"]["code"]) for m in client.told] == [(None, BODIES[body])]
+        await client.close()
+
+
+@pytest.mark.parametrize("body", BODIES, ids=lambda b: b[:60].decode("latin-1"))
+async def test_a_malformed_post_gets_the_right_error(tmp_path: Path, body: bytes) -> None:
+    async with world(tmp_path, FakeServer("good")) as w:
+        client = await OldSse.dial(w.agent())
+        await client.open()
+        reply = await client.post(body)
+        if len(body) > 4 << 20:
+            assert reply.status == 413
+        else:
+            assert (reply.status, reply.error["code"]) == (400, BODIES[body])
+        assert "good" in (await client.call("echo"))["result"]["content"][0]["text"]
+        await client.close()
+
+
+@BOTH
+async def test_a_channel_is_initialized_once_and_first(tmp_path: Path, transport: Dialled) -> None:
+    async with world(tmp_path, FakeServer("good")) as w:
+        client = await transport.dial(w.agent())
+        assert (await client.request("tools/list"))["error"]["message"] == "Send initialize first"
+        await client.say({"jsonrpc": "2.0", "id": 1, "result": {}})
+        await client.notify("notifications/cancelled", {"requestId": []})
+        assert (await client.request("initialize", {"protocolVersion": 7}))["error"]["code"] == -32602
+        await client.open()
+        again = await client.request("initialize", {"protocolVersion": "2025-11-25"})
+        assert again["error"]["code"] == -32600
+        assert await client.tools() == ["echo"]
+        await client.close()
+
+
+@BOTH
+async def test_an_id_in_flight_on_a_channel_cannot_be_taken_again(tmp_path: Path, transport: Dialled) -> None:
+    async def slow(line: Line, message: Message) -> Message:
+        await asyncio.sleep(0.2)
+        return {"content": [{"type": "text", "text": "mine"}]}
+
+    async with world(tmp_path, FakeServer("good", handlers={"tools/call": slow})) as w:
+        client = await transport.dial(w.agent())
+        await client.open()
+        call = client.begin("tools/call", {"name": "echo"}, id="same")
+        await asyncio.sleep(0.05)
+        first = client._answers["same"]
+        refused = await client.begin("tools/call", {"name": "echo"}, id="same")
+        assert refused["error"]["code"] == -32600
+        client._answers["same"] = first
+        assert (await call)["result"]["content"][0]["text"] == "mine"
+        await client.close()
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Authorization": ""}, 401),
+        ({"Authorization": "Bearer wrong"}, 401),
+        ({"Host": "evil.example"}, 403),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+    ],
+)
+async def test_who_may_not_open_a_channel(tmp_path: Path, headers: dict[str, str], status: int) -> None:
+    async with world(tmp_path, FakeServer("good")) as w:
+        agent = w.agent()
+        client = await OldSse.dial(agent)
+        body = b'{"jsonrpc":"2.0","id":1,"method":"ping"}'
+        upgrade = {"Connection": "Upgrade", "Upgrade": "mcp-stdio"}
+        assert (await agent.http("GET", headers=headers, target="/sse")).status == status
+        assert (await agent.http("GET", headers=upgrade | headers)).status == status
+        assert (await client.post(body, headers=headers)).status == status
+        assert await client.put(body) == 202
+        await client.close()
+
+
+async def test_a_posting_place_cannot_be_guessed_or_used_otherwise(tmp_path: Path) -> None:
+    async with world(tmp_path, FakeServer("good")) as w:
+        client = await OldSse.dial(w.agent())
+        await client.open()
+        body = b'{"jsonrpc":"2.0","id":1,"method":"ping"}'
+        assert (await client.post(body, "/messages?sessionId=" + "0" * 32)).status == 404
+        assert (await client.post(body, "/messages")).status == 400
+        assert (await client.post(body, headers={"Content-Type": "text/plain"})).status == 415
+        name = client.place.partition("=")[2]
+        assert (await client.agent.http("POST", body, {"Mcp-Session-Id": name})).status == 404
+        assert (await client.agent.http("DELETE", headers={"Mcp-Session-Id": name})).status == 404
+        for method, target in (("POST", "/sse"), ("DELETE", "/sse"), ("GET", client.place), ("DELETE", client.place)):
+            assert (await client.agent.http(method, body if method == "POST" else b"", target=target)).status == 405
+        assert (await client.agent.http("GET", headers={"Accept": "application/json"}, target="/sse")).status == 406
+        assert (await client.agent.http("GET", target="/ssex")).status == 404
+        assert await client.tools() == ["echo"]
+        await client.close()
+        async with asyncio.timeout(5):
+            while (await client.post(body)).status != 404:
+                await asyncio.sleep(0.01)
+
+
+async def test_half_open_channels_are_let_go_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oldsse, "OPENING_SECONDS", 0.3)
+    async with world(tmp_path, FakeServer("good")) as w:
+        kept = await OldSse.dial(w.agent())
+        await kept.open()
+        held = [await OldSse.dial(w.agent()) for _ in range(channel.MAX_CHANNELS - 1)]
+        refused = await w.agent().http("GET", headers={"Accept": "text/event-stream"}, target="/sse")
+        assert refused.status == 503
+        upgrade = {"Connection": "Upgrade", "Upgrade": "mcp-stdio"}
+        assert (await w.agent().http("GET", headers=upgrade)).status == 503
+        async with asyncio.timeout(5):
+            await asyncio.gather(*(client.ended for client in held))
+        assert await kept.tools() == ["echo"]
+        agent = w.agent()
+        await agent.open()
+        assert await agent.tools() == ["echo"]
+        for client in (kept, *held):
+            await client.close()
+
+
+async def test_channels_cannot_take_every_session(tmp_path: Path) -> None:
+    async with world(tmp_path, FakeServer("good")) as w:
+        agents = [w.agent() for _ in range(MAX_SESSIONS)]
+        for agent in agents:
+            await agent.open()
+        client = await Stdio.dial(w.agent())
+        await client.open()
+        assert w.endpoint.sessions == MAX_SESSIONS
+        assert (await agents[0].request("ping")).status == 404  # idle longest, so it had to go
+        assert await client.tools() == ["echo"]
+        w.endpoint.end_sessions()
+        await asyncio.wait_for(client.ended, 5)
+        await client.close()
+
+
+async def test_who_does_not_read_its_lines_may_not_ask_for_more(tmp_path: Path) -> None:
+    async def large(line: Line, message: Message) -> Message:
+        return {"content": [{"type": "text", "text": "x" * (1 << 20)}]}
+
+    big = FakeServer("big", ("big",), handlers={"tools/call": large})
+    async with world(tmp_path, big, FakeServer("good")) as w:
+        client = await Stdio.dial(w.agent())
+        await client.open()
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        body = {"jsonrpc": "2.0", "method": "tools/call", "params": {"name": "big"}}
+        for number in range(20_000):
+            client.writer.write(json.dumps(body | {"id": f"n{number}", "pad": "x" * 1000}).encode() + b"\n")
+        await asyncio.sleep(1.5)
+        asked = len(big.calls("tools/call"))
+        assert 0 < asked < 400
+        assert w.endpoint.backlog <= 64 << 20
+        agent = w.agent()
+        await agent.open()
+        assert "good" in (await agent.call("echo")).text
+        client.writer.transport.abort()
+        await client.close()
+
+
+@BOTH
+async def test_a_channel_waits_for_the_record(tmp_path: Path, transport: Dialled) -> None:
+    server = FakeServer("a")
+    async with world(tmp_path, server) as w:
+        client = await transport.dial(w.agent())
+        await client.open()
+        await client.tools()
+        w.gate.read.clear()
+        call = client.begin("tools/call", {"name": "echo"})
+        await asyncio.sleep(0.1)
+        assert server.calls("tools/call") == []
+        w.gate.read.set()
+        assert "result" in await call
+        await client.close()
+
+
+async def test_a_request_that_asks_for_another_protocol_stays_one(tmp_path: Path) -> None:
+    async with world(tmp_path, FakeServer("a")) as w:
+        agent = w.agent()
+        await agent.open()
+        body = b'{"jsonrpc":"2.0","id":1,"method":"ping"}'
+        upgrade = {"Connection": "Upgrade", "Upgrade": "mcp-stdio"}
+        assert (await agent.http("POST", body, upgrade)).result == {}
+        for other in ({"Upgrade": "mcp-stdio"}, {"Connection": "Upgrade", "Upgrade": "websocket"}):
+            reader, writer = await agent.send("GET", headers=other)
+            assert (await agent.head(reader))[0] == 200  # the GET stream
+            writer.close()
+            await asyncio.sleep(0.05)
