@@ -130,8 +130,8 @@ class Guard:
                 return any(under(self.filter, label) for label in operation.labels)
 
     def flags(self, labels: Labels) -> bool:
-        """Whether a label filter matches data: what was declared, and all its taint."""
-        return self.kind == "label" and any(under(self.filter, label) for label in labels.taint)
+        """Whether a label filter matches data: what was declared, all its taint, and the tools that it came through."""
+        return self.kind == "label" and any(under(self.filter, label) for label in labels.marks)
 
 
 def _operation_names(operation: Operation) -> tuple[str, ...]:

@@ -73,13 +73,20 @@ class Labels:
 
     @property
     def taint(self) -> tuple[str, ...]:
-        """`.mx.taint`: everything that rules are matched against."""
+        """`.mx.taint`: what was declared and what is automatic."""
         return tuple(_join(self._declared, self._automatic))
 
     @property
     def sources(self) -> tuple[str, ...]:
         """`.mx.sources`: the trail."""
         return tuple(self._sources)
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Everything that rules and filters are matched against: the taint, and of the trail the tools of servers that it
+        came through (`mcp:github:get_issue`)."""
+        through = [source for source in self._sources if source.startswith("mcp:")]
+        return (*self.taint, *through) if through else self.taint
 
     @property
     def tools(self) -> tuple[ToolUse, ...]:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -21,12 +22,13 @@ from interpreter.declarations import McpConfig, Profile, ProfileChoice
 from interpreter.environment import denied_tool
 from interpreter.errors import MlldError
 from interpreter.evaluate.sources import reachable
-from interpreter.guards import Guarded, Guards, Verdict, settle
+from interpreter.guards import Guard, Guarded, Guards, Verdict, settle
 from interpreter.labels import Labels, from_flat
 from interpreter.module_read import ReadModule, mcp_config_of, read_module
 from interpreter.names import camel, same_name
-from interpreter.policy import Denied, Policy, added_labels, effective_taint, judge
+from interpreter.policy import Denied, Policy, added_labels, confining, effective_taint, judge, under, withdrawn
 from interpreter.policy_parse import from_json
+from interpreter.policy_rules import confined
 from interpreter.policy_subjects import Operation
 from interpreter.ports import Ports
 from interpreter.values import Value
@@ -36,6 +38,8 @@ ROOT = Path("/module")
 MANIFEST = "module.yml"
 # What a server asks of the agent: its text comes from the server, whatever the request's own labels are.
 FROM_SERVERS = ("sampling/createMessage", "elicitation/create")
+# What comes back of a task is the result of its tool, whichever method fetches it.
+OF_TASKS = ("tasks/result", "tasks/get", "tasks/cancel")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +54,10 @@ class ModuleVerdict:
 
 
 ALLOWED = ModuleVerdict()
+# What an agent can do about a label: nothing that would take it away.
+_GO_ON = (
+    "What was read cannot be unread, so this stays closed: go on without it, and say in the answer what is left to do"
+)
 
 
 def _in_force(read: ReadModule, profile: str | None) -> None:
@@ -133,15 +141,15 @@ class ModuleGuards:
         incoming = from_flat(
             sorted(labels | {"src:mcp"} if direction == "result" or method in FROM_SERVERS else labels)
         )
-        operation = self._operation(method, server, name, incoming, tool_labels)
+        is_tool = method == "tools/call" or (direction == "result" and method in OF_TASKS)
+        operation = self._operation(method, server, name, incoming, tool_labels, is_tool=is_tool)
         if direction == "request":
             return await self._request(operation, method, value, incoming)
         return await self._result(operation, method, value, incoming)
 
     def _operation(
-        self, method: str, server: str, name: str, incoming: Labels, tool_labels: frozenset[str]
+        self, method: str, server: str, name: str, incoming: Labels, tool_labels: frozenset[str], *, is_tool: bool
     ) -> Operation:
-        is_tool = method in ("tools/call", "tools/list")
         return Operation(
             kind="mcp",
             name=camel(name) if is_tool else name,
@@ -175,7 +183,8 @@ class ModuleGuards:
             return _refused(verdict)
         decision = settle(judge(self.policy, operation), verdict)
         if isinstance(decision, Denied):
-            return ModuleVerdict(kind="deny", rule=str(decision), reason=decision.reason)
+            reason = f"{decision.reason}. {_GO_ON}" if decision.label else decision.reason
+            return ModuleVerdict(kind="deny", rule=str(decision), reason=reason)
         extra = frozenset(added_labels(self.policy, operation)) | _new(verdict.inputs[0], incoming)
         if verdict.kind == "transform":
             changed = plain(verdict.inputs[0].value)
@@ -187,7 +196,7 @@ class ModuleGuards:
         return ModuleVerdict(rule=verdict.rule or None, labels=extra) if extra or verdict.rule else ALLOWED
 
     async def _result(self, operation: Operation, method: str, value: Any, incoming: Labels) -> ModuleVerdict:
-        shown = text_of(value) if method == "tools/call" else value
+        shown = text_of(value) if method == "tools/call" or method in OF_TASKS else value
         inputs = (Guarded(value=Value(None), labels=Labels()),)
         verdict = await self.guards.after(operation, inputs, Guarded(value=Value(shown, incoming), labels=incoming))
         if verdict.kind in ("deny", "retry"):
@@ -196,15 +205,56 @@ class ModuleGuards:
         extra = _new(verdict.output, incoming)
         if verdict.kind == "transform":
             changed = plain(verdict.output.value)
+            if changed != shown and method in OF_TASKS[1:]:
+                reason = "the state of a task is no text that a guard could change"
+                return ModuleVerdict(kind="deny", rule=verdict.rule, reason=reason)
             if changed != shown:
                 return ModuleVerdict(
                     kind="transform", value=_result_with(value, method, changed), rule=verdict.rule, labels=extra
                 )
         return ModuleVerdict(rule=verdict.rule or None, labels=extra) if extra or verdict.rule else ALLOWED
 
-    def taint(self, labels: frozenset[str]) -> tuple[str, ...]:
-        """The labels as the policy counts them."""
-        return effective_taint(self.policy, from_flat(sorted(labels)))
+    # --- what labels take away from whoever has seen them
+
+    @property
+    def narrows(self) -> bool:
+        """Whether some label withdraws anything."""
+        return any(layer.labels for layer in self.policy.layers) or any(map(confined, self.policy.rules))
+
+    @property
+    def run_wide(self) -> bool:
+        """Whether what one session has seen counts in every session of the run."""
+        return self.policy.run_wide
+
+    def telling(self, labels: frozenset[str]) -> frozenset[str]:
+        """Those of the labels, as the policy counts them, on which it depends what is withdrawn."""
+        seen = effective_taint(self.policy, from_flat(sorted(labels)))
+        return confining(self.policy, seen) | {label for label in seen if self._may_lift(label)}
+
+    def withdrawn(
+        self, method: str, server: str, name: str, telling: frozenset[str], tool_labels: frozenset[str] = frozenset()
+    ) -> ModuleVerdict | None:
+        """The denial that every such request now gets; None while it depends on more than the labels.
+
+        `telling` is what `telling` made of the labels that the agent has seen.
+        """
+        seen = sorted(telling)
+        is_tool = method == "tools/call"
+        operation = self._operation(method, server, name, from_flat(seen), tool_labels, is_tool=is_tool)
+        denied = withdrawn(self.policy, operation, seen)
+        if denied is None:
+            return None
+        asked = any(guard.concerns(operation) for guard in self._lifting) or any(map(self._may_lift, seen))
+        if denied.overridable and asked:
+            return None  # what a privileged guard says depends on the call
+        return ModuleVerdict(kind="deny", rule=str(denied), reason=f"{denied.reason}. {_GO_ON}")
+
+    def _may_lift(self, label: str) -> bool:
+        return any(guard.kind == "label" and under(guard.filter, label) for guard in self._lifting)
+
+    @cached_property
+    def _lifting(self) -> tuple[Guard, ...]:
+        return tuple(guard for guard in self.guards.all if guard.privileged and guard.watches("before"))
 
 
 def _refused(verdict: Verdict) -> ModuleVerdict:
@@ -237,7 +287,7 @@ def text_of(result: Any) -> str:
 
 def _result_with(result: Any, method: str, changed: Any) -> Any:
     """The result with what a guard put in the place of its content."""
-    if method != "tools/call":
+    if method not in ("tools/call", "tasks/result"):
         return changed
     if isinstance(changed, dict) and isinstance(changed.get("content"), list):
         return changed

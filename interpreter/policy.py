@@ -21,7 +21,7 @@ from interpreter.declarations import AuthDecl, HostRule, Limits, Place
 from interpreter.labels import Labels
 from interpreter.policy_danger import dangers, opens
 from interpreter.policy_patterns import Pattern, Subject, covers, meet, meet_lists
-from interpreter.policy_rules import BUILT_IN, broken_rule
+from interpreter.policy_rules import BUILT_IN, broken_rule, confined
 from interpreter.policy_subjects import Operation
 
 Gate = Literal["capability", "danger", "rule", "label", "environment", "keychain"]
@@ -43,6 +43,7 @@ class Denied:
     gate: Gate
     place: Place | None = None
     overridable: bool = False  # by a privileged guard
+    label: str | None = None  # of the data, where it decided alone: the answer is the same for any arguments
 
     def __str__(self) -> str:
         return f"{self.rule} ({self.place})" if self.place else self.rule
@@ -72,7 +73,7 @@ class LabelRule:
     place: Place | None = None
 
     def concerns(self, label: str) -> bool:
-        return self.label in (label, "*") or label.startswith(self.label + ":")
+        return under(self.label, label)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +114,7 @@ class Layer:
     operations: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))  # risk → labels
     rules: tuple[str, ...] = ()
     unlabeled: Literal["trusted", "untrusted"] | None = None
+    run_wide: bool = False  # a label that one session has seen counts in every session of the run
     keychain_allow: tuple[str, ...] | None = None
     keychain_deny: tuple[str, ...] = ()
     env: EnvRules = EnvRules()
@@ -199,6 +201,11 @@ class Policy:
         return "untrusted" if "untrusted" in said else "trusted" if "trusted" in said else None
 
     @property
+    def run_wide(self) -> bool:
+        """Whether what one session has seen counts in all: one layer that says so is enough."""
+        return any(layer.run_wide for layer in self.layers)
+
+    @property
     def allow(self) -> tuple[Pattern, ...] | None:
         """The allow lists of all layers as one list, intersected by meaning: what a plan shows."""
         lists = [tuple(e.pattern for e in layer.allow) for layer in self.layers if layer.allow is not None]
@@ -238,12 +245,14 @@ def judge(policy: Policy, operation: Operation) -> Decision:
     """Whether the operation may happen."""
     if not policy.layers:
         return Allowed()
+    taint = effective_taint(policy, operation.incoming)
+    targets = operation_targets(policy, operation)
     return (
         _capabilities(policy, operation)
         or _dangers(policy, operation)
         or _keychain(policy, operation)
-        or _built_in(policy, operation)
-        or _label_flow(policy, operation)
+        or _built_in(policy, operation, taint, targets)
+        or _label_flow(policy, taint, targets)
         or Allowed(reason=f"permitted by {', '.join('@' + layer.name for layer in policy.layers)}")
     )
 
@@ -264,11 +273,30 @@ def added_labels(policy: Policy, operation: Operation) -> tuple[str, ...]:
 
 
 def effective_taint(policy: Policy, labels: Labels) -> tuple[str, ...]:
-    """The taint as rules see it: with `untrusted` where the policy says that unlabelled data is."""
-    taint = labels.taint
-    if policy.unlabeled == "untrusted" and taint and all(t.startswith(("src:", "dir:")) for t in taint):
-        return (*taint, "untrusted")
-    return taint
+    """The labels as rules see them: with `untrusted` where the policy says that unlabelled data is."""
+    marks = labels.marks
+    if policy.unlabeled == "untrusted" and marks and all(m.startswith(("src:", "dir:", "mcp:")) for m in marks):
+        return (*marks, "untrusted")
+    return marks
+
+
+def withdrawn(policy: Policy, operation: Operation, taint: Iterable[str]) -> Denied | None:
+    """The rule which closes the operation to whoever has seen data with one of the labels, whatever the arguments are.
+
+    What a policy says of data and operations it says of agents too: all that an agent sends may be made of all that it
+    has seen, so the answer to such a call is known before it is asked.
+    """
+    seen = tuple(taint)
+    targets = operation_targets(policy, operation)
+    found = _built_in(policy, operation, seen, targets)
+    return found if found and found.label else _label_flow(policy, seen, targets)
+
+
+def confining(policy: Policy, taint: Iterable[str]) -> frozenset[str]:
+    """Those of the labels that some rule keeps from an operation."""
+    kept = {label for rule in policy.rules if (label := confined(rule))}
+    rules = [rule for layer in policy.layers for rule in layer.labels]
+    return frozenset(label for label in taint if label in kept or any(rule.concerns(label) for rule in rules))
 
 
 def operation_targets(policy: Policy, operation: Operation) -> tuple[str, ...]:
@@ -358,31 +386,28 @@ def _keychain(policy: Policy, operation: Operation) -> Denied | None:
     return None
 
 
-def _built_in(policy: Policy, operation: Operation) -> Denied | None:
-    targets = operation_targets(policy, operation)
-    taint = effective_taint(policy, operation.incoming)
+def _built_in(policy: Policy, operation: Operation, taint: tuple[str, ...], targets: tuple[str, ...]) -> Denied | None:
     for rule in policy.rules:
         if reason := broken_rule(rule, taint, targets, operation):
             layer = next(layer for layer in policy.layers if rule in layer.rules)
             place = layer.places.get(f"defaults.rules.{layer.rules.index(rule)}") or layer.place
             return Denied(rule=f"rule {rule} of policy @{layer.name}", reason=reason, gate="rule", place=place,
-                          overridable=not policy.locked)  # fmt: skip
+                          overridable=not policy.locked, label=confined(rule))  # fmt: skip
     return None
 
 
-def _label_flow(policy: Policy, operation: Operation) -> Denied | None:
-    targets = operation_targets(policy, operation)
+def _label_flow(policy: Policy, taint: tuple[str, ...], targets: tuple[str, ...]) -> Denied | None:
     if not targets:
         return None
     for layer in policy.layers:
-        for label in effective_taint(policy, operation.incoming):
+        for label in taint:
             if found := _flow(layer, label, targets):
                 rule, key, target = found
                 verb = "cannot flow to" if key == "deny" else "may flow only where it is allowed, not to"
                 return Denied(
                     rule=f"policy @{layer.name}: labels.{rule.label}.{key}",
                     reason=f"Label '{label}' {verb} '{target}'",
-                    gate="label", place=rule.place or layer.place, overridable=not policy.locked,
+                    gate="label", place=rule.place or layer.place, overridable=not policy.locked, label=label,
                 )  # fmt: skip
     return None
 

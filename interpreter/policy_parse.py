@@ -69,9 +69,10 @@ def _layer(reader: Reader, name: str) -> Layer:
     defaults = reader.get("defaults")
     if defaults:
         # Signing is not ours: what we do not enforce is refused, never ignored.
-        defaults.mapping(("rules", "unlabeled"))
+        defaults.mapping(("rules", "unlabeled", "taint"))
     rules = defaults.get("rules") if defaults else None
     unlabeled = defaults.get("unlabeled") if defaults else None
+    taint = defaults.get("taint") if defaults else None
     keychain = reader.get("keychain")
     if keychain:
         keychain.mapping(("allow", "deny"))
@@ -93,6 +94,7 @@ def _layer(reader: Reader, name: str) -> Layer:
         else {},
         rules=tuple(rule.one_of({known: known for known in BUILT_IN}) for rule in rules.elements()) if rules else (),
         unlabeled=unlabeled.one_of(stances) if unlabeled else None,
+        run_wide=taint.one_of({"session": False, "run": True}) if taint else False,
         keychain_allow=keychain.at("allow").strings() if keychain and keychain.get("allow") else None,
         keychain_deny=keychain.at("deny").strings() if keychain and keychain.get("deny") else (),
         env=_env(env or Reader(value={}, name=""), reader.get("limits")),

@@ -28,6 +28,12 @@ BUILT_IN: Mapping[str, str] = MappingProxyType({
 })  # fmt: skip
 
 
+def confined(rule: str) -> str | None:
+    """The label of data that a rule keeps from operations whatever their arguments are; None for the other rules."""
+    pair = _APART.get(rule)
+    return pair[0] if pair else None
+
+
 def broken_rule(rule: str, taint: tuple[str, ...], targets: tuple[str, ...], operation: Operation) -> str | None:
     """The reason why the operation breaks the rule; None when it does not."""
     if pair := _APART.get(rule):

@@ -158,6 +158,17 @@ class Tool:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Narrowed:
+    """What a rule of the policy takes from an agent that has seen data with a label."""
+
+    after: str  # the label
+    tools: tuple[str, ...] = ()  # empty: everything of the server
+    but: tuple[str, ...] = ()  # what of everything stays
+    rule: str
+    place: Place | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Process:
     """How a server is started where there are no containers."""
 
@@ -181,6 +192,7 @@ class Server:
     alias: str | None = None
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     bindings: tuple[Tool, ...] = ()
+    narrowed: tuple[Narrowed, ...] = ()
     process: Process | None = None  # with the provider `local` only
     place: Place | None = None
 

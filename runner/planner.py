@@ -31,6 +31,7 @@ from runner.plan import (
 )
 from runner.planner_files import Wanted, forbidden, mounts, read_only, wanted
 from runner.planner_local import NOTHING_ISOLATED, process, refuse_what_cannot_be_enforced
+from runner.planner_narrowing import narrowed
 from runner.planner_network import egress
 from runner.planner_options import PlanOptions
 from runner.planner_seats import Seats
@@ -193,6 +194,7 @@ class _Planner:
         return kept
 
     def _server(self, server: ServerSpec) -> Server:
+        bound = tuple(b for b in self.spec.mcp.bindings if b.server == server.name)
         bindings = tuple(
             Tool(
                 tool=b.tool,
@@ -203,8 +205,7 @@ class _Planner:
                 labels=b.labels,
                 description=b.description,
             )
-            for b in self.spec.mcp.bindings
-            if b.server == server.name
+            for b in bound
         )
         return Server(
             name=server.name,
@@ -217,6 +218,7 @@ class _Planner:
             alias=server.alias,
             labels={tool: tuple(labels) for tool, labels in server.labels.items()},
             bindings=bindings,
+            narrowed=narrowed(self.spec.policy, server, bound),
             process=process(server, self.options.host.modules.get(server.name))
             if self.spec.provider == "local"
             else None,

@@ -81,6 +81,10 @@ def _tools(server: Server) -> Iterator[str]:
     for binding in server.bindings:
         bound = f", with {', '.join(map(clean, binding.bind))} fixed" if binding.bind else ""
         yield f"  {clean(binding.tool)} is shown as {clean(binding.exposed)}{bound}"
+    for rule in server.narrowed:
+        taken = f"no {', '.join(map(clean, rule.tools))}" if rule.tools else "nothing of it"
+        taken += f" but {', '.join(map(clean, rule.but))}" if rule.but else ""
+        yield f"  after {clean(rule.after)}: {taken}{at(rule.place)}"
 
 
 def _reach(plan: SandboxPlan, member: str) -> str:

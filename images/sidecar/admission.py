@@ -15,6 +15,7 @@ import difflib
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import unquote
 
@@ -63,7 +64,7 @@ class Filter:
                 self._exact.add(entry)
         self._only = None if rules.only == "*" else {spelling(name) for name in rules.only}
         self._withheld = {spelling(name) for name in rules.withheld}
-        self._labels = {spelling(name): labels for name, labels in rules.labels.items()}
+        self._labels = rules.labels
         self._shapes = {spelling(name): shape for name, shape in rules.shapes.items()}
 
     def shape(self, tool: str) -> ToolShape | None:
@@ -83,23 +84,37 @@ class Filter:
             # A list of tools is closed here, too: what it does not name does not exist in any form.
             return Hidden(f"the environment's `tools` does not name the {kind} {name}")
         if kind == "tool" and spelling(name) in self._withheld:
-            return Hidden(f"policy withholds the tool {name}")
+            return Hidden(f"policy withholds the tool {name}", ruled=True)
         match kind:
             case "tool":
                 if self._all or spelling(name) in self._tools:
-                    return Allowed(labels=self._labels.get(spelling(name), ()))
+                    return Allowed(labels=self._labelled(kind, name))
             case "task":
                 # A task is the answer to a call that was admitted, and belongs to its session.
                 return Allowed()
             case "prompt" | "resource":
                 if self._all or self._named(f"{kind}:{name}"):
-                    return Allowed()
+                    return Allowed(labels=self._labelled(kind, name))
             case "template":
                 # What a template can spell must be inside what was named, whatever is put into it.
                 fixed = name.partition("{")[0]
                 if self._all or f"resource:{fixed}".startswith(self._prefixes):
-                    return Allowed()
+                    return Allowed(labels=self._labelled("resource", fixed))
         return Hidden(f"the server's `tools` does not name the {kind} {name}")
+
+    def _labelled(self, kind: Kind, name: str) -> tuple[str, ...]:
+        """The labels that are declared for a name: a tool's for itself or a pattern (`read_*`), those of prompts and
+        resources as `tools` spells them."""
+        found: dict[str, None] = {}
+        for entry, labels in self._labels.items():
+            if entry.startswith(("prompt:", "resource:")):
+                full = f"{kind}:{name}"
+                hit = full == entry or (entry.endswith("*") and full.startswith(entry[:-1]))
+            else:
+                hit = kind == "tool" and (spelling(entry) == spelling(name) or fnmatchcase(name, entry))
+            if hit:
+                found.update(dict.fromkeys(labels))
+        return tuple(found)
 
     def _named(self, name: str) -> bool:
         if name in self._exact:
@@ -217,7 +232,7 @@ class Admission:
         event = {"event": "denied", "kind": "tool", "name": name, "rule": "pin", "reason": reason}
         digest = hashlib.sha256(now).hexdigest()
         self._tell_once(server, f"{name} {digest}", event | {"diff": _difference(former or b"{}", now)})
-        return Hidden(reason)
+        return Hidden(reason, ruled=True)
 
     def _tell_once(self, server: str, what: str, event: dict[str, Any]) -> None:
         # Lists are made again and again; a hostile server must not fill the record with one fact.

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 
@@ -38,13 +39,24 @@ class Entry(msgspec.Struct, frozen=True, eq=False):
     schema: bytes = b""
     """A tool's input schema, if it wants arguments mirrored in headers."""
 
+    @property
+    def declared(self) -> tuple[str, ...]:
+        """Its labels without those that say where it is from."""
+        return self.labels[2:]
+
 
 class Listing(msgspec.Struct, frozen=True, eq=False):
     """One merged list."""
 
     index: dict[str, Entry]
+    items: Sequence[bytes]
+    """As they are shown, in the order of the index."""
     pages: Sequence[bytes]
     """Each the members of a result, without braces: `"tools":[…]`."""
+    labels: frozenset[str]
+    """Of the entries themselves. Those of a tool are of its results."""
+    withheld: int
+    """How many a rule of the policy or the lock keeps out of it."""
     notes: dict[str, str]
     """Servers that are missing or not complete, and why."""
     missing: bool
@@ -52,6 +64,8 @@ class Listing(msgspec.Struct, frozen=True, eq=False):
     made: float
     hidden: dict[str, tuple[str, str]]
     """Names that a server has and the agent has not: the server, and why. For the record only."""
+    views: dict[frozenset[str], Any] = {}
+    """What is left of it for agents that have seen such labels."""
 
 
 class _Item(msgspec.Struct):
@@ -62,6 +76,21 @@ class _Item(msgspec.Struct):
 
 
 _item = msgspec.json.Decoder(_Item)
+
+
+class _LeftOut(msgspec.Struct):
+    """What of a server's list the agent does not get."""
+
+    faults: list[str]
+    """Names of what is not as the protocol says, with what is wrong."""
+    hidden: dict[str, tuple[str, str]]
+    """Of all servers: see `Listing`."""
+    withheld: int = 0
+    """How many a rule or the lock keeps back."""
+
+    def hide(self, name: str, member: Member, why: Hidden) -> None:
+        self.hidden.setdefault(name, (member.name, why.reason))
+        self.withheld += why.ruled
 
 
 def entry_of(member: Member, kind: Kind, name: str, allowed: Allowed, schema: bytes = b"") -> Entry:
@@ -156,24 +185,26 @@ class Catalog:
         offers: dict[str, list[tuple[Entry, bytes]]] = {}
         notes: dict[str, str] = {}
         hidden: dict[str, tuple[str, str]] = {}
-        missing = False
+        missing, withheld = False, 0
         for member, items in zip(self._members, gathered, strict=True):
             missing |= items is None
             seen: set[str] = set()
-            faults: list[str] = []
+            left = _LeftOut([], hidden)
             for item in items or ():
-                offer = self._offer(member, kind, item, faults, hidden)
+                offer = self._offer(member, kind, item, left)
                 if offer is not None and offer[0].name not in seen:
                     seen.add(offer[0].name)
                     offers.setdefault(offer[0].name, []).append(offer)
             note = (
                 self._admission.listed(member.name, names_of(items)) if kind == "tool" and items is not None else None
             )
-            bad = f"left out, as not what the protocol says: {', '.join(faults[:_FAULTS_TOLD])}" if faults else None
+            withheld += left.withheld
+            faults = ", ".join(left.faults[:_FAULTS_TOLD])
+            bad = f"left out, as not what the protocol says: {faults}" if faults else None
             if note or bad or member.trouble:
                 notes[member.name] = "; ".join(filter(None, (member.trouble, note, bad)))
         index: dict[str, Entry] = {}
-        shown: list[bytes] = []
+        shown: dict[str, bytes] = {}
         for name, same in offers.items():
             for entry, item in same if kind in _RENAMED else same[:1]:
                 public = name
@@ -183,19 +214,16 @@ class Catalog:
                         digest = hashlib.sha256(f"{entry.member.name}\0{name}".encode()).hexdigest()[:16]
                         public = f"{public[: MAX_NAME - 17]}_{digest}"
                     item = renamed(item, public)
-                index[public] = entry
-                shown.append(item)
+                index[public], shown[public] = entry, item
         if kind == "template":
             self._templates = [(literals(uri), entry) for uri, entry in index.items()]
-        key = LISTS[kind][1].encode()
-        pages = [b'"%s":[%s]' % (key, b",".join(shown[i : i + PAGE])) for i in range(0, len(shown) or 1, PAGE)]
-        return Listing(index, pages, notes, missing, self._loop.time(), hidden)
+        listed = tuple(shown.values())
+        own = frozenset(label for e in index.values() for label in e.declared) if kind != "tool" else frozenset()
+        made = self._loop.time()
+        return Listing(index, listed, paged(kind, listed), own, withheld, notes, missing, made, hidden)
 
-    def _offer(
-        self, member: Member, kind: Kind, item: bytes, faults: list[str], hidden: dict[str, tuple[str, str]]
-    ) -> tuple[Entry, bytes] | None:
-        """An item that the agent may see, as it sees it; what is wrong with one goes to `faults`, why it may not see one
-        to `hidden`."""
+    def _offer(self, member: Member, kind: Kind, item: bytes, left: _LeftOut) -> tuple[Entry, bytes] | None:
+        """An item that the agent may see, as it sees it; why it may not goes to `left`."""
         try:
             fields = _item.decode(item)
         except (msgspec.DecodeError, UnicodeDecodeError):
@@ -205,19 +233,19 @@ class Catalog:
             return None
         verdict = self._admission.admit(member.name, kind, name)
         if isinstance(verdict, Hidden):
-            hidden.setdefault(name, (member.name, verdict.reason))
+            left.hide(name, member, verdict)
             return None
         if self._admission.shapes(member.name):
             asked = msgspec.json.decode(item)
             described = self._admission.describe(member.name, kind, asked)
             if isinstance(described, Hidden):
-                hidden.setdefault(name, (member.name, described.reason))
+                left.hide(name, member, described)
                 return None
             if described is not asked:
                 item = jsonrpc.encode(described)
         wrong = fault(kind, item, modern=self._modern)
         if wrong is not None:
-            faults.append(f"{name} ({wrong})")
+            left.faults.append(f"{name} ({wrong})")
             return None
         schema = bytes(_item.decode(item).inputSchema) if b"x-mcp-header" in item else b""
         if kind == "tool":
@@ -246,6 +274,12 @@ class Catalog:
         """A resource that no list names is admitted by itself."""
         verdict = self._admission.admit(member.name, "resource", uri)
         return None if isinstance(verdict, Hidden) else entry_of(member, "resource", uri, verdict)
+
+
+def paged(kind: Kind, items: Sequence[bytes]) -> Sequence[bytes]:
+    """The pages of a list, of which there is at least one."""
+    key = LISTS[kind][1].encode()
+    return [b'"%s":[%s]' % (key, b",".join(items[i : i + PAGE])) for i in range(0, len(items) or 1, PAGE)]
 
 
 def names_of(items: Sequence[bytes]) -> list[str]:

@@ -55,7 +55,7 @@ class Cohort:
         *,
         modern: bool,
     ) -> None:
-        self._audit, self.asking = audit, asking
+        self.audit, self.asking = audit, asking
         self._questions: dict[tuple[Process, bytes], str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.members = {u.name: Member(u, lifecycle, capabilities, modern=modern) for u in upstreams}
@@ -183,7 +183,7 @@ class Cohort:
         member.exited(process)
 
     def on_fault(self, process: Process, error: Exception) -> None:
-        self._audit.emit({"event": "error", "where": f"server {process.server}", "reason": repr(error)})
+        self.audit.emit({"event": "error", "where": f"server {process.server}", "reason": repr(error)})
 
     def _replaced(self, kind: Kind) -> None:
         for audience in list(self.audiences):

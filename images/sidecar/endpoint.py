@@ -17,6 +17,7 @@ from images.sidecar.handshake import MODERN
 from images.sidecar.http import Head
 from images.sidecar.jsonrpc import Batched, Malformed
 from images.sidecar.lines import LineReader, LineStream
+from images.sidecar.narrowing import Narrowing
 from images.sidecar.oldsse import OldSse
 from images.sidecar.reception import Reception
 from images.sidecar.relay import Judges
@@ -45,8 +46,10 @@ class Endpoint:
         trace = spec.trace or fresh()
         judges = Judges(guarding=guarding, audit=audit, result_limit=spec.limits.result_bytes, trace=trace)
         router = Router(admission, judges)
-        self.reception = Reception(self.upstreams, spec.lifecycle, admission, audit, Asking(guarding, audit), router)
-        self.stateless = Stateless(router, partial(self.reception.make_cohort, modern=True))
+        self._narrowing = Narrowing(guarding, audit.emit)
+        asking = Asking(guarding, audit)
+        self.reception = Reception(self.upstreams, spec.lifecycle, admission, audit, asking, router, self._narrowing)
+        self.stateless = Stateless(router, partial(self.reception.make_cohort, modern=True), self._narrowing)
         self._channels = Channels(self)
         self._old_sse = OldSse(self._channels)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -74,6 +77,7 @@ class Endpoint:
     async def close(self) -> None:
         """Ends sessions, processes and sockets."""
         self._timer.cancel()
+        self._narrowing.close()
         self.reception.close()
         for caller in self.stateless.callers.values():
             caller.cohort.close()

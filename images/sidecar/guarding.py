@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 import orjson
 
 from images.sidecar.config import ModuleConfig, ToolShape
-from images.sidecar.seams import Call, Verdict
+from images.sidecar.seams import Call, Narrows, Verdict
 from images.sidecar.shapes import filled
 
 GUARD_SECONDS = 5.0
@@ -53,6 +53,13 @@ class Module(Protocol):
         value: Any,
         labels: frozenset[str],
     ) -> Judgement: ...
+
+    @property
+    def narrows(self) -> bool: ...
+    @property
+    def run_wide(self) -> bool: ...
+    def telling(self, labels: frozenset[str]) -> frozenset[str]: ...
+    def withdrawn(self, method: str, server: str, name: str, telling: frozenset[str]) -> Judgement | None: ...
 
 
 class Shapes(Protocol):
@@ -102,6 +109,13 @@ class Guarding:
             and not (self._loading.done() and self._loading.exception() is None and not self._loading.result().active)
         )
 
+    async def narrows(self) -> Narrows | None:
+        """What the module's policy takes away by labels."""
+        if self._loading is None:
+            return None
+        module = await asyncio.shield(self._loading)
+        return Narrowed(module, self._emit) if module.narrows else None
+
     async def request(self, call: Call) -> Verdict:
         """Judges a request, with what is bound in it."""
         params = dict(call.params)
@@ -148,6 +162,34 @@ class Guarding:
                 {"event": "error", "where": "guard", "call": call.id, "error": f"{type(error).__name__}: {error}"}
             )
         return Verdict(kind="deny", rule="guard failure", reason=reason)
+
+
+class Narrowed:
+    """Implements the endpoint's seam over a module. What cannot be found out is withdrawn."""
+
+    def __init__(self, module: Module, emit: Callable[[dict[str, Any]], None]) -> None:
+        self._module, self._emit = module, emit
+        self.run_wide = module.run_wide
+
+    def telling(self, labels: frozenset[str]) -> frozenset[str]:
+        """All of them, if the module cannot tell."""
+        try:
+            return self._module.telling(labels)
+        except Exception as error:
+            self._failed(error)
+            return labels
+
+    def withdrawn(self, method: str, server: str, name: str, telling: frozenset[str]) -> str | None:
+        """The rule, as a denial names it."""
+        try:
+            said = self._module.withdrawn(method, server, name, telling)
+        except Exception as error:
+            self._failed(error)
+            return "guard failure"
+        return None if said is None else said.rule or "policy"
+
+    def _failed(self, error: Exception) -> None:
+        self._emit({"event": "error", "where": "narrowing", "error": f"{type(error).__name__}: {error}"})
 
 
 def _arguments(params: dict[str, Any]) -> dict[str, Any]:

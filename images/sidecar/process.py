@@ -156,6 +156,8 @@ class Process:
         self.instructions = ""
         self.faults = 0
         """Messages that were no JSON-RPC, or answers to nothing."""
+        self.labels = frozenset(("src:mcp", f"mcp:{server}"))
+        """Of what it says by itself: it may hold anything that any of its calls was for."""
         self.used = monotonic()
         self.held = 0
         """Requests of the server that wait for the agent: time-outs stand still meanwhile."""

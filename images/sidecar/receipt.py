@@ -24,7 +24,10 @@ _LONGEST_METHOD, _LONGEST_NAME, _LONGEST_ERROR = 128, 256, 512
 class Receipt:
     """What the record gets to know of a request beside its outcome. The request's span is ours: its id is made here."""
 
-    __slots__ = ("_audit", "_began", "_denied", "_start", "bytes_in", "id", "method", "session", "span_id", "trace")
+    __slots__ = (
+        "_audit", "_began", "_denied", "_start",
+        "bytes_in", "id", "method", "session", "span_id", "trace", "withheld",
+    )  # fmt: skip
 
     def __init__(self, audit: Audit, id: int, session: str, method: str, size: int, trace: Trace) -> None:
         self._audit = audit
@@ -34,6 +37,8 @@ class Receipt:
         self.trace = trace
         """Where the request stands: the agent's span, or the run's."""
         self.span_id = new_span_id()
+        self.withheld = 0
+        """How much a rule or a guard took out of the answer."""
 
     @property
     def milliseconds(self) -> float:
@@ -66,6 +71,8 @@ class Receipt:
         self, event: str, size: int, *, is_error: bool, decision: str = "allow", rule: str | None = None, **more: Any
     ) -> None:
         """Writes the event."""
+        if self.withheld:
+            more["withheld"] = self.withheld
         self._audit.emit({
             "event": event, "id": self.id, "session": self.session, "method": self.method,
             "decision": decision, "rule": rule, "labels": [], "bytesIn": self.bytes_in, "bytesOut": size,

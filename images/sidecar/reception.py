@@ -13,6 +13,7 @@ from images.sidecar.cohort import Cohort
 from images.sidecar.exchange import Exchange
 from images.sidecar.handshake import CLIENT, LEGACY
 from images.sidecar.jsonrpc import Incoming, Malformed
+from images.sidecar.narrowing import Narrowing
 from images.sidecar.router import Router
 from images.sidecar.seams import Admission, Audit, Lifecycle
 from images.sidecar.sessions import MAX_SESSIONS, VERSIONS, Session, Sessions, offers
@@ -34,9 +35,10 @@ class Reception:
         audit: Audit,
         asking: Asking,
         router: Router,
+        narrowing: Narrowing,
     ) -> None:
         self._upstreams, self._lifecycle, self._admission = upstreams, lifecycle, admission
-        self._audit, self._asking = audit, asking
+        self._audit, self._asking, self._narrowing = audit, asking, narrowing
         self._loop = asyncio.get_running_loop()
         self.router = router
         self.sessions = Sessions()
@@ -66,7 +68,7 @@ class Reception:
             return None
         version = asked if asked in VERSIONS else LEGACY
         cohort, own = self._cohort(capabilities)
-        session = Session(version, capabilities, cohort, main)
+        session = Session(version, capabilities, cohort, self._narrowing, main)
         receipt.session = session.id
         if own:
             self._own[session] = cohort

@@ -19,6 +19,7 @@ from images.sidecar.catalog import Entry
 from images.sidecar.exchange import Exchange
 from images.sidecar.handshake import META
 from images.sidecar.jsonrpc import OURS, RawMap
+from images.sidecar.narrowing import Sight
 from images.sidecar.process import Process
 from images.sidecar.receipt import Receipt
 from images.sidecar.seams import Audit, Call, Guarding, Verdict
@@ -48,8 +49,8 @@ class Caller(Protocol):
     id: str
     modern: bool
     """Speaks 2026-07-28."""
-    seen: frozenset[str]
-    """Labels of what was served to it so far."""
+    sight: Sight
+    """What was handed to it so far."""
 
     def envelope(self) -> RawMap:
         """What a stateless server wants in the `_meta` of each request of this caller."""
@@ -98,7 +99,7 @@ class Relay:
     async def judge(self, fields: RawMap) -> RawMap | None:
         """The params as guards leave them; None if they refused, and the agent has been told."""
         params = json.loads(jsonrpc.encode(fields))
-        verdict = self._verdict = await self._judges.guarding.request(self._call(params, self._caller.seen))
+        verdict = self._verdict = await self._judges.guarding.request(self._call(params, self._caller.sight.labels))
         if verdict.kind == "deny":
             self._arguments = _sample(fields)
             self.deny(verdict)
@@ -117,6 +118,8 @@ class Relay:
         params = jsonrpc.encode(fields)
         self._receipt.bytes_in = len(params)
         self._arguments = _sample(fields)
+        if not process.labels.issuperset(self.entry.labels):
+            process.labels |= frozenset(self.entry.labels)
         if self.method == "tasks/result":
             process.stand(self.method, params, self, number)  # answered when the task ends, whenever that is
         else:
@@ -182,7 +185,7 @@ class Relay:
     async def _judge_error(self, error: Raw) -> None:
         """An error carries a server's text too, and a guard that may not see it cannot keep it back."""
         shown = jsonrpc.encode({"content": [{"type": "text", "text": bytes(error).decode()}], "isError": True})
-        labels = self._caller.seen | frozenset(self.entry.labels)
+        labels = self._caller.sight.labels | frozenset(self.entry.labels)
         verdict = await self._judges.guarding.result(self._call({}, labels), shown)
         if verdict.kind == "allow":
             self._pass_error(error)
@@ -214,6 +217,7 @@ class Relay:
             fields["progressToken"] = self._token
             message = jsonrpc.notification("notifications/progress", jsonrpc.encode(fields))
             self.exchange.send(message, droppable=True)
+            self._caller.sight.saw(frozenset(self.entry.labels))
 
     def on_late(self) -> None:
         self.exchange.commit()
@@ -240,7 +244,7 @@ class Relay:
     async def _judge_result(self, result: RawMap, size: int) -> None:
         raw = b"".join(result_parts(dict(result), b""))
         before = self._verdict
-        labels = self._caller.seen | frozenset(self.entry.labels)
+        labels = self._caller.sight.labels | frozenset(self.entry.labels)
         params = json.loads(jsonrpc.encode(self.fields))
         verdict = await self._judges.guarding.result(self._call(params, labels), raw)
         if verdict.kind == "deny":
@@ -291,10 +295,10 @@ class Relay:
             labels += sorted(verdict.labels)
         if self.process is not None:
             entry.member.upstream.health.called(self._receipt.milliseconds)
-        withheld = {"withheld": self._withheld} if self._withheld else {}
+        self._receipt.withheld = self._withheld
         self._receipt.tell(
             "call", size, is_error=is_error, decision=decision, rule=rule, labels=labels, server=entry.member.name,
-            name=entry.name, arguments=self._arguments, result=result or None, **withheld,
+            name=entry.name, arguments=self._arguments, result=result or None,
         )  # fmt: skip
 
 

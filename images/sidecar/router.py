@@ -145,19 +145,27 @@ class Router:
 
     async def _answer_list(self, caller: Asker, exchange: Exchange, kind: Kind, page: int) -> None:
         listing = await caller.cohort.catalog.listing(kind)
-        if page >= len(listing.pages):
+        pages, withdrawn = await caller.sight.view(kind, listing)
+        if page >= len(pages):
             raise Malformed(jsonrpc.INVALID_PARAMS, "Invalid cursor")
-        parts = [b"{", listing.pages[page]]
-        if page + 1 < len(listing.pages):
+        parts = [b"{", pages[page]]
+        if page + 1 < len(pages):
             parts.append(b',"nextCursor":"%d"' % (page + 1))
         shown = {
             name: member.upstream.health.shown(listing.notes.get(name, ""))
             for name, member in caller.cohort.members.items()
             if kind == "tool" or name in listing.notes
         }
-        if shown:
-            parts.append(b',"_meta":{"%sservers":%s}' % (OURS.encode(), jsonrpc.encode(shown)))
+        withheld = listing.withheld + len(withdrawn)
+        meta: dict[str, Any] = {f"{OURS}servers": shown} if shown else {}
+        if withheld:
+            meta[f"{OURS}withheld"] = withheld
+        if meta:
+            parts.append(b',"_meta":%s' % jsonrpc.encode(meta))
+        if exchange.receipt is not None:
+            exchange.receipt.withheld = withheld
         exchange.result((*parts, b"}"))
+        caller.sight.saw(listing.labels)
 
     # --- uses
 

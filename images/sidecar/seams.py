@@ -76,6 +76,8 @@ class Hidden:
     """The name does not exist for the agent; the reason goes to the record only."""
 
     reason: str
+    ruled: bool = False
+    """A policy or the lock says so, against what `tools` names: agents are told how many of those there are."""
 
 
 class Admission(Protocol):
@@ -126,8 +128,29 @@ class Verdict:
     """Labels which the result carries in addition."""
 
 
+class Narrows(Protocol):
+    """What labels take away: the requests that are closed to whoever has seen data with a label."""
+
+    @property
+    def run_wide(self) -> bool:
+        """Whether what one session has seen counts in every session of the run."""
+        ...
+
+    def telling(self, labels: frozenset[str]) -> frozenset[str]:
+        """Those of the labels on which it depends what is withdrawn."""
+        ...
+
+    def withdrawn(self, method: str, server: str, name: str, telling: frozenset[str]) -> str | None:
+        """The rule that closes the request, whatever its params are; None if none does. `telling` is of `telling`."""
+        ...
+
+
 class Guarding(Protocol):
     """Judges requests and results of every method. Must not raise: a guard that fails is a denial."""
+
+    async def narrows(self) -> Narrows | None:
+        """What labels take away, once it is known; None if they take nothing."""
+        ...
 
     @property
     def active(self) -> bool:

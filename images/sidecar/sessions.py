@@ -15,6 +15,7 @@ from images.sidecar.cohort import OFFERS, Cohort
 from images.sidecar.exchange import Exchange
 from images.sidecar.handshake import CLIENT, LEGACY, META, MODERN
 from images.sidecar.jsonrpc import Incoming, Malformed, RawMap
+from images.sidecar.narrowing import Narrowing
 from images.sidecar.process import Process, ServerError
 from images.sidecar.relay import Relay
 from images.sidecar.seams import Kind
@@ -51,6 +52,7 @@ class Ask(msgspec.Struct, eq=False):
     """A request to the client that waits for its answer."""
 
     process: Process
+    method: str
     answer: Answer
     timer: asyncio.TimerHandle
     spelt_id: bytes = b""
@@ -64,7 +66,12 @@ class Session:
     modern = False
 
     def __init__(
-        self, version: str, capabilities: dict[str, object], cohort: Cohort, main: MessageStream | None = None
+        self,
+        version: str,
+        capabilities: dict[str, object],
+        cohort: Cohort,
+        narrowing: Narrowing,
+        main: MessageStream | None = None,
     ) -> None:
         self.id = secrets.token_hex(16)
         self.version, self.capabilities, self.cohort = version, capabilities, cohort
@@ -81,8 +88,7 @@ class Session:
         self.tasks = Tasks()
         self.level = ""
         self.watched: set[str] = set()
-        self.seen: frozenset[str] = frozenset()
-        """Labels of everything that was served to this session."""
+        self.sight = narrowing.sight(self.id, cohort.catalog, self.on_changed, whole_run=False)
         self.used = monotonic()
         cohort.audiences.add(self)
 
@@ -132,8 +138,7 @@ class Session:
     def ended(self, relay: Relay) -> None:
         self.relays.pop(relay.exchange.id, None)
         self.used = monotonic()
-        if not self.seen.issuperset(relay.delivered):
-            self.seen |= relay.delivered
+        self.sight.saw(relay.delivered)
 
     def envelope(self) -> RawMap:
         """What a stateless server wants to know of this client with each request."""
@@ -167,7 +172,8 @@ class Session:
         fields = jsonrpc.members(params)
         relay = self.relays.get(bytes(fields.get("requestId", Raw(b""))))
         if relay is not None:
-            reason = fields.get("reason", Raw(b'""'))
+            # The reason is text of the agent's, and goes to the server.
+            reason = Raw(b'""') if self._closed_at(relay.entry.member.name) else fields.get("reason", Raw(b'""'))
             relay.cancel(msgspec.json.decode(reason, type=str) if bytes(reason)[:1] == b'"' else "")
 
     # --- what servers say
@@ -181,6 +187,7 @@ class Session:
         if method == "notifications/message":
             if self._wants(params):
                 self._near(process, jsonrpc.notification(method, params))
+                self.sight.saw(process.labels)
         elif method == "notifications/resources/updated":
             try:
                 uri = jsonrpc.text(jsonrpc.members(params), "uri")
@@ -188,18 +195,21 @@ class Session:
                 return
             if uri in self.watched:
                 self._tell(jsonrpc.notification(method, params))
+                self.sight.saw(process.labels)
         elif method == "notifications/cancelled":
             self._withdraw(process, params)
         elif method == "notifications/tasks/status":
             self._task_changed(process, method, params)
         elif method == "notifications/elicitation/complete":
             self._near(process, jsonrpc.notification(method, params))
+            self.sight.saw(process.labels)
 
     def _task_changed(self, process: Process, method: str, params: bytes) -> None:
         try:
             fields = jsonrpc.members(params)
             if self.tasks.known(process.server, fields):
                 self._tell(jsonrpc.notification(method, jsonrpc.encode(fields)))
+                self.sight.saw(process.labels)
         except Malformed:
             return
 
@@ -260,12 +270,13 @@ class Session:
         self._ask_count += 1
         number = self._ask_count
         timer = self._loop.call_later(_ASK_SECONDS, self._expired, number)
-        ask = self._asks[number] = Ask(process, answer, timer)
+        ask = self._asks[number] = Ask(process, method, answer, timer)
         process.held += 1
         message = jsonrpc.request(number, method, params)
         relay = self._asking(process)
         if relay is None or not relay.exchange.send(message):
             self.main.send(message)
+        self.sight.saw(process.labels)
         return ask
 
     async def ask(self, process: Process, method: str, params: bytes) -> bytes:
@@ -294,15 +305,28 @@ class Session:
         ask = self._take(int(spelt)) if spelt.isdigit() and len(spelt) < 12 else None
         if ask is None:
             return
+        rule = self._closed_at(ask.process.server, ask.method)
+        if rule is not None:
+            ask.answer(b"error", jsonrpc.encode({"code": jsonrpc.INVALID_REQUEST, "message": f"Denied by {rule}"}))
+            told = {"session": self.id, "server": ask.process.server, "method": ask.method, "rule": rule}
+            self.cohort.audit.emit({"event": "denied", **told, "reason": "of what the session has seen by now"})
+            return
         kind, value = (b"result", message.result) if bytes(message.result) else (b"error", message.error)
         ask.answer(kind, bytes(value))
+
+    def _closed_at(self, server: str, method: str = "") -> str | None:
+        """The rule that closes a server to more text of this client: what it asked for, or a call that it works on. An
+        answer would bring to the call what the client has seen since it was admitted."""
+        asked = self.sight.closed(method, server) if method else None
+        at_work = (r.entry for r in self.relays.values() if r.entry.member.name == server)
+        return asked or next(filter(None, (self.sight.closed("tools/call", server, e.name) for e in at_work)), None)
 
     def progressed(self, params: Raw) -> None:
         """The client's progress with a request of a server."""
         fields: RawMap = jsonrpc.members(params)
         spelt = bytes(fields.get("progressToken", Raw(b"")))
         ask = self._asks.get(int(spelt)) if spelt.isdigit() and len(spelt) < 12 else None
-        if ask is not None and ask.token is not None:
+        if ask is not None and ask.token is not None and not self._closed_at(ask.process.server, ask.method):
             fields["progressToken"] = ask.token
             ask.process.notify("notifications/progress", jsonrpc.encode(fields))
 
@@ -339,6 +363,7 @@ class Session:
     def close(self) -> None:
         """The client is gone for good: what it asked is cancelled, what it was asked is refused."""
         self.cohort.audiences.discard(self)
+        self.sight.close()
         for relay in list(self.relays.values()):
             relay.cancel("the session ended")
         self.refuse_all("the session ended")

@@ -16,6 +16,7 @@ from images.sidecar.connection import Buffers
 from images.sidecar.exchange import AnswerStream, Exchange, OpenStream, Way
 from images.sidecar.handshake import CLIENT, META, MODERN, UNSUPPORTED_VERSION
 from images.sidecar.jsonrpc import Incoming, Malformed, RawMap
+from images.sidecar.narrowing import Narrowing, Sight
 from images.sidecar.parked import Parking, Question, Waiting
 from images.sidecar.process import Process
 from images.sidecar.relay import Relay
@@ -101,10 +102,13 @@ class Caller:
 
     modern = True
 
-    def __init__(self, cohort: Cohort, capabilities: Mapping[str, object], parking: Parking) -> None:
+    def __init__(
+        self, cohort: Cohort, capabilities: Mapping[str, object], parking: Parking, narrowing: Narrowing
+    ) -> None:
         self.id = "stateless"
         self.cohort, self.capabilities, self._parking = cohort, capabilities, parking
-        self.seen: frozenset[str] = frozenset()
+        # Which agent asks is not known: what anybody on this link has seen may be in what is sent.
+        self.sight = narrowing.sight(self.id, cohort.catalog, self._tell, whole_run=True)
         self.relays: dict[int, Relay] = {}
         self.used = asyncio.get_running_loop().time()
         cohort.audiences.add(self)
@@ -125,8 +129,7 @@ class Caller:
         self.relays.pop(relay.id, None)
         self.used = asyncio.get_running_loop().time()
         self._parking.ended(relay)
-        if not self.seen.issuperset(relay.delivered):
-            self.seen |= relay.delivered
+        self.sight.saw(relay.delivered)
 
     def takes(self, relay: Relay, result: RawMap) -> bool:
         """A stateless server's result is spelt with its type first; one of the older era gets its type with the answer."""
@@ -143,6 +146,16 @@ class Caller:
     def on_changed(self, kind: Kind) -> None:
         """Nobody listens here: listeners are an audience of their own."""
 
+    def _tell(self, kind: Kind) -> None:
+        for audience in list(self.cohort.audiences):
+            if isinstance(audience, Listener):
+                audience.on_changed(kind)
+
+    def close(self) -> None:
+        """Nobody has asked as this caller for a while."""
+        self.sight.close()
+        self.cohort.close()
+
     def on_said(self, process: Process, method: str, params: bytes) -> None:
         if method == "notifications/cancelled":
             try:
@@ -153,6 +166,7 @@ class Caller:
             for relay in self.relays.values():
                 if relay.process is process and relay.exchange.can_stream and _wants(relay, params):
                     relay.exchange.send(jsonrpc.notification(method, params), droppable=True)
+                    self.sight.saw(process.labels)
                     return
 
     def on_asked(self, process: Process, spelt_id: bytes, method: str, params: bytes) -> bool:
@@ -162,8 +176,21 @@ class Caller:
         # A server on a pipe does not say for which call it asks. One that waits for an answer already asks no more.
         calls = [relay for relay in self.relays.values() if relay.process is process]
         asking = [relay for relay in calls if not isinstance(relay.exchange, Waiting)] or calls
-        reply = partial(self.cohort.reply, process, spelt_id)
-        return bool(asking) and self._parking.ask(asking[-1], Question(process, spelt_id, method, params, reply))
+        if not asking:
+            return False
+        self.sight.saw(process.labels)
+        reply = partial(self._reply, process, spelt_id, method, asking[-1])
+        return self._parking.ask(asking[-1], Question(process, spelt_id, method, params, reply))
+
+    def _reply(self, process: Process, spelt_id: bytes, method: str, relay: Relay, kind: bytes, value: bytes) -> None:
+        """Hands the agent's answer on, unless what was seen since closes the question or the call that it is for."""
+        server = process.server
+        rule = self.sight.closed(method, server) or self.sight.closed(relay.method, server, relay.entry.name)
+        if rule is not None:
+            kind, value = b"error", jsonrpc.encode({"code": jsonrpc.INVALID_REQUEST, "message": f"Denied by {rule}"})
+            told = {"session": self.id, "server": server, "method": method, "rule": rule}
+            self.cohort.audit.emit({"event": "denied", **told, "reason": "of what was seen in the run by now"})
+        self.cohort.reply(process, spelt_id, kind, value)
 
 
 def _wants(relay: Relay, params: bytes) -> bool:
@@ -178,8 +205,8 @@ def _wants(relay: Relay, params: bytes) -> bool:
 class Listener:
     """One `subscriptions/listen`: the stream that tells a stateless agent what changed. Implements `cohort.Audience`."""
 
-    def __init__(self, exchange: StatelessExchange, cohort: Cohort, wanted: dict[str, object]) -> None:
-        self._exchange, self._cohort = exchange, cohort
+    def __init__(self, exchange: StatelessExchange, cohort: Cohort, sight: Sight, wanted: dict[str, object]) -> None:
+        self._exchange, self._cohort, self._sight = exchange, cohort, sight
         self._kinds = {kind for kind, (flag, _) in _FLAGS.items() if wanted.get(flag) is True}
         uris = wanted.get("resourceSubscriptions")
         self.uris = {uri for uri in uris if isinstance(uri, str)} if isinstance(uris, list) else set()
@@ -207,6 +234,7 @@ class Listener:
                 fields = jsonrpc.members(params)
                 if jsonrpc.text(fields, "uri") in self.uris:
                     self._tell(method, {"uri": fields["uri"]})
+                    self._sight.saw(process.labels)
             except Malformed:
                 return
 
@@ -221,8 +249,8 @@ class Listener:
 class Stateless:
     """Answers the requests of stateless agents."""
 
-    def __init__(self, router: Router, make_cohort: Callable[[bytes], Cohort]) -> None:
-        self._router, self._make_cohort = router, make_cohort
+    def __init__(self, router: Router, make_cohort: Callable[[bytes], Cohort], narrowing: Narrowing) -> None:
+        self._router, self._make_cohort, self._narrowing = router, make_cohort, narrowing
         self._loop = asyncio.get_running_loop()
         self._parking = Parking()
         self.callers: dict[bytes, Caller] = {}
@@ -276,7 +304,8 @@ class Stateless:
         key = jsonrpc.encode(capabilities)
         caller = self.callers.get(key)
         if caller is None:
-            caller = self.callers[key] = Caller(self._make_cohort(key), capabilities, self._parking)
+            caller = Caller(self._make_cohort(key), capabilities, self._parking, self._narrowing)
+            self.callers[key] = caller
             self._bound()
         caller.used = self._loop.time()
         return caller
@@ -285,7 +314,7 @@ class Stateless:
         """Ends the cohort that was idle longest when there are many."""
         idle = [(c.used, key) for key, c in self.callers.items() if not c.relays and len(c.cohort.audiences) == 1]
         if len(self.callers) > _MAX_CALLERS and len(idle) > 1:
-            self.callers.pop(min(idle)[1]).cohort.close()
+            self.callers.pop(min(idle)[1]).close()
 
     async def _discover(self, exchange: Exchange, caller: Caller) -> None:
         await caller.cohort.open()
@@ -305,7 +334,7 @@ class Stateless:
         if listeners >= _MAX_LISTENERS:
             raise Malformed(jsonrpc.INVALID_REQUEST, f"{_MAX_LISTENERS} listeners are there already")
         wanted = json.loads(bytes(fields.get("notifications", b"{}")))
-        listener = Listener(exchange, caller.cohort, wanted if isinstance(wanted, dict) else {})
+        listener = Listener(exchange, caller.cohort, caller.sight, wanted if isinstance(wanted, dict) else {})
         listener.begin()
         caller.cohort.watch(listener.uris)
 

@@ -37,6 +37,9 @@ class Permissive:
     def listed(self, server: str, names: Sequence[str]) -> str | None:
         return None
 
+    async def narrows(self) -> None:
+        return None
+
     async def request(self, call: Call) -> Verdict:
         return Verdict(kind="allow")
 

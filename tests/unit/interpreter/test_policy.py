@@ -429,6 +429,7 @@ def test_what_two_patterns_have_in_common(one: str, other: str, both: str | None
         ({"deny": [3]}, "policy @p.deny[0] must be a string, got a number", None),
         ({"defaults": {"rules": ["no-secret-exfill"]}}, "policy @p.defaults.rules[0] cannot be", "no-secret-exfil"),
         ({"defaults": {"unlabeled": "maybe"}}, "policy @p.defaults.unlabeled cannot be 'maybe'", "trusted"),
+        ({"defaults": {"taint": "link"}}, "policy @p.defaults.taint cannot be 'link'", "session"),
         ({"labels": {"src:mcp": {"denny": []}}}, "policy @p.labels.src:mcp has no key 'denny'", "deny"),
         ({"labels": {"a b": {"deny": []}}}, "policy @p.labels.a b is no label", "src:mcp"),
         ({"env": {"net": {"allow": ["*"]}}}, "policy @p.env.net.allow[0] is no host: '*' is too wide", None),

@@ -14,15 +14,18 @@ from interpreter.declarations import (
     McpConfig,
     Network,
     PathRule,
+    Place,
     ToolBinding,
 )
 from interpreter.declarations import Limits as Asked
+from interpreter.policy_parse import parse_policy
 from runner.errors import Unsupported
 from runner.invariants import check
 from runner.plan import AGENT, SIDECAR, WORKSPACE, Mount, digest, from_json, json_schema, to_json
 from runner.planner import plan
 from runner.planner_files import OBEYED, forbidden
 from runner.planner_options import PathFact
+from runner.report_plan import plan_text
 from runner.survey import survey
 from tests.support.plans import facts, full, good, options, place, readonly, server
 
@@ -93,6 +96,31 @@ def test_the_tools_of_the_environment_narrow_those_of_every_server() -> None:
         ("github", ("list", "make", "create_issue"), ("close",)),
     ]
     assert [s.only for s in plan(full(mcp=config), options()).servers] == ["*", "*"]
+
+
+def test_the_plan_says_what_labels_will_take_away() -> None:
+    def at(path: tuple[str | int, ...]) -> Place | None:
+        return place(12) if path[:2] == ("labels", "src:mcp") else place(3)
+
+    said = {
+        "labels": {
+            "src:mcp": {"deny": ["op:mcp:github:create_issue", "destructive"]},
+            "secret": {"deny": ["op:mcp:github"], "allow": ["op:mcp:github:list_issues"]},
+        }
+    }
+    policy = parse_policy(said, name="p", locate=at).json()
+    config = McpConfig(servers=(server("github", labels={"drop": ("destructive",)}), server("tickets")))
+    made = plan(full(mcp=config, policy=policy), options())
+    github, tickets = made.servers
+    assert [(n.after, n.tools, n.but) for n in github.narrowed] == [
+        ("src:mcp", ("create_issue", "drop"), ()),
+        ("secret", (), ("list_issues",)),
+    ]
+    assert tickets.narrowed == ()
+    text = plan_text(made)
+    assert f"after src:mcp: no create_issue, drop ({place(12)})" in text
+    assert f"after secret: nothing of it but list_issues ({place(3)})" in text
+    assert from_json(to_json(made)) == made
 
 
 def test_no_list_means_public_hosts_for_the_agent_and_nothing_for_a_server() -> None:

@@ -12,7 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from images.sidecar.endpoint import Endpoint
-from images.sidecar.seams import Allowed, Call, EndpointSpec, Hidden, Kind, Lifecycle, Limits, ServerSpec, Verdict
+from images.sidecar.seams import (
+    Allowed,
+    Call,
+    EndpointSpec,
+    Hidden,
+    Kind,
+    Lifecycle,
+    Limits,
+    Narrows,
+    ServerSpec,
+    Verdict,
+)
 from images.sidecar.trace import Trace
 
 TOKEN = "token-of-this-run"
@@ -30,6 +41,7 @@ class Gate:
         self.judge_request: Callable[[Call], Awaitable[Verdict]] | None = None
         self.judge_result: Callable[[Call, bytes], Awaitable[Verdict]] | None = None
         self.descriptions: dict[str, str] = {}
+        self.narrowed: Narrows | None = None
         self.read = asyncio.Event()
         """Whether the record's reader keeps up."""
         self.read.set()
@@ -48,6 +60,9 @@ class Gate:
 
     def listed(self, server: str, names: Sequence[str]) -> str | None:
         return None
+
+    async def narrows(self) -> Narrows | None:
+        return self.narrowed
 
     async def request(self, call: Call) -> Verdict:
         return await self.judge_request(call) if self.judge_request else Verdict(kind="allow")

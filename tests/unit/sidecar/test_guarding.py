@@ -42,6 +42,8 @@ class FakeModule:
 
     decide: Judge
     active: bool = True
+    narrows: bool = False
+    run_wide: bool = False
     asked: list[tuple[str, str, str, Any]] = field(default_factory=list)
 
     async def judge(
@@ -55,6 +57,12 @@ class FakeModule:
     ) -> Said:
         self.asked.append((direction, method, name, value))
         return await self.decide(direction, method, server, name, value, labels)
+
+    def telling(self, labels: frozenset[str]) -> frozenset[str]:
+        return labels
+
+    def withdrawn(self, method: str, server: str, name: str, telling: frozenset[str]) -> Said | None:
+        return None
 
 
 def deciding(said: Said | None = None, **by_name: Said) -> Judge:
