@@ -103,6 +103,9 @@ def build(config: Config, around: Around) -> EnvironmentSpec:
         outer = Bounds.of(around.parent)
         check_narrower(outer, bounds, span=None, place=config.place)
         bounds = bounds.inside(outer)
+        if config.bounds.network is None:
+            # As the parent's was stated: without its grant there is none, and `local` refuses a "none" that nobody asked for.
+            bounds = replace(bounds, network=around.parent.network)
     policy = around.policy
     net = narrow_network(bounds.network or Network(), policy, warnings)
     tools = _narrow_names(bounds.tools, policy, "tools", warnings)

@@ -24,6 +24,7 @@ from interpreter.ports import (
     Command,
     CommandResult,
     Denial,
+    Directory,
     FilePort,
     Output,
     Ports,
@@ -265,6 +266,11 @@ def _obey(policy: Policy, operation: Operation, request: Request, output: Output
 async def run_command(ports: Ports, command: Command) -> CommandResult:
     assert ports.commands is not None
     return await ports.commands.run(command)
+
+
+async def open_directory(ports: Ports, *, project: bool) -> Directory:
+    assert ports.commands is not None
+    return await ports.commands.directory(project=project)
 
 
 def read_file(files: FilePort, path: Path) -> bytes:

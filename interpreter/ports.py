@@ -51,11 +51,37 @@ class CommandResult:
     timed_out: bool = False
 
 
+class Directory(Protocol):
+    """A directory of its own in which commands can start: a workspace as files. Paths are relative and clean.
+
+    What lies in it was written by programs that nobody trusts: neither call follows a symbolic link, and both are bounded.
+    """
+
+    @property
+    def path(self) -> str:
+        """Where it is, as commands see it."""
+        ...
+
+    async def write(self, files: Mapping[str, bytes], gone: Sequence[str] = ()) -> None:
+        """Puts files there and removes others. Errors: `OSError`."""
+        ...
+
+    async def read(self) -> Mapping[str, bytes]:
+        """Every regular file in it. Errors: `OSError`, also where there is more than a workspace may hold."""
+        ...
+
+    async def close(self) -> None: ...
+
+
 class CommandPort(Protocol):
     """Runs programs: on the host for `local`, by exec in the agent's container inside an environment."""
 
     async def run(self, command: Command) -> CommandResult:
         """Errors: `OSError` when the program cannot be started; a non-zero exit is a result, not an error."""
+        ...
+
+    async def directory(self, *, project: bool = False) -> Directory:
+        """A new directory beside these commands; with `project` it shows the project's files as links. Errors: `OSError`."""
         ...
 
 

@@ -135,7 +135,7 @@ def bridge() -> Recipe:
     """The static bridge, alone in its image."""
     sources = [
         _project_file(f"bridge/{name}", f"/src/{name}")
-        for name in ("bridge.h", "bridge.c", "canary.c", "end.c", "forward.c", "put.c", "serve.c", "talk.c")
+        for name in ("bridge.h", "bridge.c", "canary.c", "end.c", "forward.c", "put.c", "serve.c", "talk.c", "tree.c")
     ]
     compile_ = ["musl-gcc", "-static", "-O2", "-s", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-fstack-protector-strong",
                 "-o", "/.mlld/bin/bridge", *(f.path for f in sources if f.path.endswith(".c"))]  # fmt: skip

@@ -19,8 +19,10 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
-from interpreter.ports import Command, CommandResult, FilePort, Witnessed
+from interpreter.ports import Command, CommandResult, Directory, FilePort, Witnessed
 from runner.backends.base import Backend, Execution, Pipe, Seats
+from runner.backends.docker_directory import SeatDirectory
+from runner.backends.local_directory import HostDirectory
 from runner.backends.waiting import finished
 from runner.commands import execution
 from runner.endpoint import Endpoint
@@ -209,6 +211,12 @@ class Sandbox:
                 "one program with its arguments runs without",
             )
         return await self.execute(wanted)
+
+    async def directory(self, *, project: bool = False) -> Directory:
+        """A directory in the agent's seat (`ports.CommandPort`)."""
+        if self.plan.provider == "local":
+            return HostDirectory(shows=self.plan.workspace if project else None)
+        return SeatDirectory(self.execute, project=project)
 
     async def execute(self, wanted: Execution, *, member: str = AGENT) -> CommandResult:
         """Runs a program in a seat. Errors: `OSError` if it cannot be started, else what stopped the run."""

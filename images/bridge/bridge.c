@@ -2,7 +2,7 @@
  *
  *   bridge [--lease | --hold SOCKET] [--canary] [--env-file F] [--env-from NAME=FILE]...
  *          [--forward 127.0.0.1:PORT=SOCKET]... [--serve SOCKET [--max N] -- ARGV... | --run [--input TEXT] -- ARGV...]
- *   bridge --talk SOCKET | --put PATH | --end NAME=VALUE
+ *   bridge --talk SOCKET | --put PATH | --end NAME=VALUE | --unpack DIR SHOWN | --pack DIR MOST
  *
  * It has to work in any OCI image (distroless, Alpine, FROM scratch), so it is static, uses no name service and reads
  * nothing but /proc and its own arguments. One thread, one poll() loop; the poll set is rebuilt in each round from the
@@ -20,6 +20,7 @@
  *
  *   --talk      stdin and stdout become a connection to SOCKET (talk.c).
  *   --put       stdin becomes the file PATH (put.c).
+ *   --unpack    stdin becomes files below DIR, --pack the other way; the names in SHOWN are there as links (tree.c).
  *   --end       ends the processes here that have NAME=VALUE in their environment (end.c).
  *
  * stdout carries JSON lines for the runner, and nothing else. With --run it is ARGV's, and there is no runner.
@@ -138,7 +139,8 @@ static _Noreturn void usage(const char *problem) {
     dprintf(STDERR_FILENO,
             "bridge: %s\nusage: bridge [--lease | --hold SOCKET] [--canary] [--env-file F] [--env-from NAME=FILE]...\n"
             "              [--forward 127.0.0.1:PORT=SOCKET]...\n"
-            "              [--serve SOCKET [--max N] -- ARGV... | --run [--input TEXT] -- ARGV...]\n       bridge --talk SOCKET | --put PATH | --end NAME=VALUE\n", problem);
+            "              [--serve SOCKET [--max N] -- ARGV... | --run [--input TEXT] -- ARGV...]\n"
+            "       bridge --talk SOCKET | --put PATH | --end NAME=VALUE\n       bridge --unpack DIR SHOWN | --pack DIR MOST\n", problem);
     exit(EXIT_USAGE);
 }
 
@@ -326,6 +328,8 @@ int main(int argc, char **argv) {
     if (argc == 3 && strcmp(argv[1], "--talk") == 0) return talk(argv[2]);
     if (argc == 3 && strcmp(argv[1], "--put") == 0) return put(argv[2]);
     if (argc == 3 && strcmp(argv[1], "--end") == 0) return end_marked(argv[2]);
+    if (argc == 4 && strcmp(argv[1], "--unpack") == 0) return unpack(argv[2], argv[3]);
+    if (argc == 4 && strcmp(argv[1], "--pack") == 0) return pack(argv[2], argv[3]);
     struct options options = parse(argc, argv);
     quiet = options.run;
     if ((signals_fd = open_signals()) < 0) return EXIT_SETUP;

@@ -85,6 +85,10 @@ int end_marked(const char *entry); /* the exit code */
 /* put.c */
 int put(char *path); /* the exit code */
 
+/* tree.c */
+int unpack(const char *directory, const char *shown); /* the exit code */
+int pack(const char *directory, const char *most);    /* the exit code */
+
 /* talk.c */
 int talk(const char *path); /* the exit code */
 

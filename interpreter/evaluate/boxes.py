@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from interpreter import nodes as n
 from interpreter import values_text as vt
@@ -34,19 +34,28 @@ from .declared import declaring_ports
 from .functions import CALLABLES, Function
 from .modules import Module
 from .sources import module_source
+from .workspaces import Workspace
+
+if TYPE_CHECKING:
+    from .mounting import Mount
 
 MCP_CONFIG = "mcpConfig"
+WORKSPACE = "\0workspace"  # no key that a configuration could have
 
 
 class BoxState:
     """The env block in force: its declaration, its session, its profile."""
 
-    __slots__ = ("auth", "config", "session", "spec", "tools")
+    __slots__ = ("auth", "config", "mount", "session", "spec", "tools", "workspace")
 
-    def __init__(self, spec: EnvironmentSpec, config: Config, session: SandboxSession | None) -> None:
+    def __init__(
+        self, spec: EnvironmentSpec, config: Config, session: SandboxSession | None, workspace: Workspace | None = None
+    ) -> None:
         self.spec, self.config, self.session = spec, config, session
         self.auth = config.auth
         self.tools: list[str] = []
+        self.workspace = workspace  # where `file` writes; None: into the project
+        self.mount: Mount | None = None  # where its commands start, once that is the workspace
 
     @property
     def profile(self) -> str | None:
@@ -69,6 +78,17 @@ class BoxState:
             held = held.joined(auth_secret(name, env, n.Using(auth=name)))
         return held
 
+    async def show_workspace(self, env: Env, span: Span | None) -> None:
+        """From now on commands start in the workspace, and see its files."""
+        if self.mount is None and self.workspace is not None:
+            from .mounting import opened
+
+            mount = await opened(self.workspace, env, span, project=True)
+            if self.mount is None:
+                self.mount = mount
+            else:  # a parallel branch was quicker
+                await mount.directory.close()
+
     def tool_names(self) -> dict[str, Any]:
         return {"allowed": list(self.tools), "denied": list(self.spec.tools_denied)}
 
@@ -82,6 +102,7 @@ async def box(node: n.Box, env: Env) -> Value:
 async def run_box(node: n.Box, env: Env, run: Callable[[Env], Awaitable[object]]) -> Value:
     """Enter the environment of a block, run its statements there, leave it."""
     plain, locate = await configuration(node, env)
+    space = plain.pop(WORKSPACE, None)
     asked = None
     if node.options is not None and (said := node.options.get("profile")) is not None:
         value = (await evaluate(said, env)).data
@@ -94,10 +115,10 @@ async def run_box(node: n.Box, env: Env, run: Callable[[Env], Awaitable[object]]
             await run(inside)
         except Returned as returned:
             return returned.value or NULL
-        return Value(UNDEFINED)
+        return Value(UNDEFINED) if inside.box.mount is None else Value(inside.box.workspace)
 
     try:
-        return await in_environment(env, plain, locate, asked, body, name=_name(node), span=node.span)
+        return await in_environment(env, plain, locate, asked, body, name=_name(node), span=node.span, space=space)
     except MlldError as error:
         raise at(error, node.span) from None
 
@@ -107,10 +128,16 @@ def _name(node: n.Box) -> str:
 
 
 async def configuration(node: n.Box, env: Env) -> tuple[dict[str, Any], Locator]:
-    """The plain configuration of a block, and where its parts were written."""
+    """The plain configuration of a block, and where its parts were written. Under `WORKSPACE`, the workspace that it is to
+    have from its beginning: `env @ws`, `env { fs: @ws }`, or one of its own where there is no configuration.
+    """
     value = NULL if node.config is None else await evaluate(node.config, env)
     if isinstance(value.data, Undefined) or value.data is None:
         plain: dict[str, Any] = {}
+        if node.config is None:
+            plain[WORKSPACE] = Workspace("workspace")
+    elif isinstance(value.data, Workspace):
+        plain = {WORKSPACE: value.data}
     elif isinstance(value.data, dict):
         plain = config_plain(value)
     else:
@@ -123,7 +150,9 @@ async def configuration(node: n.Box, env: Env) -> tuple[dict[str, Any], Locator]
         narrowing = tuple(e for e in node.options.entries if not (isinstance(e, n.Entry) and e.key == "profile"))
         changes = config_plain(await evaluate(n.Object(entries=narrowing, span=node.options.span), env))
         if changes:
+            space = plain.pop(WORKSPACE, None)
             plain = derive(plain, changes, locate=locator(node.options, env))
+            plain |= {} if space is None else {WORKSPACE: space}
     return plain, locate
 
 
@@ -134,6 +163,8 @@ def config_plain(value: Value) -> dict[str, Any]:
         inner = item.data if isinstance(item, Value) else item
         if key == MCP_CONFIG and isinstance(inner, CALLABLES):
             plain[key] = inner
+        elif key == "fs" and isinstance(inner, Workspace):
+            plain[WORKSPACE] = inner
         elif key == "tools" and isinstance(inner, dict):
             plain[key] = {name: _tool_entry(value.item(entry)) for name, entry in inner.items()}
         elif key == "tools" and isinstance(inner, list):
@@ -182,9 +213,11 @@ async def new(node: n.New, env: Env) -> Value:
 
 async def in_environment(
     env: Env, plain: dict[str, Any], locate: Locator, asked: str | None, body: Callable[[Env], Awaitable[Value]],
-    *, name: str, span: Span | None, module: Module | None = None,
+    *, name: str, span: Span | None, module: Module | None = None, space: Workspace | None = None,
 ) -> Value:  # fmt: skip
-    """Run `body` inside the environment that a configuration describes."""
+    """Run `body` inside the environment that a configuration describes. With `space` its commands start in that workspace;
+    without, `file` writes to a workspace of its own, unless the profile grants the project.
+    """
     config, spec = await environment(env, plain, locate, asked, name=name, module=module, span=span)
     if env.ports.sandboxes is None:
         raise absent("an environment", span, env)
@@ -194,16 +227,23 @@ async def in_environment(
 
     session = await operations.open_sandbox(env.ports, spec)
     error: BaseException | None = None
+    granted = "filesystem" in spec.grants
+    state = BoxState(spec, config, session, space or (None if granted else Workspace("workspace")))
     try:
-        state = BoxState(spec, config, session)
         inside = env.copy(box=state, ports=session_ports(env.ports, session, spec))
         inside = bind_tools(inside, state, session)
+        if space is not None:
+            await state.show_workspace(inside, span)
         return await body(inside)
     except BaseException as caught:
         error = caught
         raise
     finally:
-        await session.close(error)
+        try:
+            if state.mount is not None:
+                await state.mount.directory.close()
+        finally:
+            await session.close(error)
 
 
 def session_ports(ports: Ports, session: SandboxSession, spec: EnvironmentSpec) -> Ports:

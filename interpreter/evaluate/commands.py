@@ -23,6 +23,7 @@ from .core import Env, absent, evaluate, handles
 from .credentials import Secrets, no_secrets, resolve_using
 from .functions import CALLABLES, Function
 from .live import listener
+from .working import started_in, working_directory, workspace_of
 
 MAX_STDERR = 4000
 
@@ -59,21 +60,6 @@ async def secrets_for(function: Any, options: CallOptions | None, env: Env) -> S
     if env.box is not None:
         held = held.joined(await env.box.secrets(env))
     return held
-
-
-async def working_directory(node: n.Node | None, env: Env) -> Value | None:
-    if node is None:
-        return None
-    value = await evaluate(node, env)
-    text = vt.text(value)
-    if text.startswith("~"):
-        text = env.ports.env.get("HOME", "~") + text[1:] if "HOME" in env.ports.env else text
-    if not text.startswith(("/", "~")):
-        raise EvaluationError(
-            f"the working directory must be an absolute path, got {text!r}", span=node.span,
-            hint="`@root/sub` is absolute",
-        )  # fmt: skip
-    return Value(text, value.labels)
 
 
 def function_labels(function: Any) -> tuple[str, ...]:
@@ -180,9 +166,10 @@ async def execute(
         raise absent(f"`{kind}`", span, env)
     if env.box is not None:
         env.box.check_command(kind, span)
-    others = joined(
-        (secrets.labels, NONE if stdin is None else stdin.labels, NONE if directory is None else directory.labels)
-    )
+    space = workspace_of(directory, env)
+    others = joined((
+        secrets.labels, *(NONE if given is None else given.labels for given in (stdin, directory, space)),
+    ))  # fmt: skip
     operation = Operation(
         kind=kind, name=function.name if isinstance(function, Function) else "", labels=function_labels(function),
         command=text.data if kind == "cmd" else text.data if kind == "sh" else "",
@@ -199,23 +186,24 @@ async def execute(
             extra_now = {**extra, **{name: programs.shell_variable(v) for name, v in zip(names, given, strict=False)}}
         else:
             extra_now = dict(extra)
-        command = Command(
-            kind=kind, text=command_text, cwd=directory.data if directory is not None else default_directory(env),
-            env=extra_now, secrets=secrets.values,
-            stdin=None if stdin is None else input_text(stdin).encode(),
-            timeout_seconds=await timeout_of(options), on_output=listener(env, kind, operation, options),
-        )  # fmt: skip
         env.run.secrets.update(v for v in secrets.values.values() if len(v) >= 4)
         began = env.ports.clock.monotonic()
         session = env.box.session if env.box is not None else None
         mark = session.mark() if session is not None else 0
-        try:
-            result = await operations.run_command(env.ports, command)
-        except OSError as error:
-            raise EvaluationError(f"the command cannot be started: {error}", span=span, code="command") from None
-        labels = joined((*(v.labels for v in given), others, source))
-        if session is not None:
-            labels = labels | (await session.witnessed(mark)).labels
+        async with started_in(directory, env, span) as start:
+            command = Command(
+                kind=kind, text=command_text, cwd=start.path, env=extra_now, secrets=secrets.values,
+                stdin=None if stdin is None else input_text(stdin).encode(),
+                timeout_seconds=await timeout_of(options), on_output=listener(env, kind, operation, options),
+            )  # fmt: skip
+            try:
+                result = await operations.run_command(env.ports, command)
+            except OSError as error:
+                raise EvaluationError(f"the command cannot be started: {error}", span=span, code="command") from None
+            labels = joined((*(v.labels for v in given), others, source))
+            if session is not None:
+                labels = labels | (await session.witnessed(mark)).labels
+            await start.took(labels)
         env.ports.output.event(events.CommandRan(
             kind=kind, text=env.run.mask(command_text[:2000]), exit_code=result.exit_code,
             seconds=env.ports.clock.monotonic() - began, labels=labels.taint,
@@ -245,10 +233,6 @@ def _sources(kind: str, operation: Operation) -> tuple[str, ...]:
         return tuple(f"command:{words[0]}" for words in operation.commands[:1])
     except ValueError:
         return ()
-
-
-def default_directory(env: Env) -> str | None:
-    return None if env.box is not None and env.box.session is not None else str(env.run.directory)
 
 
 async def timeout_of(options: CallOptions | None) -> float | None:

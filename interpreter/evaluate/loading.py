@@ -40,6 +40,8 @@ async def load(node: n.FileLoad, env: Env) -> Value:
             loaded = [await load_url(text, node, env)]
         elif has_glob(text):
             return await load_many(text, path, node, env)
+        elif (held := in_block(text, env)) is not None:
+            loaded = [held]
         else:
             loaded = [await load_one(resolve(text, env), node, env)]
     except (FileNotFoundError, IsADirectoryError) as error:
@@ -60,6 +62,34 @@ async def read_workspace(node: n.FileLoad, env: Env) -> Value | None:
     from .workspaces import read
 
     return await read(node, env)
+
+
+def in_block(text: str, env: Env) -> Value | None:
+    """The file of the block's workspace that a path means: there it lies over the one of the project."""
+    space = env.box.workspace if env.box is not None else None
+    if space is None or not space.files:
+        return None
+    from .workspaces import file_of
+
+    place = resolve(text, env)
+    inside = str(place.relative_to(env.run.root)) if place.is_relative_to(env.run.root) else None
+    for path in (text.strip().removeprefix("./"), inside):
+        if path is not None and path in space.files:
+            return file_of(space, path)
+    return None
+
+
+def found_here(text: str, env: Env) -> list[Path | Value]:
+    """What a glob fits, in order: files of the block's workspace take the place of the project's."""
+    found: dict[str, Path | Value] = {str(path): path for path in find(text, env)}
+    space = env.box.workspace if env.box is not None else None
+    if space is not None and space.files:
+        from .workspaces import file_of, matching
+
+        pattern = str(resolve(text, env))
+        for path in matching({str(env.run.root / path): path for path in space.files}, pattern):
+            found[str(env.run.root / path)] = file_of(space, path)
+    return [found[path] for path in sorted(found)]
 
 
 def missing(text: str, error: OSError, node: n.FileLoad, env: Env) -> EvaluationError:
@@ -127,13 +157,15 @@ async def load_many(text: str, path: Value, node: n.FileLoad, env: Env) -> Value
     if env.ports.files is None:
         raise absent("files", node.span, env)
     loaded: list[Value] = []
-    for each in find(text, env):
+    for each in found_here(text, env):
         try:
-            loaded.append(await shape(await load_one(each, node, env), node, env))
+            one = each if isinstance(each, Value) else await load_one(each, node, env)
+            loaded.append(await shape(one, node, env))
         except MlldError as error:
             if error.code == "section-not-found":
                 continue  # of many files, those that have the section
             if error.code in ("not-json", "not-yaml"):
+                assert isinstance(each, Path)
                 loaded.append(
                     await load_one(each, node, env, raw=True)
                 )  # of many files, one that is broken is its text

@@ -22,7 +22,11 @@ def resolve(text: str, env: Env) -> Path:
         if home:
             return Path(home) / text[2:]
     path = Path(text)
-    return path if path.is_absolute() else env.module.directory / path
+    if env.box is not None and env.box.mount is not None and path.is_relative_to(env.box.mount.path):
+        path = env.run.root / path.relative_to(
+            env.box.mount.path
+        )  # `@root` inside, where the workspace lies over the project
+    return path if path.is_absolute() else (env.module.directory / path).absolute()
 
 
 def is_url(text: str) -> bool:

@@ -103,6 +103,12 @@ def _input(env: Env) -> Value | None:
     return script_input(env)
 
 
+def _root(env: Env) -> Value:
+    """The project; in a block that has a workspace, the directory that shows the one over the other."""
+    mount = env.box.mount if env.box is not None else None
+    return Value(str(env.run.root) if mount is None else mount.path)
+
+
 def _debug(env: Env) -> Value:
     names = [name for name in env.scope.visible() if not name.startswith("_")]
     return Value({"variables": names, "module": str(env.module.path), "root": str(env.run.root)})
@@ -110,8 +116,8 @@ def _debug(env: Env) -> Value:
 
 RESERVED: dict[str, Callable[[Env], Value | None]] = {
     "mx": lambda env: Value(AmbientMx(env)),
-    "root": lambda env: Value(str(env.run.root)),
-    "base": lambda env: Value(str(env.run.root)),
+    "root": _root,
+    "base": _root,
     "now": now,
     "time": now,
     "fm": lambda env: Value(env.module.frontmatter if env.module.frontmatter is not None else {}),

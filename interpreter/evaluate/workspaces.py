@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import re
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
 from interpreter import nodes as n
 from interpreter import values_text as vt
-from interpreter.errors import EvaluationError
-from interpreter.labels import Labels
+from interpreter.errors import EvaluationError, LimitReached
+from interpreter.labels import Labels, joined
 from interpreter.values import NULL, Value, array, record, type_name
 
 from .blocks import action_value
@@ -18,36 +20,65 @@ from .effects import formatted, write_file
 from .metadata import FileInfo
 from .templates import text_of_parts
 
+MOST_CHARACTERS = 10_000_000  # of the files of one workspace
+MOST_FILES = 4000
+
 
 class Workspace:
-    """Files in memory. What is written to it later is an edit against what it began with."""
+    """Files in memory. What is written to it is an edit against what it began with."""
 
     kind = "workspace"
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.files: dict[str, Value] = {}
-        self.before: dict[str, str] = {}
+        self.before: dict[str, str] = {}  # by path of an edit: the text that was there, empty for none
+        self.removed: set[str] = set()
         self.descriptions: dict[str, str] = {}
+        self._size = 0
 
-    def write(self, path: str, text: Value) -> None:
-        self.before.setdefault(path, vt.text(self.files[path]) if path in self.files else "")
+    def write(self, path: str, text: Value, *, before: str = "") -> None:
+        held = len(vt.text(self.files[path])) if path in self.files else 0
+        size = self._size + len(vt.text(text)) - held
+        if size > MOST_CHARACTERS or (len(self.files) >= MOST_FILES and path not in self.files):
+            raise LimitReached(
+                f"@{self.name} cannot hold more than {MOST_FILES:,} files or {MOST_CHARACTERS / 1_000_000:g} MB",
+                hint="files of the project need no copy: commands see them too",
+            )
+        self._size = size
+        if path not in self.before:
+            self.before[path] = vt.text(self.files[path]) if path in self.files else before
+        self.removed.discard(path)
         self.files[path] = text
 
+    def remove(self, path: str) -> None:
+        """A file that a command removed. What was also made here is no edit at all."""
+        if path in self.files:
+            self._size -= len(vt.text(self.files[path]))
+            self.before.setdefault(path, vt.text(self.files[path]))
+            del self.files[path]
+            self.removed.add(path)
+            if not self.before[path]:
+                del self.before[path]
+
+    @property
+    def labels(self) -> Labels:
+        """Of everything in it: a command that starts there can read it all."""
+        return joined(value.labels for value in self.files.values())
+
     def edits(self) -> list[dict[str, Any]]:
-        return [
-            {"path": path, "type": "modified" if self.before.get(path) else "created", "entity": "file"}
-            for path in self.files
-        ]
+        kinds = {path: "modified" if self.before[path] else "created" for path in self.files if path in self.before}
+        kinds |= {path: "deleted" for path in self.before if path in self.removed}
+        return [{"path": path, "type": kind, "entity": "file"} for path, kind in kinds.items()]
 
     def diff(self, path: str) -> str:
         old = self.before.get(path, "").splitlines(keepends=True)
-        new = vt.text(self.files[path]).splitlines(keepends=True)
+        new = vt.text(self.files[path]).splitlines(keepends=True) if path in self.files else []
         return "".join(difflib.unified_diff(old, new, f"a/{path}", f"b/{path}"))
 
     def metadata(self, name: str, env: Env) -> Value:
         """`.mx.edits` of a workspace."""
-        return Value(self.edits()) if name == "edits" else NULL
+        return Value(self.edits(), self.labels) if name == "edits" else NULL
 
     def get_field(self, name: str, env: Env, own: Labels) -> Value | None:
         return Value(dict(self.descriptions)) if name == "descriptions" else None
@@ -90,10 +121,17 @@ async def target(path: n.Node, env: Env) -> tuple[Workspace | None, str]:
 
 
 async def put(space: Workspace | None, path: str, value: Value, node: n.Node, env: Env) -> None:
+    """Writes a file: of a workspace by name, else of the workspace of the block around, else of the project."""
     place = clean(path, node)
     text = formatted(value, None, PurePosixPath(place).suffix.lower())
     if space is not None:
         space.write(place, Value(text, value.labels))
+    elif env.box is not None and env.box.workspace is not None:
+        from .mounting import project_text
+
+        before = await project_text(place, env, node.span)
+        env.box.workspace.write(place, Value(text, value.labels | before.labels), before=vt.text(before))
+        await env.box.show_workspace(env, node.span)
     else:
         await write_file(env.run.root / place, text, value, env, node)
 
@@ -142,17 +180,32 @@ async def read(node: n.FileLoad, env: Env) -> Value | None:
     path = vt.text(await text_of_parts(node.path[1:], env)).strip().strip("/")
     if not path:
         return array(record({"path": Value(name), "content": value}) for name, value in space.files.items())
-    found = space.files.get(path)
-    if found is None:
-        if node.optional:
-            return NULL
-        close = difflib.get_close_matches(path, space.files, n=1)
-        raise EvaluationError(
-            f"File not found: {path} in @{space.name}", span=node.span, code="file-not-found",
-            hint=f"did you mean {close[0]}?" if close else f"it has: {', '.join(space.files) or 'no files'}",
-        )  # fmt: skip
+    if any(c in path for c in "*?"):
+        return array(file_of(space, name) for name in matching({name: name for name in space.files}, path))
+    if path in space.files:
+        return file_of(space, path)
+    if node.optional:
+        return NULL
+    close = difflib.get_close_matches(path, space.files, n=1)
+    raise EvaluationError(
+        f"File not found: {path} in @{space.name}", span=node.span, code="file-not-found",
+        hint=f"did you mean {close[0]}?" if close else f"it has: {', '.join(space.files) or 'no files'}",
+    )  # fmt: skip
+
+
+def file_of(space: Workspace, path: str) -> Value:
+    """A file as a load gives it: data by its type, with its place and its diff as metadata."""
     from .loading import file_data
 
+    found = space.files[path]
     text = vt.text(found)
     info = FileInfo(raw=text, extra={"filename": PurePosixPath(path).name, "relative": path, "diff": space.diff(path)})
     return Value(file_data(path, text, path), found.labels, meta={"file": info, "text": text, "diff": space.diff(path)})
+
+
+def matching(paths: Mapping[str, str], pattern: str) -> list[str]:
+    """The values of the keys that a glob fits: `*` and `?` stay within one name, `**/` is any number of directories."""
+    parts = re.split(r"(\*\*/|\*\*|\*|\?)", pattern)
+    known = {"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    fits = re.compile("".join(known.get(part) or re.escape(part) for part in parts))
+    return sorted(value for key, value in paths.items() if fits.fullmatch(key))

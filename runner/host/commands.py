@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
-from interpreter.ports import Command, CommandResult
+from interpreter.ports import Command, CommandResult, Directory
 
 MOST_OUTPUT = 256 * 1024 * 1024
 # One argument of execve may be 128 KiB; a longer text goes through a file.
@@ -49,6 +49,12 @@ class HostCommands:
                 start_new_session=True,
             )
             return await self._follow(process, command)
+
+    async def directory(self, *, project: bool = False) -> Directory:
+        """A directory of its own, of this machine."""
+        from runner.backends.local_directory import HostDirectory
+
+        return HostDirectory(shows=self._cwd if project else None)
 
     @contextlib.contextmanager
     def _argv(self, command: Command) -> Iterator[list[str]]:

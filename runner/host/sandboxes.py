@@ -20,7 +20,16 @@ from pathlib import Path
 import msgspec
 
 from interpreter.declarations import EnvironmentSpec, Place, ServerSpec
-from interpreter.ports import Command, CommandPort, CommandResult, FilePort, SandboxSession, ToolConnection, Witnessed
+from interpreter.ports import (
+    Command,
+    CommandPort,
+    CommandResult,
+    Directory,
+    FilePort,
+    SandboxSession,
+    ToolConnection,
+    Witnessed,
+)  # fmt: skip
 from runner import doctor, environ, lock
 from runner.agents import Agent
 from runner.backends.docker import DockerBackend
@@ -249,6 +258,9 @@ class Session:
         assert self.on_terminal is not None
         self.on_terminal()
         return await self.sandbox.commands.run(replace(command, tty=command.stdin is None))
+
+    async def directory(self, *, project: bool = False) -> Directory:
+        return await self.sandbox.directory(project=project)
 
     @property
     def files(self) -> FilePort | None:

@@ -139,3 +139,36 @@ def use_a_shell() -> None:
         process.wait()
         os.close(terminal)
         os.close(inner)
+
+
+async def test_a_workspace_lies_over_the_project_in_the_seat(runs: Runs) -> None:
+    project = runs.workspace({"README.md": "project", "docs/a.md": "A", ".git/HEAD": "ref"})
+    async with runs.sandbox(environment(grants=("sh",)), workspace=project) as sandbox:
+        made = await sandbox.directory(project=True)
+        await made.write({"task.md": b"draft", "docs/b.md": b"B"})
+        shown = await sandbox.run(Command(kind="sh", text="cat task.md README.md docs/*; ls -A", cwd=made.path))
+        assert shown.stdout.split() == [b"draftprojectABREADME.md", b"docs", b"task.md"]
+        # Over a file of the project its link is replaced; the project itself is not writable.
+        text = (
+            "sed -i s/pro/re/ README.md; echo x > docs/a.md; rm task.md; ln -s /etc/passwd link; mkdir d; echo n > d/n"
+        )
+        changed = await sandbox.run(Command(kind="sh", text=text, cwd=made.path))
+        assert b"Read-only file system" in changed.stderr
+        assert dict(await made.read()) == {"README.md": b"reject", "docs/b.md": b"B", "d/n": b"n\n"}
+    assert (project / "README.md").read_text() == "project"
+
+
+async def test_cannot_lead_the_bridge_out_of_a_workspace(sandbox: Sandbox) -> None:
+    made = await sandbox.directory()
+    await made.write({"a": b"1"})
+    plant = "mkdir /tmp/out; echo safe > /tmp/out/x; ln -s /tmp/out d; ln -s /tmp/out/x a2; mkfifo p; ln -s . loop"
+    await sandbox.run(Command(kind="sh", text=plant, cwd=made.path))
+    await made.write({"d/x": b"2", "a2": b"3"})
+    found = await sandbox.run(Command(kind="cmd", text="cat /tmp/out/x", cwd=made.path))
+    assert found.stdout == b"safe\n"
+    assert dict(await made.read()) == {"a": b"1", "d/x": b"2", "a2": b"3"}
+    with pytest.raises(OSError, match="no path inside"):
+        await made.write({"../escape": b"x"})
+    await sandbox.run(Command(kind="sh", text="head -c 20000000 /dev/zero > big", cwd=made.path))
+    with pytest.raises(OSError, match="larger than it may be"):
+        await made.read()

@@ -226,6 +226,9 @@ class Watched:
             self.world.on_command(self.session)
         return await self.commands.run(command)
 
+    async def directory(self, *, project: bool = False) -> Any:
+        return await self.commands.directory(project=project)
+
 
 ISSUES: dict[str, dict[str, Tool]] = {
     "issues": {
