@@ -8,7 +8,7 @@
     │   ├── UnknownRun · AmbiguousRun
     │   └── BadOption
     ├── CheckFailure            3   found before anything started
-    │   └── NoSpawn · UnknownAgent · Unsupported
+    │   └── NoSpawn · UnknownAgent · Unsupported · TelemetryMissing
     ├── Denied                  4   policy or a guard said no
     ├── SandboxFailure          5   the sandbox could not be made
     │   ├── EngineFailure           EngineMissing · EngineStopped · EngineNotPermitted · EngineTooOld · NoAddressPool
@@ -188,6 +188,18 @@ class Unsupported(CheckFailure):
 
 
 # ----------------------------------------------------------------------------------------------------------- 4: denied
+
+
+class TelemetryMissing(CheckFailure):
+    """An endpoint for telemetry is set, and the packages that would speak to it are not installed."""
+
+    code = "telemetry-missing"
+
+    def __init__(self, missing: Sequence[str]) -> None:
+        super().__init__(
+            f"OTEL_EXPORTER_OTLP_ENDPOINT asks for telemetry, and {' and '.join(missing)} cannot be imported",
+            remedy="pip install 'mlld-sandbox[otel]', or OTEL_SDK_DISABLED=true to export nothing",
+        )
 
 
 class Denied(RunnerError):

@@ -17,6 +17,7 @@ from runner.errors import SandboxFailure, SecretMissing
 from runner.lock import Pins
 from runner.plan import AGENT, LINKS, Egress, Host, SandboxPlan, Server, guards_digest
 from runner.planner_seats import MCP_PORT, proxy_environment
+from runner.trace import Trace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,7 @@ class Handover:
     headers: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)  # of remote servers
     pins: Pins = field(default_factory=dict)  # of the lock, by server
     tell_pins: bool = False  # have the sidecar tell what a lock is made of
+    trace: Trace | None = None  # None: nobody keeps a trace of this run
     host_addresses: tuple[str, ...] = ()  # public ones of this machine: the gate refuses them like private ones
 
     def values(self) -> frozenset[str]:
@@ -115,9 +117,14 @@ def sidecar_line(plan: SandboxPlan, handover: Handover, *, links: str = LINKS, h
             "policy": handover.policy,
         },
         **({"tellPins": True} if handover.tell_pins else {}),
+        **({"trace": _traced(handover.trace)} if handover.trace else {}),
         "limits": {"resultBytes": plan.result_bytes, "bodyBytes": plan.body_bytes},
     }
     return msgspec.json.encode(config, enc_hook=dict) + b"\n"
+
+
+def _traced(trace: Trace) -> dict[str, object]:
+    return {"parent": trace.traceparent, "spans": trace.spans, **({"state": trace.state} if trace.state else {})}
 
 
 def _server(server: Server, handover: Handover, links: str) -> dict[str, object]:

@@ -250,7 +250,8 @@ class Sandbox:
     def agent_environment(self) -> dict[str, str]:
         """What tells the agent's programs where tools and network are."""
         assert self._seats is not None
-        return agent_environment(self.plan, self.handover.token, port=self._seats.endpoint_port)
+        traced = self.handover.trace.environment() if self.handover.trace else {}
+        return agent_environment(self.plan, self.handover.token, port=self._seats.endpoint_port) | traced
 
     def mark(self) -> int:
         """A position in the stream of what the agent saw."""

@@ -17,7 +17,7 @@ from images.sidecar.addresses import Network
 from images.sidecar.reading import ConfigError, Reader
 from images.sidecar.rules import BadHost, EgressRules, HostRule, parse_host
 from images.sidecar.seams import EndpointSpec, Lifecycle, Limits, ServerSpec
-from images.sidecar.trace import Trace
+from images.sidecar.trace import RunTrace
 from images.sidecar.trace import parse as parse_trace
 
 
@@ -70,8 +70,8 @@ class SidecarConfig:
     host_addresses: tuple[Network, ...] = ()
     hosts: tuple[str, ...] = ()
     module: ModuleConfig | None = None
-    trace: Trace | None = None
-    """The run's place in a trace, if somebody keeps one."""
+    trace: RunTrace | None = None
+    """None: nobody keeps a trace of this run."""
     tell_pins: bool = False
     """Whether the record gets what a lock is made of."""
     limits: Limits = field(default_factory=Limits)
@@ -265,12 +265,15 @@ def _module(reader: Reader) -> ModuleConfig | None:
     return module
 
 
-def _trace(reader: Reader) -> Trace | None:
+def _trace(reader: Reader) -> RunTrace | None:
     if not reader.given:
         return None
-    if (trace := parse_trace(reader.string())) is None:
-        raise reader.error("must be a W3C traceparent, as in '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01'")
-    return trace
+    reader.keys("parent", "state", "spans")
+    state = reader.get("state")
+    trace = parse_trace(reader.get("parent").string(), state.string() if state.given else "")
+    if trace is None:
+        raise reader.get("parent").error("must be a W3C traceparent: 00-<32 digits>-<16 digits>-<2 digits>")
+    return RunTrace(trace, known=True, spans=reader.get("spans").boolean(default=False))
 
 
 def _limits(reader: Reader) -> Limits:

@@ -26,7 +26,7 @@ from images.sidecar.seams import Admission, Audit, Dial, EndpointSpec, Guarding
 from images.sidecar.sessions import VERSIONS, Session
 from images.sidecar.stateless import Stateless, StatelessExchange
 from images.sidecar.stream import EventStream, split_event_id
-from images.sidecar.trace import fresh, of_headers
+from images.sidecar.trace import nobodys, of_headers
 from images.sidecar.upstream import Upstream
 
 _VERSIONS = frozenset(version.encode() for version in VERSIONS)
@@ -43,7 +43,7 @@ class Endpoint:
         self._spec, self._admission, self._audit = spec, admission, audit
         self._loop = asyncio.get_running_loop()
         self.upstreams = [Upstream(server, spec.lifecycle, spec.limits, audit, dial) for server in spec.servers]
-        trace = spec.trace or fresh()
+        trace = spec.trace or nobodys()
         judges = Judges(guarding=guarding, audit=audit, result_limit=spec.limits.result_bytes, trace=trace)
         router = Router(admission, judges)
         self._narrowing = Narrowing(guarding, audit.emit)

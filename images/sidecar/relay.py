@@ -23,7 +23,7 @@ from images.sidecar.narrowing import Sight
 from images.sidecar.process import Process
 from images.sidecar.receipt import Receipt
 from images.sidecar.seams import Audit, Call, Guarding, Verdict
-from images.sidecar.trace import PARENT, STATE, Trace
+from images.sidecar.trace import PARENT, STATE, RunTrace
 
 _AUDITED_ARGUMENTS, _AUDITED_RESULT = 4096, 2048
 _TEXT_OF_RESULT = re.compile(rb'"text"\s*:\s*"((?:[^"\\]|\\.)*)', re.DOTALL)
@@ -39,8 +39,7 @@ class Judges(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     guarding: Guarding
     audit: Audit
     result_limit: int
-    trace: Trace
-    """Of the run: the parent of what names none."""
+    trace: RunTrace
 
 
 class Caller(Protocol):
@@ -69,7 +68,7 @@ class Relay:
     """Implements `process.Pending` for a request that came from an agent."""
 
     __slots__ = (
-        "_arguments", "_caller", "_judges", "_receipt", "_token", "_verdict", "_withheld",
+        "_arguments", "_caller", "_error", "_judges", "_receipt", "_token", "_verdict", "_withheld",
         "delivered", "entry", "exchange", "fields", "id", "method", "process", "round",
     )  # fmt: skip
 
@@ -81,6 +80,7 @@ class Relay:
         self._receipt: Receipt = exchange.receipt
         exchange.receipt = None  # the call is told by us, when it ends
         self._arguments: bytes | None = None
+        self._error: int | None = None
         self._token: Raw | None = None
         self._verdict: Verdict | None = None
         self._withheld = 0
@@ -113,8 +113,9 @@ class Relay:
         """Puts the request on its way."""
         number = process.reserve()
         self.process, self.fields = process, fields
-        if "_meta" in fields or process.modern or self._traced:
-            fields = fields | {"_meta": Raw(self._meta(fields, number, process))}
+        onwards = self._judges.trace.onwards(self._receipt.trace, self._receipt.span_id)
+        if "_meta" in fields or process.modern or onwards:
+            fields = fields | {"_meta": Raw(self._meta(fields, number, process, onwards))}
         params = jsonrpc.encode(fields)
         self._receipt.bytes_in = len(params)
         self._arguments = _sample(fields)
@@ -125,26 +126,16 @@ class Relay:
         else:
             process.request(number, self.method, params, self)
 
-    @property
-    def _traced(self) -> bool:
-        """Whether the server is told of a trace: of the agent's, or of the run's if that is kept by anybody."""
-        return self._judges.trace.sampled or self._receipt.trace is not self._judges.trace
-
-    def _meta(self, fields: RawMap, number: int, process: Process) -> bytes:
-        """The request's `_meta` for this server: our own names dropped, the progress token mapped, our span as the parent
-        of its own, in its era."""
+    def _meta(self, fields: RawMap, number: int, process: Process, onwards: dict[str, str]) -> bytes:
+        """The request's `_meta` for this server: our own names dropped, the progress token mapped, the trace as it goes
+        on, in its era."""
         given = jsonrpc.members(fields["_meta"]) if "_meta" in fields else {}
         foreign = self._caller.modern and not process.modern
         meta = {
             key: value for key, value in given.items()
             if not key.startswith(OURS) and not (foreign and key in _ENVELOPE) and key not in (PARENT, STATE)
         }  # fmt: skip
-        if self._traced:
-            trace = self._receipt.trace
-            # The agent's flag never makes less of what the run keeps.
-            meta[PARENT] = Raw(jsonrpc.encode(trace.parent(self._receipt.span_id, self._judges.trace.flags)))
-            if trace.state:
-                meta[STATE] = Raw(jsonrpc.encode(trace.state))
+        meta |= {key: Raw(jsonrpc.encode(value)) for key, value in onwards.items()}
         self._token = meta.get("progressToken")
         if self._token is not None:
             meta["progressToken"] = Raw(b"%d" % number)
@@ -180,6 +171,7 @@ class Relay:
     def _pass_error(self, error: Raw) -> None:
         self.delivered = frozenset(self.entry.labels)
         self.exchange.failed(error)
+        self._error = jsonrpc.error_of(error).code
         self._audit(len(bytes(error)), is_error=True, result=bytes(error))
 
     async def _judge_error(self, error: Raw) -> None:
@@ -278,6 +270,7 @@ class Relay:
 
     def _fail(self, code: int, message: str) -> None:
         self.exchange.error(code, message, {"server": self.entry.member.name})
+        self._error = code
         self._audit(0, is_error=True, result=message.encode())
 
     def _call(self, params: dict[str, Any], labels: frozenset[str]) -> Call:
@@ -296,9 +289,10 @@ class Relay:
         if self.process is not None:
             entry.member.upstream.health.called(self._receipt.milliseconds)
         self._receipt.withheld = self._withheld
+        more = {} if self._error is None else {"error": self._error}
         self._receipt.tell(
             "call", size, is_error=is_error, decision=decision, rule=rule, labels=labels, server=entry.member.name,
-            name=entry.name, arguments=self._arguments, result=result or None,
+            name=entry.name, arguments=self._arguments, result=result or None, **more,
         )  # fmt: skip
 
 

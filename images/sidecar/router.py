@@ -75,7 +75,7 @@ class Router:
 
     def receive(self, exchange: Exchange, session: str, method: str, params: Raw) -> Receipt:
         """Opens the account of a request: from here on the record hears of it, whatever becomes of it."""
-        trace = exchange.carrier or self._judges.trace
+        trace = exchange.carrier or self._judges.trace.trace
         size = len(bytes(params))
         exchange.receipt = Receipt(self._judges.audit, next(self._received), session, method, size, trace)
         return exchange.receipt

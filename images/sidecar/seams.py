@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from images.sidecar.trace import Trace
+from images.sidecar.trace import RunTrace
 
 Kind = Literal["tool", "resource", "template", "prompt", "task"]
 """What a name is the name of: tools and prompts have the name the server uses, resources and templates their URI."""
@@ -60,8 +60,8 @@ class EndpointSpec:
     hosts: tuple[str, ...] = ("127.0.0.1:7000", "localhost:7000")
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
     limits: Limits = field(default_factory=Limits)
-    trace: Trace | None = None
-    """The run's place in a trace; None: nobody keeps one."""
+    trace: RunTrace | None = None
+    """None: nobody keeps a trace of this run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -33,23 +33,37 @@ class Trace(msgspec.Struct, frozen=True):
     state: str = ""
     """`tracestate`: what tracing systems tell each other; passed on, never read."""
 
-    @property
-    def sampled(self) -> bool:
-        """Whether somebody keeps this trace."""
-        return bool(self.flags & _SAMPLED)
-
     def parent(self, span_id: str, flags: int) -> str:
         """The `traceparent` of what is asked for next, with this span as its parent."""
         return f"00-{self.trace_id}-{span_id}-{self.flags | flags:02x}"
+
+
+class RunTrace(msgspec.Struct, frozen=True):
+    """Where the run stands in a trace: the parent of requests that name none."""
+
+    trace: Trace
+    known: bool = False
+    """Whether anybody else knows of this trace: servers are told of it then, without an agent that does."""
+    spans: bool = False
+    """Whether each request becomes a span. Then it is the parent of what the server does; else whoever asked is, for a
+    parent that nobody ever sees would cut the trace in two."""
+
+    def onwards(self, asked: Trace, span_id: str) -> dict[str, str]:
+        """What a server is told of a request that stands at `asked` and has that span."""
+        if not self.known and asked is self.trace:
+            return {}
+        # An agent's "not sampled" never makes less of what the run keeps.
+        parent = asked.parent(span_id, self.trace.flags) if self.spans else asked.parent(asked.span_id, 0)
+        return {PARENT: parent} | ({STATE: asked.state} if asked.state else {})
 
 
 def new_span_id() -> str:
     return os.urandom(8).hex()
 
 
-def fresh() -> Trace:
-    """A trace that nobody else knows of and nobody keeps."""
-    return Trace(os.urandom(16).hex(), new_span_id())
+def nobodys() -> RunTrace:
+    """A trace that the record alone knows."""
+    return RunTrace(Trace(os.urandom(16).hex(), new_span_id()))
 
 
 def parse(parent: str, state: str = "") -> Trace | None:

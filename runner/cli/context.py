@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from interpreter.declarations import EnvironmentSpec
 from interpreter.ports import Output, Ports, SandboxPort, SandboxSession, ScriptEngine
@@ -119,17 +119,28 @@ class Context:
         )
 
 
+class Sandboxed(SandboxPort, Protocol):
+    """Sandboxes that end with their command."""
+
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True)
 class LazySandboxes:
     """Sandboxes whose runtime is imported with the first one (`ports.SandboxPort`)."""
 
-    make: Callable[[], SandboxPort]
+    make: Callable[[], Sandboxed]
 
     async def open(self, spec: EnvironmentSpec) -> SandboxSession:
         return await self._port.open(spec)
 
+    def close(self) -> None:
+        """After the last sandbox, if there was one."""
+        if "_port" in self.__dict__:
+            self._port.close()
+
     @cached_property
-    def _port(self) -> SandboxPort:
+    def _port(self) -> Sandboxed:
         return self.make()
 
 

@@ -12,6 +12,8 @@ from interpreter.ports import FilePort
 from runner.cli.context import Context
 from runner.host.sandboxes import Options, Sandboxes
 from runner.record import RunRecord
+from runner.report import clean
+from runner.telemetry import open_telemetry
 
 
 def sandboxes_for(
@@ -33,6 +35,9 @@ def sandboxes_for(
         # A single file is the whole module: what lies beside it is not the server's to see.
         return found.entry if found.manifest is None else found.root
 
+    def warn(text: str) -> None:
+        print(f"warning: {context.masker.text(clean(text))}", file=sys.stderr)
+
     return Sandboxes(
         env=context.env,
         home=context.home,
@@ -41,7 +46,8 @@ def sandboxes_for(
         options=options or Options(),
         find_module=served,
         say=say,
-        warn=lambda text: print(f"warning: {text}", file=sys.stderr),
+        warn=warn,
+        telemetry=open_telemetry(context.env, warn),
         on_record=on_record,
         asked=asked,
     )

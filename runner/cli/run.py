@@ -8,11 +8,11 @@ import click
 
 from interpreter.errors import MlldError, SyntaxFault
 from interpreter.evaluate import RunOptions, recursion_depth, run_script
-from interpreter.ports import Output, SandboxPort
+from interpreter.ports import Output
 from interpreter.source import Source
 from runner.cli import interrupt
 from runner.cli.check import source_of
-from runner.cli.context import Context, LazySandboxes
+from runner.cli.context import Context, LazySandboxes, Sandboxed
 from runner.cli.lazy import Command
 from runner.errors import BadOption
 from runner.host.output import StreamOutput
@@ -69,7 +69,7 @@ class DocumentOutput(StreamOutput):
 async def _run(
     context: Context, source: Source, path: Path | None, options: RunOptions, *, anywhere: bool, output: Output | None
 ) -> None:
-    def sandboxes() -> SandboxPort:
+    def sandboxes() -> Sandboxed:
         from runner.cli.opening import sandboxes_for
 
         return sandboxes_for(context)
@@ -80,6 +80,7 @@ async def _run(
         ports = context.ports(files=roots, anywhere=anywhere, sandboxes=lazy, output=output)
         await run_script(source, path, ports, options)
     finally:
+        lazy.close()
         await context.tools.close()
 
 

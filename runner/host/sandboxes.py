@@ -50,6 +50,8 @@ from runner.record import RunRecord, new_name
 from runner.sandbox import NothingHeld, Sandbox
 from runner.secrets import Secrets, resolve
 from runner.survey import survey
+from runner.telemetry import Telemetry
+from runner.trace import Trace, trace_of
 
 NOT_ISOLATED = "provider local: nothing is isolated; commands and servers run as you, on this machine"
 
@@ -82,11 +84,13 @@ class Sandboxes:
     asked: Mapping[str, object] = field(default_factory=dict)  # fields of the record's first line
     # False: whoever listens to the record closes it, with the exit code that only they know.
     close_records: bool = True
+    telemetry: Telemetry | None = None  # where spans and metrics of every run go
     locking: bool = False  # look at the tools as they are, whatever the lock says, to lock them anew
     # Set by `mlld sandbox shell`: commands run in the user's terminal, and this is called before the first.
     on_terminal: Callable[[], None] | None = None
     # Of the sandbox that was opened last, by variable: for the program of an agent of the table.
     agent_secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    _images_seconds: float = 0.0  # what the images of the latest plan took
     _lease: Lease | None = None
     _sweeping: asyncio.Task[None] | None = None
 
@@ -94,6 +98,7 @@ class Sandboxes:
         """A running sandbox. Errors: `RunnerError`; nothing is left then."""
         if spec.provider == "local":
             self.warn(NOT_ISOLATED)
+        began = time.time()
         plan = await asyncio.to_thread(self.plan, spec)
         if violations := check(plan):
             raise PlanViolated([str(violation) for violation in violations])
@@ -101,9 +106,11 @@ class Sandboxes:
         self.agent_secrets = {s.variable: values[s.name] for s in plan.secrets if AGENT in s.holders}
         token = randomness.token_urlsafe(24)
         self.secrets.masker.add(token)
-        record = self._record(plan, spec)
+        exported = self.telemetry is not None and self.telemetry.signals.traces
+        trace = trace_of(self.env, exported=exported)
+        record = self._record(plan, spec, trace, began)
         try:
-            sandbox = await self._start(plan, spec, values, token, record)
+            sandbox = await self._start(plan, spec, values, token, record, trace)
         except BaseException as error:
             finish(record, error)
             raise
@@ -117,7 +124,9 @@ class Sandboxes:
 
     def plan(self, spec: EnvironmentSpec, *, run: str | None = None) -> SandboxPlan:
         """What a run of this declaration would be; makes the images it needs. Errors: `RunnerError`."""
+        began = time.monotonic()
         images = Images(agent="", sidecar="", bridge="") if spec.provider == "local" else self._images(spec)
+        self._images_seconds = round(time.monotonic() - began, 3)
         root = Path(spec.module.root) if spec.module and spec.module.root else None
         facts = survey(
             spec,
@@ -188,17 +197,26 @@ class Sandboxes:
             )
         return found
 
-    def _record(self, plan: SandboxPlan, spec: EnvironmentSpec) -> RunRecord:
+    def _record(self, plan: SandboxPlan, spec: EnvironmentSpec, trace: Trace | None, began: float) -> RunRecord:
         directory = environ.data_directory(self.env) / "runs"
         record = RunRecord.create(directory, now=time.time, mask=self.secrets.masker.value, name=plan.run)
         self.on_record(record)
+        if self.telemetry is not None:
+            record.listen(self.telemetry.follow(trace, began))
+        traced = {} if trace is None else {"trace": trace.trace_id, "span": trace.span_id, "parent": trace.parent_id}
         first = {"env": spec.name, "agent": plan.agent, "pid": os.getpid(), "owner": owner(), **self.asked}
-        record.append("run", name=record.name, **first)
+        record.append("run", name=record.name, **first, **traced, images=self._images_seconds)
         record.append("plan", digest=digest(plan), plan=msgspec.to_builtins(plan))
         return record
 
     async def _start(
-        self, plan: SandboxPlan, spec: EnvironmentSpec, values: Mapping[str, str], token: str, record: RunRecord
+        self,
+        plan: SandboxPlan,
+        spec: EnvironmentSpec,
+        values: Mapping[str, str],
+        token: str,
+        record: RunRecord,
+        trace: Trace | None,
     ) -> Sandbox:
         handover = Handover(
             token=token,
@@ -207,6 +225,7 @@ class Sandboxes:
             policy=spec.policy,
             pins={} if self.locking else lock.read(self.project, spec.name),
             tell_pins=self.locking,
+            trace=trace,
             host_addresses=tuple(public_addresses()) if plan.networked else (),
         )
         cache = environ.cache_directory(self.env)
@@ -227,7 +246,9 @@ class Sandboxes:
         return sandbox
 
     def close(self) -> None:
-        """After the last sandbox: the watchdog has nothing to watch any more."""
+        """After the last sandbox: the watchdog has nothing to watch any more, and telemetry nothing to wait for."""
+        if self.telemetry is not None:
+            self.telemetry.close()
         if self._lease is not None:
             self._lease.close()
 

@@ -21,11 +21,11 @@ INTERPRETER = [
     {"module"},
 ]
 RUNNER = [
-    {"errors", "spelling", "environ", "agents", "settings", "plan"},
+    {"errors", "spelling", "environ", "agents", "settings", "plan", "trace"},
     {"planner", "survey", "invariants", "render", "handover", "record", "lock", "secrets", "recipes"},
     {"images", "backends"},
     {"sandbox", "lease", "selftest", "endpoint", "commands"},
-    {"host", "report", "doctor"},
+    {"host", "report", "doctor", "telemetry"},
     {"cli", "__main__"},
 ]
 # A package may import the packages named here, never the others.
@@ -36,6 +36,7 @@ HOMES = {
     "click": ("runner/cli/",),
     "lark": ("interpreter/parser", "interpreter/lexer", "interpreter/transform"),
     "pydantic_settings": ("runner/settings.py",),
+    "opentelemetry": ("runner/telemetry_export.py",),
 }
 # No I/O, clock or randomness.
 PURE = {

@@ -24,7 +24,7 @@ from images.sidecar.seams import (
     ServerSpec,
     Verdict,
 )
-from images.sidecar.trace import Trace
+from images.sidecar.trace import RunTrace
 
 TOKEN = "token-of-this-run"
 Message = dict[str, Any]
@@ -373,7 +373,7 @@ async def world(
     limits: Limits | None = None,
     absent: tuple[str, ...] = (),
     remote: tuple[ServerSpec, ...] = (),
-    trace: Trace | None = None,
+    trace: RunTrace | None = None,
 ) -> AsyncIterator[World]:
     """An endpoint whose links lie in `tmp`. `absent` names servers whose bridge never comes."""
     specs = list(remote)

@@ -12,13 +12,14 @@ from images.sidecar import trace
 from images.sidecar.jsonrpc import split_request
 from images.sidecar.remote import traced_headers
 from images.sidecar.seams import Call, Verdict
-from images.sidecar.trace import Trace
+from images.sidecar.trace import RunTrace, Trace
 from tests.unit.sidecar.endpoint_world import FakeServer, Gate, Message, world
 from tests.unit.sidecar.test_endpoint_eras import Stateless
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 THEIRS = f"00-{TRACE}-{SPAN}-01"
-KEPT = Trace("a" * 32, "b" * 16, 1)
+RUN = Trace("a" * 32, "b" * 16, 1)
+KEPT = RunTrace(RUN, known=True, spans=True)
 ALWAYS = {
     "id", "session", "method", "decision", "rule", "labels", "bytesIn", "bytesOut", "start", "ms", "isError", "trace",
     "span", "parent",
@@ -136,7 +137,7 @@ async def test_a_name_that_is_revoked_is_told_as_hidden(tmp_path: Path) -> None:
 
 async def test_the_agents_trace_goes_on_with_our_span_as_parent(tmp_path: Path) -> None:
     server = FakeServer("a", ("one",))
-    async with world(tmp_path, server) as w:
+    async with world(tmp_path, server, trace=KEPT) as w:
         agent = w.agent()
         await agent.open()
         await agent.call("one", meta={"traceparent": THEIRS, "tracestate": "rojo=1", "baggage": "k=v", "mine": 1})
@@ -170,9 +171,9 @@ async def test_without_a_trace_the_run_is_the_parent(tmp_path: Path) -> None:
         await agent.open()
         await agent.call("one")
         (event,) = w.gate.of("call")
-        assert (event["trace"], event["parent"]) == (KEPT.trace_id, KEPT.span_id)
+        assert (event["trace"], event["parent"]) == (RUN.trace_id, RUN.span_id)
         meta = server.calls("tools/call")[0]["params"]["_meta"]
-        assert meta == {"traceparent": f"00-{KEPT.trace_id}-{event['span']}-01"}
+        assert meta == {"traceparent": f"00-{RUN.trace_id}-{event['span']}-01"}
 
 
 async def test_a_run_that_nobody_traces_adds_nothing_to_a_call(tmp_path: Path) -> None:
@@ -183,6 +184,19 @@ async def test_a_run_that_nobody_traces_adds_nothing_to_a_call(tmp_path: Path) -
         await agent.call("one")
         assert "_meta" not in server.calls("tools/call")[0]["params"]
         assert len({event["trace"] for event in told(w.gate)}) == 1  # the record has one all the same
+
+
+@pytest.mark.parametrize("run", [None, RunTrace(RUN, known=True)])
+async def test_where_no_spans_are_made_the_agents_own_is_the_parent(tmp_path: Path, run: RunTrace | None) -> None:
+    server = FakeServer("a", ("one",))
+    async with world(tmp_path, server, trace=run) as w:
+        agent = w.agent()
+        await agent.open()
+        await agent.call("one", meta={"traceparent": THEIRS, "tracestate": "rojo=1"})
+        await agent.call("one")
+        named, unnamed = (call["params"].get("_meta") for call in server.calls("tools/call"))
+        assert named == {"traceparent": THEIRS, "tracestate": "rojo=1"}
+        assert unnamed == (None if run is None else {"traceparent": f"00-{RUN.trace_id}-{RUN.span_id}-01"})
 
 
 async def test_cannot_hide_from_a_trace_that_is_kept(tmp_path: Path) -> None:
@@ -208,9 +222,9 @@ async def test_cannot_forge_a_trace(tmp_path: Path, bad: Any) -> None:
         await agent.open()
         await agent.call("one", meta={"traceparent": bad, "tracestate": "a=1"})
         (event,) = w.gate.of("call")
-        assert event["trace"] == KEPT.trace_id
+        assert event["trace"] == RUN.trace_id
         meta = server.calls("tools/call")[0]["params"]["_meta"]
-        assert meta == {"traceparent": f"00-{KEPT.trace_id}-{event['span']}-01"}
+        assert meta == {"traceparent": f"00-{RUN.trace_id}-{event['span']}-01"}
 
 
 def test_a_later_version_is_read_as_far_as_it_is_known() -> None:
