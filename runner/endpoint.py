@@ -23,6 +23,7 @@ PROTOCOL = "2025-11-25"
 MOST_PAGES = 200
 _META = "dev.mlld/"
 _CHANNELS = 4
+_SWITCHED = 101
 
 
 class CallFailed(RunnerError):
@@ -68,7 +69,7 @@ class _Channel:
             return body
         if "content-length" in headers:
             return await self._exactly(int(headers["content-length"]))
-        return b"" if status in (202, 204, 304) else await self._all()
+        return b"" if status in (_SWITCHED, 202, 204, 304) else await self._all()
 
     async def _until(self, mark: bytes) -> bytes:
         while mark not in self._rest:
@@ -148,6 +149,24 @@ class Endpoint:
             audit=str(meta.get(f"{_META}call", "")),
             denied=_denial(meta.get(f"{_META}denied")),
         )
+
+    async def switch(self) -> Pipe:
+        """A way to it that carries lines, for one client which speaks MCP over its standard input and output. Everything
+        else about that client, its session and its questions, is between it and the endpoint. Errors: `SandboxFailure`."""
+        channel = _Channel(await self.opener())
+        headers = {"Authorization": f"Bearer {self.token}", "Connection": "Upgrade", "Upgrade": "mcp-stdio"}
+        try:
+            answer = await channel.ask("GET", headers)
+            if answer.status != _SWITCHED:
+                raise SandboxFailure(
+                    f"the endpoint lets no more clients in: {answer.body[:200].decode(errors='replace')}"
+                )
+        except BaseException as error:
+            await channel.pipe.close()
+            if isinstance(error, OSError | ValueError | IndexError):
+                raise SandboxFailure("the endpoint does not answer", detail=str(error)) from error
+            raise
+        return channel.pipe
 
     async def close(self) -> None:
         """Closes every way to it; the session ends with the sandbox."""

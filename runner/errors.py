@@ -113,7 +113,12 @@ class UnknownRun(UsageFailure):
 
     code = "unknown-run"
 
-    def __init__(self, name: str, known: Iterable[str] = ()) -> None:
+    def __init__(self, name: str, known: Iterable[str] = (), *, running: Iterable[str] | None = None) -> None:
+        """`running`: the only ones that count, where a run that has ended is of no use."""
+        if running is not None:
+            detail = running_now(running)
+            super().__init__(f"there is no run {name!r} that goes on", detail=detail, remedy="mlld sandbox ps")
+            return
         known = list(known)
         like = nearest(name, known)
         if not known:
@@ -124,6 +129,12 @@ class UnknownRun(UsageFailure):
             return
         detail = f"did you mean {like!r}?" if like else f"the latest: {listed(known, limit=5)}"
         super().__init__(f"there is no run {name!r}", detail=detail, remedy="mlld sandbox ps --all")
+
+
+def running_now(names: Iterable[str]) -> str:
+    """The runs that go on, for the detail of an error."""
+    names = list(names)
+    return f"running: {listed(names, limit=20)}" if names else "nothing is running"
 
 
 class AmbiguousRun(UsageFailure):

@@ -189,6 +189,12 @@ class Sandbox:
         """The tools as the agent sees them."""
         return self._endpoint if self.plan.servers else None
 
+    async def converse(self) -> Pipe:
+        """A way to the endpoint for a client that speaks MCP in lines. Errors: `SandboxFailure`."""
+        if self._closed or self._endpoint is None:
+            raise SandboxFailure(f"the sandbox {self.plan.run} has no endpoint, or none any more")
+        return await self._endpoint.switch()
+
     @property
     def pins(self) -> Mapping[str, Mapping[str, Any]]:
         """What a lock is made of, by server; empty unless the handover asked for it."""

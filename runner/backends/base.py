@@ -51,6 +51,10 @@ class Pipe(Protocol):
         """Some bytes; empty at the end."""
         ...
 
+    async def finish(self) -> None:
+        """Nothing more is sent: the program reads the end of its stdin."""
+        ...
+
     async def close(self) -> None: ...
 
 

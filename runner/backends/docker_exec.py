@@ -120,6 +120,9 @@ class ExecPipe:
                 return out
         return b""
 
+    async def finish(self) -> None:
+        self._duplex.finish()
+
     async def close(self) -> None:
         self._duplex.close()
 

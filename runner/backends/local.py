@@ -281,6 +281,10 @@ class _Connection:
         except ConnectionError:
             return b""
 
+    async def finish(self) -> None:
+        with contextlib.suppress(OSError):
+            self.writer.write_eof()
+
     async def close(self) -> None:
         self.writer.close()
         with contextlib.suppress(OSError):

@@ -32,15 +32,19 @@ def state(summary: Summary) -> str:
     return "lost" if summary.exit is None and is_dead(summary.owner) else summary.state
 
 
+def running() -> list[tuple[Run, Summary]]:
+    """The runs that go on, latest first."""
+    rows = ((run, Summary.of(read(run.path))) for run in runs(records())[:-201:-1])
+    return [(run, summary) for run, summary in rows if state(summary) == "running"]
+
+
 @click.command(cls=Command, examples="\nExamples:\n  mlld sandbox ps\n  mlld sandbox ps --all --json\n")
 @click.option("--all", "-a", "everything", is_flag=True, help="Also the runs that have ended.")
 @click.option("--limit", default=20, show_default=True, help="With --all: how many, latest first.")
 @_JSON
 def ps(everything: bool, limit: int, as_json: bool) -> None:
     """The runs that go on."""
-    found = runs(records())[::-1]
-    rows = [(run, Summary.of(read(run.path))) for run in (found[:limit] if everything else found[:200])]
-    rows = [(run, summary) for run, summary in rows if everything or state(summary) == "running"]
+    rows = [(run, Summary.of(read(run.path))) for run in runs(records())[::-1][:limit]] if everything else running()
     if as_json:
         items = [{"run": run.name, "env": s.env, "state": state(s), "started": s.started} for run, s in rows]
         click.echo(json.dumps(items, ensure_ascii=False))

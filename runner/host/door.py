@@ -1,8 +1,11 @@
-"""The door of a running sandbox: how other commands of its user reach its tools (`mlld sandbox connect RUN`).
+"""The door of a running sandbox: how other commands of its user reach its endpoint (`mlld sandbox connect RUN`).
 
 An abstract Unix socket: it has no file, so that nothing of it is left however its runner ends, and no container can see
 it, since each has a network namespace of its own. It has no permission bits either; who calls is asked of the kernel, on
 both ends: nobody else gets in, and nobody else can pretend to be the door.
+
+What goes through is not looked at here. Each guest has a way of its own to the endpoint, from the agent's seat, and so
+the same filters, guards, labels and record as the agent, in a session of its own.
 """
 
 from __future__ import annotations
@@ -12,16 +15,16 @@ import contextlib
 import os
 import socket
 import struct
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable
 
-from interpreter.errors import EvaluationError
-from interpreter.mcp import LARGEST, Answer, Server, Tool
-from interpreter.ports import ToolConnection, ToolInfo
-from runner import __version__
-from runner.errors import SandboxFailure, Unsupported
+import msgspec
+
+from runner.backends.base import Pipe
+from runner.errors import RunnerError, SandboxFailure, Unsupported
 
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: `struct ucred`
+_CHUNK = 1 << 16
+_NO_WAY_IN = -32000
 
 
 def address(run: str) -> str:
@@ -35,66 +38,75 @@ def is_ours(end: socket.socket) -> bool:
 
 
 class Door:
-    """Serves the tools of one sandbox to whoever of this user connects; each connection is a session of its own."""
+    """Joins whoever of this user connects to the endpoint of one sandbox. `way` gives a new way to it, in lines."""
 
-    def __init__(self, run: str, tools: ToolConnection | None) -> None:
-        self._run = run
-        self._tools = [] if tools is None else [passed_on(tools, info) for info in tools.tools]
+    def __init__(self, run: str, way: Callable[[], Awaitable[Pipe]]) -> None:
+        self._run, self._way = run, way
         self._server: asyncio.Server | None = None
         self._guests: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """Start to listen. Where the system has no such sockets there is no door, and `connect` says so."""
         if hasattr(socket, "SO_PEERCRED"):
-            self._server = await asyncio.start_unix_server(self._welcome, address(self._run), limit=LARGEST)
+            self._server = await asyncio.start_unix_server(self._knocked, address(self._run))
 
     async def close(self) -> None:
         """Let nobody in any more, and see everybody out."""
-        if self._server is None:
-            return
-        self._server.close()
+        if self._server is not None:
+            self._server.close()
+            self._server = None
         for guest in self._guests:
             guest.cancel()
         await asyncio.gather(*self._guests, return_exceptions=True)
-        self._server = None
 
-    async def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def lead_in(self, end: socket.socket) -> None:
+        """Serves a guest who is here already, until one side ends."""
+        await self._serve(*await asyncio.open_unix_connection(sock=end))
+
+    async def _knocked(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if is_ours(writer.get_extra_info("socket")):
+            await self._serve(reader, writer)
+        else:
+            await _leave(writer)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._guests.add(task)
-        server = Server(name=f"mlld {self._run}", version=__version__, tools=self._tools)
-
-        async def send(line: bytes) -> None:
-            writer.write(line)
-            await writer.drain()
-
+        pipe: Pipe | None = None
         try:
-            if not is_ours(writer.get_extra_info("socket")):
-                return
-            while line := await reader.readline():
-                await server.receive(line, send)
-            await server.drain()
-        except (ConnectionError, ValueError, asyncio.CancelledError):
-            pass  # it left, it sent a line without end, or the sandbox ends
+            pipe = await self._way()
+            inwards = asyncio.create_task(_inwards(reader, pipe))
+            try:
+                while data := await pipe.receive():
+                    writer.write(data)
+                    await writer.drain()
+            finally:
+                inwards.cancel()
+                await asyncio.wait([inwards])
+        except RunnerError as refusal:
+            error = {"code": _NO_WAY_IN, "message": refusal.message}
+            writer.write(msgspec.json.encode({"jsonrpc": "2.0", "id": None, "error": error}) + b"\n")
+        except (OSError, asyncio.CancelledError):
+            pass  # it left, or the sandbox ends
         finally:
-            await server.close()
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
             self._guests.discard(task)
+            if pipe is not None:
+                await pipe.close()
+            await _leave(writer)
 
 
-def passed_on(connection: ToolConnection, info: ToolInfo) -> Tool:
-    """A tool of the sandbox as one that is served on this side."""
+async def _inwards(reader: asyncio.StreamReader, pipe: Pipe) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(_CHUNK):
+            await pipe.send(data)
+        await pipe.finish()  # the endpoint answers what is still running, then ends
 
-    async def call(arguments: Mapping[str, Any]) -> Answer:
-        result = await connection.call(info.name, arguments)
-        if result.is_error:
-            raise EvaluationError(result.text or f"{info.name} failed without a word")
-        structured = result.structured if isinstance(result.structured, Mapping) else None
-        return Answer(text=result.text, structured=structured)
 
-    return Tool(name=info.name, description=info.description, schema=info.input_schema, call=call)
+async def _leave(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
 
 
 def knock(run: str) -> socket.socket:

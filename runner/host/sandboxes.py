@@ -26,7 +26,6 @@ from interpreter.ports import (
     CommandResult,
     Directory,
     FilePort,
-    SandboxSession,
     ToolConnection,
     Witnessed,
 )  # fmt: skip
@@ -94,7 +93,7 @@ class Sandboxes:
     _lease: Lease | None = None
     _sweeping: asyncio.Task[None] | None = None
 
-    async def open(self, spec: EnvironmentSpec) -> SandboxSession:
+    async def open(self, spec: EnvironmentSpec) -> Session:
         """A running sandbox. Errors: `RunnerError`; nothing is left then."""
         if spec.provider == "local":
             self.warn(NOT_ISOLATED)
@@ -264,7 +263,7 @@ class Session:
     door: Door = field(init=False)
 
     def __post_init__(self) -> None:
-        self.door = Door(self.sandbox.run_id, self.sandbox.tools)
+        self.door = Door(self.sandbox.run_id, self.sandbox.converse)
 
     @property
     def run_id(self) -> str:
