@@ -17,6 +17,7 @@ import sys
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from images.sidecar import config as configuration
 from images.sidecar import guarding
@@ -29,6 +30,10 @@ from images.sidecar.gate import Gate
 from images.sidecar.holding import Holding
 from images.sidecar.reading import ConfigError
 from images.sidecar.resolver import resolver_for
+from images.sidecar.seams import ServerSpec
+
+if TYPE_CHECKING:
+    from images.sidecar.authorizer import Authorizer
 
 STDIN, STDOUT = 0, 1
 MCP_SOCKET = "mcp.sock"
@@ -102,6 +107,7 @@ async def run(config: SidecarConfig, *, leased: bool, started: float, fenced: bo
     audit = Audit(
         STDOUT,
         secrets=config.secrets(),
+        leased=leased,
         on_failure=lambda failure: ending.because(EXIT_RECORD, f"{failure}; nothing may be decided unseen"),
     )
     problem = None
@@ -124,7 +130,13 @@ async def run(config: SidecarConfig, *, leased: bool, started: float, fenced: bo
         parts.push_async_callback(gate.close)
         await gate.start(config.links)
         judges = guarding.Guarding(module, admission, audit.emit)
-        endpoint = Endpoint(config.endpoint, admission, judges, audit, gate.dial)
+
+        def authorize(server: ServerSpec) -> Authorizer:
+            from images.sidecar.authorizer import Authorizer  # most runs have no server that wants tokens
+
+            return Authorizer(server, gate.dial, audit)
+
+        endpoint = Endpoint(config.endpoint, admission, judges, audit, gate.dial, authorize)
         parts.push_async_callback(endpoint.close)
         endpoint.listen_unix(f"{config.agent_link}/{MCP_SOCKET}")
         if not leased:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -23,6 +24,8 @@ LOW_WATER = 64 * 1024
 MOST_WAITING = 64 * 1024 * 1024
 ARGUMENTS_BYTES = 4096
 RESULT_BYTES = 2048
+ROTATED = 64
+"""Tokens that came later and are still masked."""
 
 
 class AuditFailure(RuntimeError):
@@ -37,11 +40,12 @@ class Audit:
         fd: int,
         *,
         secrets: Iterable[str] = (),
+        leased: bool = False,
         on_failure: Callable[[AuditFailure], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._fd = fd
-        self._clock = clock
+        self._clock, self._leased = clock, leased
         self._on_failure = on_failure
         self._loop = asyncio.get_running_loop()
         self._pending: list[bytes] = []
@@ -52,7 +56,9 @@ class Audit:
         self._room = asyncio.Event()
         self._room.set()
         self.failure: AuditFailure | None = None
-        self._masker = Masker(secrets)
+        self._secrets = tuple(secrets)
+        self._rotated: deque[str] = deque(maxlen=ROTATED)
+        self._masker = Masker(self._secrets)
         os.set_blocking(fd, False)
 
     def emit(self, event: dict[str, Any]) -> None:
@@ -66,6 +72,9 @@ class Audit:
             line = orjson.dumps(
                 {k: v if isinstance(v, int | float) else self._masker.clean(v) for k, v in value.items()}
             )
+        self._write(line)
+
+    def _write(self, line: bytes) -> None:
         self._pending.append(line + b"\n")
         self._size += len(line) + 1
         if self._size > HIGH_WATER:
@@ -75,6 +84,17 @@ class Audit:
         if not self._scheduled and not self._polled:
             self._scheduled = True
             self._loop.call_soon(self._flush)
+
+    def hide(self, *secrets: str) -> None:
+        """Adds secrets that came later: tokens, of which the last are masked, since a run may see any number."""
+        self._rotated.extend(secret for secret in secrets if secret and secret not in self._rotated)
+        self._masker = Masker((*self._secrets, *self._rotated))
+
+    def keep(self, server: str, credential: dict[str, Any]) -> None:
+        """Hands a login to the runner, which holds the other end and does not record it. Without a runner the line would
+        be in the engine's log, so nothing is written then."""
+        if self._leased and self.failure is None:
+            self._write(orjson.dumps({"event": "credential", "server": server, "credential": credential}))
 
     def _excerpts(self, event: dict[str, Any]) -> dict[str, Any]:
         """The two fields that hold somebody else's data, cut to what a record needs."""

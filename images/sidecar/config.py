@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 from types import MappingProxyType
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from images.sidecar.addresses import Network
 from images.sidecar.reading import ConfigError, Reader
 from images.sidecar.rules import BadHost, EgressRules, HostRule, parse_host
-from images.sidecar.seams import EndpointSpec, Lifecycle, Limits, ServerSpec
+from images.sidecar.seams import EndpointSpec, Grant, IdentityProvider, Lifecycle, Limits, OAuth, ServerSpec
 from images.sidecar.trace import RunTrace
 from images.sidecar.trace import parse as parse_trace
 
@@ -92,7 +92,8 @@ class SidecarConfig:
     def secrets(self) -> frozenset[str]:
         """Values that must never be written anywhere."""
         headers = {value for server in self.servers for value in server.headers.values()}
-        return frozenset({self.token, *headers, *(value.partition(" ")[2] for value in headers)})
+        tokens = {value for server in self.servers if server.oauth for value in server.oauth.secrets()}
+        return frozenset({self.token, *tokens, *headers, *(value.partition(" ")[2] for value in headers)})
 
 
 def parse(text: str | bytes) -> SidecarConfig:
@@ -155,9 +156,9 @@ def parse(text: str | bytes) -> SidecarConfig:
 
 def _server(reader: Reader) -> ServerSpec:
     reader.keys(
-        "name", "link", "transport", "url", "headers", "tools", "only", "withheld", "as", "bind", "labels", "pins"
-    )
-    link, url, prefix = reader.get("link"), reader.get("url"), reader.get("as")
+        "name", "link", "transport", "url", "headers", "oauth", "tools", "only", "withheld", "as", "bind", "labels", "pins"
+    )  # fmt: skip
+    link, url, prefix, oauth = (reader.get(key) for key in ("link", "url", "as", "oauth"))
     transport = reader.get("transport").one_of("stdio", "http", "sse", default="stdio")
     if transport == "stdio" and not (link.given and not url.given):
         raise reader.error("must have `link` and no `url`, because its transport is stdio")
@@ -168,8 +169,52 @@ def _server(reader: Reader) -> ServerSpec:
         link=link.path_like() if link.given else None,
         transport=cast(Literal["stdio", "http", "sse"], transport),
         url=url.string() if url.given else None,
-        headers=reader.get("headers").string_map(),
+        headers=_headers(reader.get("headers")),
+        oauth=_oauth(oauth, url) if oauth.given else None,
         prefix=prefix.name() if prefix.given else None,
+    )
+
+
+def _headers(reader: Reader) -> Mapping[str, str]:
+    for _, item in reader.optional_members():
+        # A line end in a secret would write headers of its own.
+        if any(not " " <= character <= "\xff" for character in item.string(at_least=0)):
+            raise item.error("must be one line of a header")
+    return reader.string_map()
+
+
+def _oauth(reader: Reader, url: Reader) -> OAuth:
+    texts = ("clientId", "clientSecret", "privateKey", "clientMetadata", "assertion")
+    reader.keys("grant", "issuer", "algorithm", "scopes", "provider", "credential", *texts)
+    if not url.given:
+        raise reader.error("must belong to a server with `url`")
+    client_id, client_secret, private_key, client_metadata, assertion = (
+        reader.get(key).string() if reader.get(key).given else "" for key in texts
+    )
+    issuer, provider, scopes, kept = (reader.get(key) for key in ("issuer", "provider", "scopes", "credential"))
+    return OAuth(
+        grant=cast(Any, reader.get("grant").one_of(*get_args(Grant), default="")),
+        issuer=issuer.string() if issuer.given else None,
+        client_id=client_id,
+        client_secret=client_secret,
+        private_key=private_key,
+        algorithm=reader.get("algorithm").string() if reader.get("algorithm").given else "ES256",
+        client_metadata=client_metadata,
+        scopes=scopes.strings() if scopes.given else None,
+        assertion=assertion,
+        provider=_provider(provider) if provider.given else None,
+        credential=MappingProxyType({name: item.value for name, item in kept.members()}) if kept.given else None,
+    )
+
+
+def _provider(reader: Reader) -> IdentityProvider:
+    reader.keys("tokenEndpoint", "clientId", "clientSecret", "idToken")
+    secret = reader.get("clientSecret")
+    return IdentityProvider(
+        token_endpoint=reader.get("tokenEndpoint").string(),
+        client_id=reader.get("clientId").string(),
+        client_secret=secret.string() if secret.given else "",
+        id_token=reader.get("idToken").string(),
     )
 
 

@@ -6,6 +6,7 @@ import asyncio
 import hmac
 from functools import partial
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from images.sidecar import batch, jsonrpc, lines, oldsse
 from images.sidecar.asking import Asking
@@ -29,6 +30,9 @@ from images.sidecar.stream import EventStream, split_event_id
 from images.sidecar.trace import nobodys, of_headers
 from images.sidecar.upstream import Upstream
 
+if TYPE_CHECKING:
+    from images.sidecar.upstream import Authorize
+
 _VERSIONS = frozenset(version.encode() for version in VERSIONS)
 _PATHS = frozenset((b"/mcp", oldsse.STREAM, oldsse.MESSAGES))
 _SWEEP_SECONDS = 5.0
@@ -38,11 +42,19 @@ class Endpoint:
     """Everything between the agent's socket and the servers' links. Use: `listen…`, then serve until `close`."""
 
     def __init__(
-        self, spec: EndpointSpec, admission: Admission, guarding: Guarding, audit: Audit, dial: Dial | None = None
+        self,
+        spec: EndpointSpec,
+        admission: Admission,
+        guarding: Guarding,
+        audit: Audit,
+        dial: Dial | None = None,
+        authorize: Authorize | None = None,
     ) -> None:
         self._spec, self._admission, self._audit = spec, admission, audit
         self._loop = asyncio.get_running_loop()
-        self.upstreams = [Upstream(server, spec.lifecycle, spec.limits, audit, dial) for server in spec.servers]
+        self.upstreams = [
+            Upstream(server, spec.lifecycle, spec.limits, audit, dial, authorize) for server in spec.servers
+        ]
         trace = spec.trace or nobodys()
         judges = Judges(guarding=guarding, audit=audit, result_limit=spec.limits.result_bytes, trace=trace)
         router = Router(admission, judges)

@@ -80,7 +80,8 @@ class Response:
         self.status = int(status[1])
         for line in lines:
             name, _, value = line.decode("latin-1").partition(":")
-            self.headers[name.strip().lower()] = value.strip()
+            name, value = name.strip().lower(), value.strip()
+            self.headers[name] = f"{self.headers[name]}, {value}" if name in self.headers else value  # RFC 9110 §5.3
 
     async def body(self) -> bytes:
         """The whole body, up to the limit."""

@@ -7,7 +7,7 @@ import base64
 import contextlib
 import json
 from collections.abc import Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
 import msgspec
@@ -20,6 +20,9 @@ from images.sidecar.mirror import mirrored
 from images.sidecar.seams import Dial, ServerSpec
 from images.sidecar.trace import PARENT, STATE, of_meta
 from images.sidecar.wire import Reader
+
+if TYPE_CHECKING:
+    from images.sidecar.authorizer import Authorizer
 
 _ACCEPT = "application/json, text/event-stream"
 _NAMED_BY = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
@@ -297,10 +300,17 @@ def shown(value: str) -> str:
     return value if plain else f"=?base64?{base64.b64encode(value.encode()).decode()}?="
 
 
-def reach(reader: Reader, spec: ServerSpec, url: str, dial: Dial, limit: int) -> Remote:
+def reach(
+    reader: Reader, spec: ServerSpec, url: str, dial: Dial, limit: int, authorizer: Authorizer | None = None
+) -> Remote:
     """The transport that a server's declaration asks for. Raises ValueError for a URL that is none."""
     try:
-        client = HttpClient(spec.name, url, spec.headers, dial, limit)
+        if authorizer is None:
+            client = HttpClient(spec.name, url, spec.headers, dial, limit)
+        else:
+            from images.sidecar.authorizer import Authorized
+
+            client = Authorized(spec.name, url, dial, limit, authorizer)
     except HttpError as e:
         raise ValueError(str(e)) from e
     return OldRemote(reader, client) if spec.transport == "sse" else Remote(reader, client)

@@ -16,6 +16,50 @@ Kind = Literal["tool", "resource", "template", "prompt", "task"]
 """What a name is the name of: tools and prompts have the name the server uses, resources and templates their URI."""
 
 
+Grant = Literal["authorization_code", "client_credentials", "jwt_bearer", "identity_assertion"]
+"""How a token is asked for: RFC 6749 §4.1 and §4.4, RFC 7523 §2.1, and the latter with an assertion of an enterprise."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IdentityProvider:
+    """An enterprise's own authorization server, which says who the user is (SEP-990)."""
+
+    token_endpoint: str
+    client_id: str
+    client_secret: str = field(default="", repr=False)
+    id_token: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OAuth:
+    """How tokens for a remote server are got. Secrets are values here: this comes by standard input."""
+
+    grant: Grant
+    issuer: str | None = None
+    """The only authorization server that credentials may go to; None: the one that the server names."""
+    client_id: str = ""
+    client_secret: str = field(default="", repr=False)
+    private_key: str = field(default="", repr=False)
+    """PEM; signs with `algorithm`."""
+    algorithm: str = "ES256"
+    client_metadata: str = ""
+    """URL of a client ID metadata document."""
+    scopes: tuple[str, ...] | None = None
+    """The only ones that may be asked for; None: those that the server wants."""
+    assertion: str = field(default="", repr=False)
+    """Of `jwt_bearer`: who the workload is."""
+    provider: IdentityProvider | None = None
+    credential: Mapping[str, Any] | None = field(default=None, repr=False)
+    """What a login has left (`authorizer.Credential`)."""
+
+    def secrets(self) -> tuple[str, ...]:
+        """Values that must never be written anywhere."""
+        provider = (self.provider.client_secret, self.provider.id_token) if self.provider else ()
+        kept = self.credential or {}
+        left = [str(kept.get(key, "")) for key in ("access_token", "refresh_token", "client_secret", "key")]
+        return (self.client_secret, self.private_key, self.assertion, *provider, *left)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServerSpec:
     """One MCP server as the endpoint sees it: where it is reached, nothing about what it may do."""
@@ -25,7 +69,8 @@ class ServerSpec:
     link: str | None = None
     """Directory of the link: the endpoint listens on `<link>/stdio.sock`, each connection may become a process."""
     url: str | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    oauth: OAuth | None = None
     command: tuple[str, ...] = ()
     """A child process of the endpoint itself: for benchmarks and conformance runs, never in a sandbox."""
     prefix: str | None = None

@@ -22,7 +22,11 @@ from images.sidecar.seams import Audit, Dial, Lifecycle, Limits, ServerSpec
 from images.sidecar.wire import Wire
 
 if TYPE_CHECKING:
+    from images.sidecar.authorizer import Authorizer
     from images.sidecar.remote import Remote
+
+    Authorize = Callable[[ServerSpec], Authorizer]
+    """Makes what gets the tokens of a server that wants them."""
 
 _SPARES = 64
 _BACK_OFF, _BACK_OFF_MAX = 0.2, 30.0
@@ -57,11 +61,18 @@ class Upstream:
     """Makes connected processes of one server."""
 
     def __init__(
-        self, spec: ServerSpec, lifecycle: Lifecycle, limits: Limits, audit: Audit, dial: Dial | None = None
+        self,
+        spec: ServerSpec,
+        lifecycle: Lifecycle,
+        limits: Limits,
+        audit: Audit,
+        dial: Dial | None = None,
+        authorize: Authorize | None = None,
     ) -> None:
         self.spec = spec
         self.health = Health(spec.name, audit.emit)
-        self._dial = dial
+        self._dial, self._authorize = dial, authorize
+        self._authorizer: Authorizer | None = None
         self._lifecycle, self._limits = lifecycle, limits
         self._loop = asyncio.get_running_loop()
         self._listening: socket.socket | None = None
@@ -158,6 +169,8 @@ class Upstream:
             await asyncio.wait(self._children)
         for remote in self._remotes:
             await remote.ended()
+        if self._authorizer is not None:
+            await self._authorizer.close()
 
     # --- remote servers
 
@@ -166,8 +179,12 @@ class Upstream:
             raise ServerError(SERVER_LOST, f"server {self.name} is remote, and nothing here may leave the sandbox")
         from images.sidecar.remote import reach  # most runs have no remote server, and their start pays nothing for it
 
+        if self.spec.oauth is not None and self._authorizer is None:
+            if self._authorize is None:
+                raise ServerError(SERVER_LOST, f"server {self.name} wants tokens, and nothing here gets any")
+            self._authorizer = self._authorize(self.spec)
         try:
-            remote = reach(process, self.spec, url, self._dial, self._limits.result_bytes)
+            remote = reach(process, self.spec, url, self._dial, self._limits.result_bytes, self._authorizer)
         except ValueError as e:
             raise ServerError(SERVER_LOST, f"server {self.name}: {e}") from e
         self._remotes = [*(former for former in self._remotes if not former.closed), remote]

@@ -54,6 +54,12 @@ class Permissive:
     async def drain(self) -> None:
         pass
 
+    def hide(self, *secrets: str) -> None:
+        pass
+
+    def keep(self, server: str, credential: dict[str, Any]) -> None:
+        pass
+
 
 _ALLOWED = Allowed()
 

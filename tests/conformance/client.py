@@ -14,15 +14,19 @@ import os
 import socket
 import sys
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import mcp
 import mcp_types as types
 
+from images.sidecar.authorizer import Authorizer
 from images.sidecar.endpoint import Endpoint
-from images.sidecar.seams import EndpointSpec, ServerSpec
+from images.sidecar.httpclient import HttpClient
+from images.sidecar.seams import EndpointSpec, IdentityProvider, OAuth, ServerSpec
 from tests.bench.endpoint import Permissive
 
 STATELESS = "2026-07-28"
+METADATA = "https://conformance-test.local/client-metadata.json"
 EXAMPLES: dict[str, Any] = {"number": 5, "integer": 5, "boolean": True, "object": {}, "array": [], "null": None}
 
 
@@ -57,11 +61,46 @@ def required(schema: dict[str, Any]) -> dict[str, Any]:
     return {name: EXAMPLES.get(properties.get(name, {}).get("type"), "x") for name in schema.get("required", [])}
 
 
+class Browser:
+    """The person of the suite: opens what it is given, and is sent back at once."""
+
+    redirect_uri = "http://localhost:3000/callback"
+
+    async def ask(self, url: str) -> dict[str, str]:
+        async with await HttpClient("far", url, {}, dial, 1 << 16).request("GET", {}) as response:
+            return dict(parse_qsl(urlsplit(response.headers["location"]).query))
+
+
+def declared(said: dict[str, Any]) -> OAuth:
+    """What a declaration would say, from what the suite does."""
+    known = {"issuer": said.get("issuer"), "client_id": said.get("client_id", "")}
+    secret = said.get("client_secret", "")
+    match os.environ.get("MCP_CONFORMANCE_SCENARIO", ""):
+        case "auth/client-credentials-basic":
+            return OAuth(grant="client_credentials", client_secret=secret, **known)
+        case "auth/client-credentials-jwt":
+            key, algorithm = said["private_key_pem"], said["signing_algorithm"]
+            return OAuth(grant="client_credentials", private_key=key, algorithm=algorithm, **known)
+        case "auth/wif-jwt-bearer":
+            return OAuth(grant="jwt_bearer", assertion=said["valid_jwt"], **known)
+        case "auth/enterprise-managed-authorization":
+            place, client = said["idp_token_endpoint"], said["idp_client_id"]
+            provider = IdentityProvider(token_endpoint=place, client_id=client, id_token=said["idp_id_token"])
+            return OAuth(grant="identity_assertion", client_secret=secret, provider=provider, **known)
+        case _:
+            return OAuth(grant="authorization_code", client_secret=secret, client_metadata=METADATA, **known)
+
+
 async def main(url: str) -> None:
     gate = Permissive()
-    endpoint = Endpoint(
-        EndpointSpec(servers=(ServerSpec(name="far", transport="http", url=url),)), gate, gate, gate, dial
-    )
+    said = json.loads(os.environ.get("MCP_CONFORMANCE_CONTEXT", "{}"))
+    oauth = declared(said) if os.environ.get("MCP_CONFORMANCE_SCENARIO", "").startswith("auth/") else None
+    spec = ServerSpec(name="far", transport="http", url=url, oauth=oauth)
+
+    def authorize(server: ServerSpec) -> Authorizer:
+        return Authorizer(server, dial, gate, consent=Browser())
+
+    endpoint = Endpoint(EndpointSpec(servers=(spec,)), gate, gate, gate, dial, authorize)
     port = endpoint.listen_tcp()
     revision = os.environ.get("MCP_CONFORMANCE_PROTOCOL_VERSION", STATELESS)
     mode = STATELESS if revision == STATELESS else "legacy"
@@ -74,7 +113,7 @@ async def main(url: str) -> None:
     )
     async with client:
         tools = {tool.name: tool for tool in (await client.list_tools()).tools}
-        named = json.loads(os.environ.get("MCP_CONFORMANCE_CONTEXT", "{}")).get("toolCalls")
+        named = said.get("toolCalls")
         focal = tools.get("json_schema_2020_12_tool")
         if named is not None:
             calls = [(call["name"], call.get("arguments") or {}) for call in named if call["name"] in tools]

@@ -17,7 +17,7 @@ from runner.recipes import BuildFile, Recipe
 
 CA = b"-----BEGIN CERTIFICATE-----\n"
 OURS = {"interpreter", "runner", "images"}
-DISTRIBUTION = {"yaml": "pyyaml", "quickjs": "quickjs-ng", "pydantic_settings": "pydantic-settings"}
+DISTRIBUTION = {"yaml": "pyyaml", "quickjs": "quickjs-ng", "pydantic_settings": "pydantic-settings", "jwt": "pyjwt"}
 
 
 def pinned(group: str) -> set[str]:
