@@ -304,9 +304,9 @@ def is_directory(files: FilePort, path: Path) -> bool:
 
 async def run_script(
     engine: ScriptEngine, body: str, arguments: Mapping[str, object], *, ambient: Mapping[str, object],
-    functions: Sequence[ScriptFunction],
+    functions: Sequence[ScriptFunction], texts: Mapping[str, str],
 ) -> ScriptResult:  # fmt: skip
-    return await engine.evaluate(body, arguments, ambient=ambient, functions=functions)
+    return await engine.evaluate(body, arguments, ambient=ambient, functions=functions, texts=texts)
 
 
 def read_secret(ports: Ports, source: str) -> str:

@@ -123,8 +123,10 @@ class ScriptEngine(Protocol):
         *,
         ambient: Mapping[str, object] = EMPTY,
         functions: Sequence[ScriptFunction] = (),
+        texts: Mapping[str, str] = EMPTY,
     ) -> ScriptResult:
-        """`arguments` are parameters of the body, `...` for one that was not given; `ambient` are names around it.
+        """`arguments` are parameters of the body, `...` for one that was not given; `ambient` are names around it;
+        `texts` are the texts of those arguments that are structures and were read from text.
 
         Errors: `ScriptEngineError` with the engine's message.
         """

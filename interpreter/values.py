@@ -97,6 +97,11 @@ class Undefined:
 UNDEFINED = Undefined()
 
 
+def nothing(labels: Labels = NONE) -> Value:
+    """What a function gives whose body gives nothing: null in data, no text at all in a template."""
+    return Value(None, labels, meta={"text": ""})
+
+
 def boolean(truth: bool, labels: Labels = NONE) -> Value:
     if labels is NONE:
         return TRUE if truth else FALSE

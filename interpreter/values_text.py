@@ -141,9 +141,9 @@ def text(value: Any) -> str:
     if isinstance(data, list) and data and all(_from_file(item) for item in data):
         return "\n\n".join(text(item) for item in data)
     if not isinstance(data, list | dict):
-        shown = getattr(data, "shown", None)
-        if shown is not None:
-            return str(shown())
+        own = getattr(data, "shown", None)
+        if own is not None:
+            return str(own())
     return to_json(data)
 
 
@@ -166,9 +166,20 @@ def display(value: Any) -> str:
     if isinstance(data, list) and data and all(_from_file(item) for item in data):
         return "\n\n".join(text(item) for item in data)
     if not isinstance(data, list | dict):
-        shown = getattr(data, "shown", None)
-        return str(shown()) if shown is not None else to_json(data)
+        own = getattr(data, "shown", None)
+        return str(own()) if own is not None else to_json(data)
     return layout(to_plain(data))
+
+
+def shown(value: Any) -> str:
+    """What `show` prints: `display`, and a text that is JSON is laid out like the data that it stands for."""
+    said = display(value)
+    data = value.data if isinstance(value, Value) else value
+    if not isinstance(data, list | dict) or (isinstance(value, Value) and value.meta and "file" in value.meta):
+        read = parse_loosely(said)
+        if not isinstance(read, str):
+            return layout(read)
+    return said
 
 
 def layout(plain: Any) -> str:

@@ -9,7 +9,7 @@ from interpreter.errors import Denied, EvaluationError, LimitReached, MlldError
 from interpreter.operations import GuardDenied, Request, perform
 from interpreter.policy_subjects import Operation
 from interpreter.source import Span
-from interpreter.values import NULL, UNDEFINED, Undefined, Value, array, record, sequence_labels, type_name
+from interpreter.values import NULL, UNDEFINED, Undefined, Value, array, nothing, record, sequence_labels, type_name
 
 from .core import Env, Returned, at, evaluate, handles
 from .expressions import conditional, defined, written
@@ -232,6 +232,8 @@ async def call_function(
             result = await evaluate(function.body, inside)
         except Returned as returned:
             result = returned.value or NULL
+        if isinstance(result.data, Undefined) and isinstance(function.body, n.Block):
+            result = nothing(result.labels)
         result = defined(result).with_labels(function.taint)
         if opaque(function.body):
             # What a program makes of its arguments nobody sees: its answer carries all of them.

@@ -24,8 +24,10 @@ async def exists(env: Env, node: n.Node | None) -> Value:
         return Value(bool(await resolve_paths(node, env)))
     if isinstance(node, n.Literal | n.Template):
         return Value(path_exists(vt.text(await evaluate(node, env)), env))
+    from .lookup import lenient
+
     try:
-        value = await evaluate(node, env)
+        value = await lenient(node, env)
     except MlldError:
         return Value(False)
     return Value(not isinstance(value.data, Undefined), value.labels)

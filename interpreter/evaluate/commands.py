@@ -15,7 +15,7 @@ from interpreter.operations import Request, perform
 from interpreter.policy_subjects import Operation
 from interpreter.ports import Command, CommandResult, ScriptEngineError, ScriptFunction
 from interpreter.source import Span
-from interpreter.values import UNDEFINED, Undefined, Value, number, strip
+from interpreter.values import Undefined, Value, nothing, number, strip
 
 from . import programs
 from .calls import CallOptions, call_with, invoke
@@ -310,8 +310,9 @@ async def run_js(
             env.run.engines.append(env.ports.engine())
         try:
             result = await operations.run_script(
-                env.run.engines[0], node.text, parameters, ambient=around, functions=shadow_functions("js", env)
-            )
+                env.run.engines[0], node.text, parameters, ambient=around, functions=shadow_functions("js", env),
+                texts=programs.texts(dict(zip(names, given, strict=False))),
+            )  # fmt: skip
         except ScriptEngineError as error:
             raise script_failure(error, node.span, env) from None
         if result.warned:
@@ -319,11 +320,11 @@ async def run_js(
         labels = joined((*(v.labels for v in given), SRC_JS))
         if result.returned and isinstance(result.value, str):
             return text_result(result.value, labels)
-        if result.returned:
-            return Value(result.value, labels)
-        if result.printed:
+        if result.printed and not result.returned:
             return text_result(result.printed, labels)
-        return Value(UNDEFINED, labels)
+        if result.value is None:
+            return nothing(labels)
+        return Value(result.value, labels)
 
     request = Request(operation=operation, inputs=inputs, span=node.span,
                       user_guards=options.guards if options else None)  # fmt: skip

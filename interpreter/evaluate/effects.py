@@ -50,8 +50,8 @@ async def show(node: n.Show, env: Env) -> Value:
     if isinstance(node.value, n.With) and node.value.options is not None:
         said = node.value.options.get("guards")
         guards = await guard_choice(said, env) if said is not None else None
-    shown_value = await emit("show", value, env, node, lambda v: env.run.document.shown(vt.display(v)), guards)
-    return Value(vt.display(shown_value), shown_value.labels)
+    shown_value = await emit("show", value, env, node, lambda v: env.run.document.shown(vt.shown(v)), guards)
+    return Value(vt.shown(shown_value), shown_value.labels)
 
 
 @handles(n.Log)
@@ -75,7 +75,7 @@ async def effect_stage(node: n.Node, value: Value, env: Env) -> None:
     if isinstance(node, n.Show | n.Log):
         chosen = value if node.value is None else await evaluate(node.value, env)
         if isinstance(node, n.Show):
-            await emit("show", chosen, env, node, lambda v: env.run.document.shown(vt.display(v)))
+            await emit("show", chosen, env, node, lambda v: env.run.document.shown(vt.shown(v)))
         else:
             await emit("log", chosen, env, node, lambda v: env.ports.output.stderr(env.run.mask(vt.display(v)) + "\n"))
     elif isinstance(node, n.Output | n.Append):

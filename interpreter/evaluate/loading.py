@@ -52,7 +52,12 @@ async def load(node: n.FileLoad, env: Env) -> Value:
         raise EvaluationError(f"Cannot read {text}: {error}", span=node.span, code="file-permission") from None
     except MlldError as error:
         raise at(error, node.span) from None
-    value = await shape(loaded[0], node, env)
+    try:
+        value = await shape(loaded[0], node, env)
+    except MlldError as error:
+        if node.optional and error.code == "section-not-found":
+            return NULL.with_labels(loaded[0].labels)
+        raise at(error, node.span) from None
     return value.with_labels(path.labels) if path.labels is not NONE else value
 
 

@@ -1,7 +1,8 @@
 """Names and what hangs below them: `@x`, `@x.field`, `@x[0]`, `@x[1:3]`, `@x[*].name`.
 
-A name that nobody defined is an error with the nearest name offered. Conditions, `??`, `?` and optional fields are lenient: there a
-missing name or field is `undefined`, which is falsy.
+A name that nobody defined is an error with the nearest name offered; so is a name that an imported module does not export. A field
+or index that an object or array does not have is null, and so is everything below it. Conditions, `??`, `?` and optional fields
+are lenient: there a missing name or field is `undefined`, which is falsy and is told apart from null by `@exists` alone.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any
 from interpreter import nodes as n
 from interpreter import values_text as vt
 from interpreter.errors import EvaluationError
+from interpreter.labels import NONE as NO_LABELS
+from interpreter.labels import Labels
 from interpreter.source import Span
 from interpreter.values import UNDEFINED, Undefined, Value, array, type_name
 
@@ -25,6 +28,12 @@ class Missing(EvaluationError):
     """A name or a field that is not there; lenient places turn it into `undefined`."""
 
     code = "not-found"
+
+
+class Absent(Missing):
+    """A field or index of an object or array that has no such member: null, unless somebody asks whether it is there."""
+
+    labels: Labels = NO_LABELS
 
 
 async def find(name: str, env: Env, span: Span | None = None) -> Value:
@@ -63,7 +72,7 @@ async def variable(node: n.Variable, env: Env) -> Value:
 async def lenient(node: n.Node, env: Env) -> Value:
     """The value, or `undefined` where a name or field is missing."""
     try:
-        return await evaluate(node, env)
+        return await (reach(node, env) if isinstance(node, n.Field | n.Index) else evaluate(node, env))
     except Missing as missing:
         # In a guard a name that nobody defined is a mistake of its author: the branch that denies must not be skipped.
         if missing.code == "undefined-variable" and getattr(env.authority, "in_guard", False):
@@ -71,23 +80,41 @@ async def lenient(node: n.Node, env: Env) -> Value:
         return Value(UNDEFINED)
 
 
-@handles(n.Field)
-async def field_access(node: n.Field, env: Env) -> Value:
-    if isinstance(node.target, n.Wildcard) or projecting(node.target):
-        return await project(node, env)
-    if node.optional:
-        target = await lenient(node.target, env)
-        if target.data is None or isinstance(target.data, Undefined):
-            return Value(UNDEFINED, target.labels)
-        try:
+@handles(n.Field, n.Index)
+async def member_access(node: n.Field | n.Index, env: Env) -> Value:
+    try:
+        return await reach(node, env)
+    except Absent as absent:
+        return Value(None, absent.labels)
+
+
+async def reach(node: n.Field | n.Index, env: Env) -> Value:
+    """The member that a path names. Errors: `Absent` at the first step that leads nowhere, with the labels of the value there."""
+    if isinstance(node, n.Field):
+        if isinstance(node.target, n.Wildcard) or projecting(node.target):
+            return await project(node, env)
+        if node.optional:
+            return await optional_field(node, env)
+    inner = node.target
+    target = await (reach(inner, env) if isinstance(inner, n.Field | n.Index) else evaluate(inner, env))
+    try:
+        if isinstance(node, n.Field):
             return get_field(target, node.name, env)
-        except Missing:
-            return Value(UNDEFINED, target.labels)
-    target = await evaluate(node.target, env)
+        return get_key(target, await evaluate(node.key, env), env)
+    except EvaluationError as error:
+        if isinstance(error, Absent):
+            error.labels = target.labels
+        raise at(error, node.span) from None
+
+
+async def optional_field(node: n.Field, env: Env) -> Value:
+    target = await lenient(node.target, env)
+    if target.data is None or isinstance(target.data, Undefined):
+        return Value(UNDEFINED, target.labels)
     try:
         return get_field(target, node.name, env)
-    except EvaluationError as error:
-        raise at(error, node.span) from None
+    except Missing:
+        return Value(UNDEFINED, target.labels)
 
 
 def get_field(target: Value, name: str, env: Env) -> Value:
@@ -112,7 +139,8 @@ def get_field(target: Value, name: str, env: Env) -> Value:
             return Value(target.meta.get("frontmatter") or {})
         alternatives = list(data)
         hint = difflib.get_close_matches(name, alternatives, n=1)
-        raise Missing(
+        kind = Missing if target.meta and "namespace" in target.meta else Absent
+        raise kind(
             f'Field "{name}" not found in object',
             code="field-not-found",
             hint=f"did you mean `.{hint[0]}`?"
@@ -128,7 +156,7 @@ def get_field(target: Value, name: str, env: Env) -> Value:
             return metadata.quantified(target, name, env)
         if name == "text":
             return Value(vt.text(target), target.labels)
-        raise Missing(
+        raise Absent(
             f'Field "{name}" not found in array', code="field-not-found",
             hint=f"take an element first (`[0]`), or one field of all: `[*].{name}`",
         )  # fmt: skip
@@ -149,7 +177,7 @@ def get_field(target: Value, name: str, env: Env) -> Value:
     if info is not None and name in metadata.FILE_FIELDS:
         return Value(info.field(name), target.labels)
     if data is None or isinstance(data, Undefined):
-        raise Missing(
+        raise Absent(
             f'Cannot access field "{name}" of {type_name(data)}',
             code="field-of-null",
             hint=f"`.{name}?` gives null instead",
@@ -172,20 +200,10 @@ def get_index(target: Value, index: int) -> Value:
             return target.item(data[index])
         return Value(data[index], target.labels)
     except IndexError:
-        raise Missing(
+        raise Absent(
             f"Array index {index} out of bounds (array length: {len(data)})", code="index",
             hint="`??` gives a default: `@xs[3] ?? \"none\"`",
         ) from None  # fmt: skip
-
-
-@handles(n.Index)
-async def index_access(node: n.Index, env: Env) -> Value:
-    target = await evaluate(node.target, env)
-    key = await evaluate(node.key, env)
-    try:
-        return get_key(target, key, env)
-    except EvaluationError as error:
-        raise at(error, node.span) from None
 
 
 def get_key(target: Value, key: Value, env: Env) -> Value:
@@ -199,7 +217,7 @@ def get_key(target: Value, key: Value, env: Env) -> Value:
         if text in target.data:
             return target.item(target.data[text]).with_labels(key.labels)
         if isinstance(name, int):
-            raise Missing(f"Array index {name} on an object", code="index", hint='objects are read by key: `@o["key"]`')
+            raise Absent(f"Array index {name} on an object", code="index", hint='objects are read by key: `@o["key"]`')
     return get_field(target, name if isinstance(name, str) else vt.text(key), env).with_labels(key.labels)
 
 
@@ -227,14 +245,14 @@ def projecting(node: n.Node) -> bool:
 
 
 async def project(node: n.Field, env: Env) -> Value:
-    """`@xs[*].a.b`: the field of every element that has it."""
+    """`@xs[*].a.b`: the field of every element, null where there is none."""
     target = await evaluate(node.target, env)
     found: list[Value] = []
     for item in target.items() if isinstance(target.data, list) else ():
         try:
             found.append(get_field(item, node.name, env))
-        except Missing:
-            continue
+        except Absent:
+            found.append(Value(None, item.labels))
     return array(found, target.own)
 
 

@@ -36,10 +36,11 @@ def pairs(source: Value, span: Span) -> Iterator[tuple[Value, Value]]:
     elif isinstance(data, dict):
         for key in list(data):
             yield Value(key), source.item(data[key]).with_meta(key=key)
-    elif data is not None and not isinstance(data, Undefined):
+    else:
         raise EvaluationError(
             f"for expects an array or an object, got {type_name(source)}", span=span, code="type",
-            hint="text is split first: `@text.split(\"\\n\")`" if isinstance(data, str) else None,
+            hint="text is split first: `@text.split(\"\\n\")`" if isinstance(data, str) else "`?? []` is for what may be missing"
+            if data is None or isinstance(data, Undefined) else None,
         )  # fmt: skip
 
 
@@ -341,7 +342,10 @@ async def run_while(
             state = again.value or state
         except EvaluationError as error:
             raise at(error, span) from None
-    return state
+    raise EvaluationError(
+        f"While loop reached cap ({limit}) without 'done'", span=span, code="while-cap",
+        hint="a branch of the function must end it: `@n >= 5 => done @n`; or raise the cap",
+    )  # fmt: skip
 
 
 @handles(n.While)

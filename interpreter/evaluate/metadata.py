@@ -37,7 +37,7 @@ class FileInfo:
         if name == "fm":
             return self.frontmatter
         if name in ("tokest", "tokens"):
-            return max(1, round(len(self.raw) / 4)) if self.raw else 0
+            return -(-len(self.raw) // 4)
         if name == "url":
             return self.url
         if self.extra and name in self.extra:

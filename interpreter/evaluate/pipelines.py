@@ -20,9 +20,9 @@ from interpreter.operations import RetryWanted
 from interpreter.source import Span
 from interpreter.values import NULL, Value, array, is_plain_text
 
-from .calls import CallOptions, call_with, invoke
+from .calls import CallOptions, call_with, invoke, opaque
 from .core import Env, RetryAsked, evaluate, handles
-from .functions import CALLABLES
+from .functions import CALLABLES, Function
 from .guarding import decided
 from .lookup import find
 
@@ -229,6 +229,8 @@ async def call_stage(stage: n.Node, value: Value, env: Env, options: CallOptions
         callee = await find(stage.name, env, stage.span)
         if not isinstance(callee.data, CALLABLES):
             callee = _shadowed(stage.name) or callee
+        if isinstance(callee.data, Function) and not opaque(callee.data.body):
+            value = as_data(value)
         return await invoke(callee, [value], env, stage.span, options=options)
     if isinstance(stage, n.Field | n.Index):
         return await invoke(await evaluate(stage, env), [value], env, stage.span, options=options)
@@ -248,6 +250,13 @@ async def call_stage(stage: n.Node, value: Value, env: Env, options: CallOptions
     inside.mx = {**inside.mx, "flowing": value}
     result = await evaluate(stage, inside)
     return await invoke(result, [value], inside, stage.span) if isinstance(result.data, CALLABLES) else result
+
+
+def as_data(value: Value) -> Value:
+    """A structure without the text that it was read from: a template says it compactly, a program gets that text."""
+    if value.meta is None or "text" not in value.meta or not isinstance(value.data, list | dict):
+        return value
+    return Value(value.data, value.own, labels=value.labels, meta={k: v for k, v in value.meta.items() if k != "text"})
 
 
 def _mentions_input(node: n.Node) -> bool:

@@ -62,14 +62,14 @@ class CommandLine:
     def value(self, value: Value) -> None:
         if value.labels is not NONE:
             self.labels.append(value.labels)
-        if (
-            isinstance(value.data, list)
-            and self.quote is None
-            and not any(isinstance(strip(i), list | dict) for i in value.data)
-        ):
-            self.pieces.append(" ".join(shlex.quote(vt.text(item)) for item in value.items()))
-            return
-        text = (vt.to_json(value) if isinstance(value.data, list | dict) else vt.text(value)).replace("\0", "")
+        if flat_list(value):
+            if self.quote is None:
+                self.pieces.append(" ".join(shlex.quote(vt.text(item)) for item in value.items()))
+                return
+            text = " ".join(vt.text(item) for item in value.items())
+        else:
+            text = vt.to_json(value) if isinstance(value.data, list | dict) else vt.text(value)
+        text = text.replace("\0", "")
         if self.quote is None:
             self.pieces.append(shlex.quote(text))
         elif self.quote == '"':
@@ -79,6 +79,11 @@ class CommandLine:
 
     def text(self) -> str:
         return "".join(self.pieces)
+
+
+def flat_list(value: Value) -> bool:
+    """A list that a command takes as words, and a shell variable as lines."""
+    return isinstance(value.data, list) and not any(isinstance(strip(item), list | dict) for item in value.data)
 
 
 def refuse_operator(text: str, at: int, span: Span) -> None:
@@ -154,7 +159,19 @@ def around(text: str, env: Env, without: Mapping[str, Any]) -> dict[str, Value]:
 
 
 def shell_variable(value: Value) -> str:
-    return "" if value.data is None or isinstance(value.data, Undefined) else vt.text(value).replace("\0", "")
+    if value.data is None or isinstance(value.data, Undefined):
+        return ""
+    text = "\n".join(vt.text(item) for item in value.items()) if flat_list(value) else vt.text(value)
+    return text.replace("\0", "")
+
+
+def texts(values: Mapping[str, Value]) -> dict[str, str]:
+    """The texts of those values that are structures and were read from text: what they say where they are used as text."""
+    return {
+        name: str(value.meta["text"])
+        for name, value in values.items()
+        if value.meta is not None and "text" in value.meta and isinstance(value.data, list | dict)
+    }
 
 
 def shell_program(text: str, values: Mapping[str, Value]) -> tuple[str, dict[str, str]]:
@@ -235,7 +252,8 @@ def node_program(
         given.pop()
     helpers = [[f.name, list(f.parameters), f.body] for f in functions]
     return NODE.replace("$INPUT", json.dumps(json.dumps(
-        {"body": text, "names": list(plain), "values": list(plain.values())[: len(given)], "ambient": list(ambient),
+        {"body": text, "names": list(plain), "values": list(plain.values())[: len(given)],
+         "texts": texts(values), "ambient": list(ambient),
          "around": list(ambient.values()), "helpers": helpers, "mark": MARK}
     )))  # fmt: skip
 
@@ -253,11 +271,19 @@ const wrap = (body) => {
 const helpers = input.helpers.map(([name, names, body]) =>
   `${/\bawait\b/.test(body) ? 'async ' : ''}function ${name}(${names.join(', ')}) {\n${wrap(body)}\n}`).join('\n');
 const source = `${helpers}\nreturn async function (${input.names.join(', ')}) {\n${wrap(input.body)}\n};`;
+// A structure that is used as text says what it was read from.
+const dress = (x, i) => {
+  if (x !== null && typeof x === 'object') {
+    const said = input.texts[input.names[i]];
+    Object.defineProperty(x, 'toString', { value: () => said ?? JSON.stringify(x), configurable: true, writable: true });
+  }
+  return x;
+};
 const here = createRequire(process.cwd() + '/');
 (async () => {
   try {
     const make = new Function('require', '__dirname', ...input.ambient, source);
-    const value = await make(here, process.cwd(), ...input.around)(...input.values);
+    const value = await make(here, process.cwd(), ...input.around)(...input.values.map(dress));
     if (value !== undefined) process.stdout.write(input.mark + JSON.stringify(value === undefined ? null : value));
   } catch (error) {
     process.stderr.write(String((error && error.stack) || error) + '\n');

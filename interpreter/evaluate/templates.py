@@ -61,13 +61,33 @@ async def part_value(part: n.Node, env: Env) -> Value:
     """The value of a hole. A name that nobody defined stays as it is written: `me@example.com` is text, too."""
     if isinstance(part, n.Placeholder) and "placeholder" not in env.mx:
         return Value("<>")  # outside `as`, these are two characters
+    if isinstance(part, n.FileLoad):
+        return await file_part(part, env)
     try:
-        return await evaluate(part, env)
+        value = await evaluate(part, env)
     except Missing as missing:
         if missing.code == "undefined-variable":
-            written = part.span.text or f"@{getattr(part, 'name', '')}"
-            return Value(f"{written}}}}}" if written.startswith("{{") and not written.endswith("}}") else written)
+            return as_written(part)
         raise
+    # So does a parameter that the caller did not give.
+    return as_written(part) if isinstance(value.data, Undefined) and isinstance(part, n.Variable) else value
+
+
+async def file_part(part: n.FileLoad, env: Env) -> Value:
+    """A file inside text. One that is not there leaves a gap and a warning: much text only looks like a file."""
+    try:
+        value = await evaluate(part, env)
+    except EvaluationError as error:
+        if error.code != "file-not-found":
+            raise
+        env.ports.output.stderr(f"warning: {error.span}: {env.run.mask(error.message)}; nothing stands in its place\n")
+        return Value("")
+    return Value("", value.labels) if part.optional and value.data is None else value
+
+
+def as_written(part: n.Node) -> Value:
+    written = part.span.text or f"@{getattr(part, 'name', '')}"
+    return Value(f"{written}}}}}" if written.startswith("{{") and not written.endswith("}}") else written)
 
 
 async def optional_part(part: n.Conditional, env: Env, builder: Builder) -> None:

@@ -24,12 +24,18 @@
     return Array.isArray(x) ? (inner ? `[ ${inner} ]` : "[]") : (inner ? `{ ${inner} }` : "{}");
   };
   // Structures also answer to `.text`, `.data` and `String(x)`, as what flows through a pipeline does.
-  const dress = (x) => {
+  const methods = ["trim", "split", "replace", "replaceAll", "match", "toUpperCase", "toLowerCase", "startsWith", "endsWith", "includes", "indexOf", "substring"];
+  const dress = (x, said) => {
+    const written = (...layout) => said ?? JSON.stringify(x, ...layout);
     if (x === null || typeof x !== "object") return x;
     const add = (name, get) => { if (!(name in x)) Object.defineProperty(x, name, { get, set(v) { Object.defineProperty(x, name, { value: v, writable: true, enumerable: true, configurable: true }); }, enumerable: false, configurable: true }); };
-    add("text", () => JSON.stringify(x));
+    add("text", () => written());
     add("data", () => x);
-    Object.defineProperty(x, "toString", { value: () => JSON.stringify(x), enumerable: false, configurable: true, writable: true });
+    // Where neither the data nor an array has a method of that name, the text has: `input.trim()`, `input.split(",")`.
+    for (const name of methods) {
+      if (!(name in x)) Object.defineProperty(x, name, { value: (...a) => written(null, 2)[name](...a), enumerable: false, configurable: true, writable: true });
+    }
+    Object.defineProperty(x, "toString", { value: () => written(), enumerable: false, configurable: true, writable: true });
     return x;
   };
   const wrap = (body) => {
@@ -51,7 +57,7 @@
     compiled.set(key, made);
     return made;
   };
-  globalThis.__start = (key, body, names, ambient, functions, values, around) => {
+  globalThis.__start = (key, body, names, ambient, functions, values, around, texts) => {
     const id = ++ids, run = { done: false, printed: [], warned: [] };
     running.set(id, run);
     const log = (...x) => { run.printed.push(x.map(text).join(" ")); };
@@ -69,8 +75,9 @@
     };
     try {
       const made = compile(key, body, JSON.parse(names), JSON.parse(ambient), JSON.parse(functions));
-      const inside = made(console, ...JSON.parse(around).map(dress));
-      inside(...JSON.parse(values).map(dress)).then((v) => finish(v), (e) => finish(undefined, e === undefined ? "undefined" : e));
+      const inside = made(console, ...JSON.parse(around).map((x) => dress(x)));
+      const said = JSON.parse(texts);
+      inside(...JSON.parse(values).map((x, i) => dress(x, said[i]))).then((v) => finish(v), (e) => finish(undefined, e === undefined ? "undefined" : e));
     } catch (error) { finish(undefined, error); }
     return id;
   };

@@ -53,13 +53,15 @@ class QuickJS:
         *,
         ambient: Mapping[str, object] = {},
         functions: Sequence[ScriptFunction] = (),
+        texts: Mapping[str, str] = {},
     ) -> ScriptResult:
         names, around = json.dumps(list(arguments)), json.dumps(list(ambient))
         helpers = json.dumps([[f.name, list(f.parameters), f.body] for f in functions])
+        said = json.dumps([texts.get(name) for name in arguments]) if texts else "[]"
         key = "\0".join((body, names, around, helpers))
         try:
             self._tick()
-            run = self._start(key, body, names, around, helpers, _json(arguments), _json(ambient))
+            run = self._start(key, body, names, around, helpers, _json(arguments), _json(ambient), said)
             found = self._settled(run)
             while found is None:
                 await self._wait()
