@@ -30,8 +30,10 @@ _SEPARATOR = re.compile(r"[/\\]")
 _OTHER = re.compile(r"[^a-z0-9]+")
 _BEFORE_DIGIT = re.compile(r"_(?=[0-9])")
 MOST_TOLD = 1000
+MOST_PINNED = 8 << 20
+"""Bytes that are remembered of the tools which one unlocked server has shown."""
 MOST_REMEMBERED = 10_000
-_LONGEST_DIFF = 4096
+_LONGEST_DIFF, _OBJECTS = 4096, 256
 _MOST_HIDDEN, _LONGEST_NAME = 100, 128
 # What an agent acts on; a server may count or date what it likes in `_meta`.
 _PINNED = ("title", "description", "inputSchema", "outputSchema", "annotations")
@@ -155,6 +157,7 @@ class Admission:
             if isinstance(item, dict)
         }
         self._tell_pins = tell_pins
+        self._seen: dict[str, int] = {}
         self._told: set[tuple[str, str]] = set()
         self._emit = emit
 
@@ -224,6 +227,10 @@ class Admission:
         where = "the lock" if server in self._locked else "what was first seen in this run"
         former = self._pins.get((server, name))
         if former is None and server not in self._locked:
+            # What is not remembered could change unseen, so it is not shown.
+            seen = self._seen[server] = self._seen.get(server, 0) + len(name) + len(now) + _OBJECTS
+            if seen > MOST_PINNED:
+                return Hidden(f"{server} has shown more different tools than a run remembers")
             former = self._pins[server, name] = now
         if former == now:
             return None
@@ -243,7 +250,9 @@ class Admission:
 
 def pinned(item: Mapping[str, Any]) -> bytes:
     """What of a tool must stay as it is, in one spelling."""
-    return orjson.dumps({key: item[key] for key in _PINNED if item.get(key) is not None}, option=orjson.OPT_SORT_KEYS)
+    found = {key: item[key] for key in _PINNED if item.get(key) is not None}
+    # A copy: what orjson gives holds kilobytes of room, and this is kept for thousands of tools.
+    return bytes(memoryview(orjson.dumps(found, option=orjson.OPT_SORT_KEYS)))
 
 
 def _difference(former: bytes, now: bytes) -> str:

@@ -23,7 +23,8 @@ MAX_NAME = 64
 _NAMED_BY: dict[Kind, str] = {"tool": "name", "prompt": "name", "resource": "uri", "template": "uriTemplate"}
 _RENAMED = frozenset(("tool", "prompt"))
 _FAULTS_TOLD = 5
-_COALESCE_SECONDS, _RETRY_SECONDS = 0.02, 2.0
+_COALESCE_SECONDS, _COALESCE_MAX, _QUIET_SECONDS = 0.02, 2.0, 5.0
+_RETRY_SECONDS = 2.0
 _MAX_SERVER_NAME, _MAX_URI = 256, 8192
 
 
@@ -129,6 +130,7 @@ class Catalog:
         self._listings: dict[Kind, Listing] = {}
         self._building: dict[Kind, asyncio.Task[Listing]] = {}
         self._dirty: set[Kind] = set()
+        self._pauses: dict[Kind, float] = {}
         self._templates: list[tuple[list[str], Entry]] = []
 
     def known(self, kind: Kind) -> Listing | None:
@@ -158,21 +160,29 @@ class Catalog:
         return task
 
     async def _gather(self, kind: Kind) -> Listing:
+        former = self._listings.get(kind)
         try:
-            former = self._listings.get(kind)
-            while True:
-                if former is not None:
-                    await asyncio.sleep(_COALESCE_SECONDS)
-                self._dirty.discard(kind)
-                gathered = await asyncio.gather(*(self._items(member, kind) for member in self._members))
-                listing = self._listings[kind] = self._merge(kind, gathered)
-                if former is not None and (not former.missing or former.pages != listing.pages):
-                    self._on_replaced(kind)
-                if kind not in self._dirty:
-                    return listing
-                former = listing
+            if former is not None:
+                await asyncio.sleep(self._pause(kind, former))
+            self._dirty.discard(kind)
+            gathered = await asyncio.gather(*(self._items(member, kind) for member in self._members))
+            listing = self._listings[kind] = self._merge(kind, gathered)
         finally:
             self._building.pop(kind, None)
+        if former is not None and (not former.missing or former.pages != listing.pages):
+            self._on_replaced(kind)
+        if kind in self._dirty:
+            # Whoever waits gets this list: a server that changes without end must not keep it from them.
+            self._build(kind)
+        return listing
+
+    def _pause(self, kind: Kind, former: Listing) -> float:
+        """Seconds in which more changes make one: twice as many each time that a change follows a list so soon, for a
+        server that does nothing but change must not keep the sidecar busy with it."""
+        soon = self._loop.time() - former.made < _QUIET_SECONDS
+        pause = min(self._pauses.get(kind, 0.0) * 2, _COALESCE_MAX) if soon else 0.0
+        self._pauses[kind] = pause = max(pause, _COALESCE_SECONDS)
+        return pause
 
     async def _items(self, member: Member, kind: Kind) -> list[bytes] | None:
         try:

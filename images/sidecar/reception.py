@@ -16,7 +16,7 @@ from images.sidecar.jsonrpc import Incoming, Malformed
 from images.sidecar.narrowing import Narrowing
 from images.sidecar.router import Router
 from images.sidecar.seams import Admission, Audit, Lifecycle
-from images.sidecar.sessions import MAX_SESSIONS, VERSIONS, Session, Sessions, offers
+from images.sidecar.sessions import VERSIONS, Session, Sessions, offers
 from images.sidecar.stream import MessageStream
 from images.sidecar.upstream import Upstream
 
@@ -62,8 +62,8 @@ class Reception:
         if not isinstance(capabilities, dict):
             exchange.error(jsonrpc.INVALID_PARAMS, "Invalid params: `capabilities` must be an object")
             return None
-        if not self.sessions.has_room():
-            reason = f"{MAX_SESSIONS} sessions are at work already"
+        if not self.sessions.has_room(owner=offers(capabilities)):
+            reason = "As many sessions as may be are at work already"
             exchange.reply(jsonrpc.failure(exchange.id, jsonrpc.INVALID_REQUEST, reason), 503)
             return None
         version = asked if asked in VERSIONS else LEGACY

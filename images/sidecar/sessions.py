@@ -23,7 +23,8 @@ from images.sidecar.stream import EventStream, MessageStream
 from images.sidecar.tasks import Tasks
 
 VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", LEGACY)
-MAX_SESSIONS = 64
+MAX_SESSIONS, MAX_OWNERS = 64, 16
+"""Sessions at once, and those among them that have processes and lists of their own."""
 _PRIMED_SINCE = "2025-11-25"
 _STREAMS_KEPT = 8
 _IN_FLIGHT = 256
@@ -110,7 +111,7 @@ class Session:
         stream = EventStream(str(self._stream_count), resumable=True)
         finished = [key for key, old in self._streams.items() if old.finished]
         for key in finished[: max(0, len(finished) - _STREAMS_KEPT)]:
-            del self._streams[key]
+            self._streams.pop(key).forget()
         self._streams[stream.key] = stream
         return stream
 
@@ -369,6 +370,8 @@ class Session:
         self.refuse_all("the session ended")
         for stream in (*self._streams.values(), self.main):
             stream.finish()
+        for stream in self._streams.values():
+            stream.forget()
 
     def refuse_all(self, reason: str) -> None:
         """Answers whatever servers have asked, in place of a client that will not."""
@@ -412,7 +415,8 @@ def offers(capabilities: dict[str, object]) -> bool:
 
 
 class Sessions:
-    """All sessions, bounded: a new one takes the place of the one that was idle longest, else it is refused."""
+    """All sessions, bounded: a new one takes the place of the one that was idle longest, else it is refused. Those whose
+    clients offer something, and so have processes of their own, have a narrower bound among themselves."""
 
     def __init__(self) -> None:
         self._sessions: dict[bytes, Session] = {}
@@ -423,19 +427,29 @@ class Sessions:
     def get(self, spelt: bytes) -> Session | None:
         return self._sessions.get(spelt)
 
-    def has_room(self) -> bool:
-        return len(self._sessions) < MAX_SESSIONS or any(not s.active for s in self._sessions.values())
+    def has_room(self, *, owner: bool) -> bool:
+        return not self._full(owner) or any(not s.active for s in self._rivals(owner))
 
     def add(self, session: Session) -> Session | None:
         """Adds a session; the one that had to go for it, if any."""
+        owner = offers(session.capabilities)
         former = None
-        if len(self._sessions) >= MAX_SESSIONS:
-            idle = [s for s in self._sessions.values() if not s.active]
+        if self._full(owner):
+            idle = [s for s in self._rivals(owner) if not s.active]
             former = min(idle, key=lambda s: s.used, default=None)
             if former is not None:
                 del self._sessions[former.id.encode()]
         self._sessions[session.id.encode()] = session
         return former
+
+    def _full(self, owner: bool) -> bool:
+        return len(self._sessions) >= MAX_SESSIONS or len(self._rivals(owner)) >= (
+            MAX_OWNERS if owner else MAX_SESSIONS
+        )
+
+    def _rivals(self, owner: bool) -> list[Session]:
+        """Those of which one has to go for such a session."""
+        return [s for s in self._sessions.values() if not owner or offers(s.capabilities)]
 
     def remove(self, session: Session) -> None:
         self._sessions.pop(session.id.encode(), None)

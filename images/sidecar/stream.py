@@ -12,6 +12,7 @@ from images.sidecar.jsonrpc import one_line
 RETRY_MS = 1000
 _KEPT_EVENTS = 256
 _KEPT_BYTES = 4 << 20
+_SHELF_BYTES = 32 << 20
 SLOW_READER = 1 << 20
 """Bytes that an agent may leave unread before notifications are dropped; answers never are."""
 
@@ -38,6 +39,31 @@ class MessageStream(Protocol):
     def finish(self) -> None:
         """Nothing comes after this."""
         ...
+
+
+class _Shelf:
+    """What all streams together keep for clients that come back: bounded, and the one that was idle longest loses its
+    events first. Without this, each abandoned session could hold megabytes for half an hour."""
+
+    def __init__(self) -> None:
+        self._streams: dict[EventStream, int] = {}
+        self.bytes = 0
+
+    def hold(self, stream: EventStream, size: int) -> None:
+        """Notes that a stream keeps that many bytes now."""
+        self.bytes += size - self._streams.pop(stream, 0)
+        if size:
+            self._streams[stream] = size
+        while self.bytes > _SHELF_BYTES:
+            next(iter(self._streams)).forget()
+
+
+_shelf = _Shelf()
+
+
+def held() -> int:
+    """Bytes of events that are kept at present."""
+    return _shelf.bytes
 
 
 class EventStream:
@@ -110,6 +136,12 @@ class EventStream:
         if self._connection is not None and not self._connection.backlog:
             self._connection.write_stream((b": \n\n",))
 
+    def forget(self) -> None:
+        """Gives up what was kept: whoever comes back gets what follows."""
+        self._kept.clear()
+        self._kept_bytes = 0
+        _shelf.hold(self, 0)
+
     def _end(self) -> None:
         if self._connection is not None:
             connection, self._connection = self._connection, None
@@ -126,6 +158,7 @@ class EventStream:
         least = 0 if self.attached else 1
         while len(self._kept) > least and (len(self._kept) > _KEPT_EVENTS or self._kept_bytes > _KEPT_BYTES):
             self._kept_bytes -= len(self._kept.popleft()[1])
+        _shelf.hold(self, self._kept_bytes)
 
 
 def split_event_id(value: bytes) -> tuple[str, int] | None:

@@ -1,108 +1,197 @@
-"""Whether memory stays flat under hostile servers: `python -m tests.bench.soak [--seconds 120]` (an hour is 3600).
+"""Whether the sidecar stays flat under hostile servers and agents: `python -m tests.bench.soak [--seconds 120]`.
 
-A server that misbehaves in every way, called without end, and a good one beside it, whose answers are checked and timed.
-Ends with 1 if the endpoint's memory grew after it had settled, if it died, or if the good server ever failed.
+A whole sidecar with a server for each way to misbehave (`hostile_server`), agents that do (`hostile_agents`), and beside
+them a good agent at a good server, whose answers are checked and timed. Memory, descriptors and the good answers are
+taken once a second; after two fifths of the time, each must be flat: its trend, the Theil–Sen slope of medians of
+windows, carried over the time, within a bound. Ends with 1 if one is not, if the sidecar died or wrote down a fault of
+its own, or if the good agent ever got anything but its answer. An hour is 3600.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import json
 import os
 import re
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
-import mcp
+from tests.bench.hostile_agents import ATTACKS, repeat
+from tests.unit.sidecar.sidecar_process import TOKEN, Agent
 
 ROOT = Path(__file__).parents[2]
-BAD = ("twice", "wrong_id", "malformed", "deep", "huge", "flood", "ask", "changes", "crash", "silent")
-GROWTH_MIB = 12.0
-CALL_SECONDS = 2.0
+MODES = ("calls", "pages", "many", "shifting", "mute", "stillborn")
+WINDOWS = 12
+SETTLING = 0.4
+GROWTH_MIB = 24.0
+GROWTH_FILES = 40.0
+LIFECYCLE = {"startupTimeoutMs": 2000, "callTimeoutMs": 5000, "idleTimeoutMs": 5000, "maxConcurrent": 32}
 
 
-def rss_mib(process: subprocess.Popen[bytes]) -> float:
-    found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text())
-    assert found, "it is gone"
-    return int(found[1]) / 1024
+def windows(values: Sequence[float]) -> list[float]:
+    """The medians of a series in equal parts."""
+    size = max(1, len(values) // WINDOWS)
+    return [statistics.median(values[i : i + size]) for i in range(0, len(values) - size + 1, size)]
 
 
-async def torment(url: str, until: float) -> int:
-    """Calls every bad tool again and again; how often."""
-    done = 0
+def growth(values: Sequence[float]) -> float:
+    """How much a series grows from its first to its last value by its trend; single peaks do not count."""
+    middles = windows(values)
+    slopes = [(b - a) / (j - i) for (i, a), (j, b) in combinations(enumerate(middles), 2)]
+    return statistics.median(slopes) * (len(middles) - 1) if slopes else 0.0
+
+
+@dataclass
+class Sidecar:
+    """The process, where agents find it, and what it wrote down."""
+
+    process: subprocess.Popen[bytes]
+    path: str
+    events: Counter[str] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+
+    def read(self) -> None:
+        """Takes the record as it comes; without a reader the sidecar would wait."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            event = json.loads(line)
+            self.events[event["event"]] += 1
+            if event["event"] == "error" and event.get("where") != "admission" and len(self.faults) < 100:
+                self.faults.append(line.decode())
+
+    def rss_mib(self) -> float:
+        found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{self.process.pid}/status").read_text())
+        assert found, "the sidecar is gone"
+        return int(found[1]) / 1024
+
+    def files(self) -> int:
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+
+@contextmanager
+def sidecar(folder: Path) -> Iterator[Sidecar]:
+    """A sidecar over all servers, each with its bridge."""
+    here = ROOT / "tests" / "bench"
+    python = [sys.executable, "-S", "-E"]
+    commands = {"good": [*python, str(here / "echo_server.py"), "good"]}  # first, so that the first page has its tools
+    commands |= {mode: [*python, str(here / "hostile_server.py"), mode] for mode in MODES}
+    links = {name: folder / name for name in ("agent", *commands)}
+    for link in links.values():
+        link.mkdir()
+    config = {
+        "version": 1, "run": "soak", "token": TOKEN, "agent": {"link": str(links["agent"])}, "lifecycle": LIFECYCLE,
+        "servers": [{"name": name, "link": str(links[name]), "tools": "*"} for name in commands],
+    }  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "images.sidecar", "--unfenced"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    bridges = [
+        subprocess.Popen(
+            [*python, str(here / "dialing.py"), str(links[name] / "stdio.sock"), *command], stderr=subprocess.DEVNULL
+        )
+        for name, command in commands.items()
+    ]
+    assert process.stdin is not None
+    started = Sidecar(process, str(links["agent"] / "mcp.sock"))
+    reader = threading.Thread(target=started.read, daemon=True)
+    reader.start()
+    try:
+        process.stdin.write(json.dumps(config).encode() + b"\n")
+        process.stdin.flush()
+        yield started
+    finally:
+        process.stdin.close()
+        for bridge in bridges:
+            bridge.terminate()
+            bridge.wait(10)
+        process.wait(15)
+        reader.join(10)
+
+
+@dataclass
+class Samples:
+    """One value a second of each."""
+
+    memory: list[float] = field(default_factory=list)
+    files: list[float] = field(default_factory=list)
+    answers: list[float] = field(default_factory=list)
+
+
+async def behave(tested: Sidecar, seconds: float) -> Samples:
+    """The good agent. Raises when it gets anything but its answer."""
+    samples, until = Samples(), time.monotonic() + seconds
+    agent = await Agent(tested.path).hello()
+    assert "good_search_1" in {tool["name"] for tool in await agent.tools()}
     while time.monotonic() < until:
-        with contextlib.suppress(Exception):  # whatever a session of this server dies of, the next one begins
-            async with mcp.Client(url, mode="legacy") as client:
-                for _ in range(20):
-                    for name in BAD:
-                        with contextlib.suppress(mcp.MCPError):
-                            await client.call_tool(name, {})
-                        done += 1
-                        if time.monotonic() > until:
-                            return done
-    return done
+        began = time.monotonic()
+        answer = await agent.call("good_search_1", size=1000)
+        samples.answers.append(time.monotonic() - began)
+        assert len(answer["result"]["content"][0]["text"]) == 1000, answer
+        samples.memory.append(tested.rss_mib())
+        samples.files.append(tested.files())
+        await asyncio.sleep(1)
+    return samples
 
 
-async def check(url: str, process: subprocess.Popen[bytes], until: float) -> tuple[list[float], list[float]]:
-    """The good server's times, and the memory, once a second."""
-    times, memory = [], []
-    async with mcp.Client(url, mode="legacy") as client:
-        await client.list_tools()
-        while time.monotonic() < until:
-            began = time.monotonic()
-            answer = await client.call_tool("good_search_1", {"size": 1000})
-            times.append(time.monotonic() - began)
-            assert not answer.is_error, answer
-            memory.append(rss_mib(process))
-            await asyncio.sleep(1)
-    return times, memory
+async def soak(tested: Sidecar, seconds: float) -> tuple[Samples, Counter[str]]:
+    """What the good agent saw, and how often each attack was made."""
+    while not os.path.exists(tested.path):
+        assert tested.process.poll() is None, "the sidecar did not start"
+        await asyncio.sleep(0.05)
+    counts = Counter({attack.__name__: 0 for attack in ATTACKS})
+    attacks = [asyncio.create_task(repeat(attack, tested.path, counts)) for attack in ATTACKS]
+    try:
+        return await behave(tested, seconds), counts
+    finally:
+        for task in attacks:
+            task.cancel()
+        await asyncio.gather(*attacks, return_exceptions=True)
 
 
-async def soak(url: str, process: subprocess.Popen[bytes], seconds: float) -> bool:
-    until = time.monotonic() + seconds
-    (times, memory), *calls = await asyncio.gather(check(url, process, until), *(torment(url, until) for _ in range(3)))
-    settled, end = statistics.median(memory[len(memory) // 4 : len(memory) // 2]), statistics.median(memory[-10:])
-    print(f"{sum(calls)} hostile calls; the good server answered {len(times)} times, at most {max(times) * 1e3:.0f} ms")
+def verdict(tested: Sidecar, samples: Samples, attacks: Counter[str]) -> bool:
+    """Prints what was found; whether all of it is as it must be."""
+    settled = int(len(samples.memory) * SETTLING)
+    memory, files = growth(samples.memory[settled:]), growth(samples.files[settled:])
+    answers = sorted(samples.answers)
+    print("attacks: " + ", ".join(f"{name} {count}" for name, count in attacks.items()))
+    print("recorded: " + ", ".join(f"{name} {count}" for name, count in sorted(tested.events.items())))
     print(
-        f"memory: {memory[0]:.1f} MiB at first, {settled:.1f} settled, {end:.1f} at the end, {max(memory):.1f} at most"
+        f"good answers: {len(answers)}, median {statistics.median(answers) * 1e3:.0f} ms, at most {answers[-1]:.2f} s"
     )
-    return end - settled < GROWTH_MIB
+    for what, values, grown, bound in (
+        ("memory, MiB", samples.memory, memory, GROWTH_MIB),
+        ("descriptors", samples.files, files, GROWTH_FILES),
+    ):
+        course = " ".join(f"{value:.0f}" for value in windows(values))
+        print(f"{what}: {course}; at most {max(values):.1f}; grown by {grown:+.2f} (at most {bound:g})")
+    for fault in tested.faults:
+        print(f"fault: {fault}", end="")
+    unused = [name for name, count in attacks.items() if not count]
+    if unused:
+        print(f"never made: {', '.join(unused)}")
+    return memory <= GROWTH_MIB and files <= GROWTH_FILES and not tested.faults and not unused
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.soak", description=__doc__)
     parser.add_argument("--seconds", type=float, default=120.0)
     options = parser.parse_args(arguments)
-    here = ROOT / "tests" / "bench"
-    servers = {
-        "evil": {"command": sys.executable, "args": ["-S", "-E", str(here / "hostile_server.py")]},
-        "good": {"command": sys.executable, "args": ["-S", "-E", str(here / "echo_server.py"), "good"]},
-    }
-    with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-        free.close()
-        config = Path(folder) / "servers.json"
-        config.write_text(json.dumps({"mcpServers": servers}))
-        command = [sys.executable, str(here / "endpoint.py"), "--config", str(config), "--port", str(port)]
-        command += ["--call-seconds", str(CALL_SECONDS)]
-        process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)})
-        try:
-            for _ in range(200):
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                    break
-                time.sleep(0.05)
-            flat = asyncio.run(soak(f"http://127.0.0.1:{port}/mcp", process, options.seconds))
-            return 0 if flat and process.poll() is None else 1
-        finally:
-            process.terminate()
-            process.wait(15)
+    with tempfile.TemporaryDirectory(prefix="mlld-soak-") as folder, sidecar(Path(folder)) as tested:
+        samples, attacks = asyncio.run(soak(tested, options.seconds))
+        alive = tested.process.poll() is None
+    return 0 if verdict(tested, samples, attacks) and alive and not tested.process.returncode else 1
 
 
 if __name__ == "__main__":

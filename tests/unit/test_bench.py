@@ -9,6 +9,7 @@ import pytest
 
 from tests.bench.__main__ import main
 from tests.bench.language import GROWTHS, Growth, compared, cost, evaluated, fill, parsed
+from tests.bench.soak import growth
 
 
 @pytest.mark.parametrize("growth", GROWTHS, ids=lambda growth: growth.name)
@@ -34,3 +35,12 @@ def test_a_process_is_measured_without_the_memory_of_the_one_that_measures() -> 
 def test_an_unknown_benchmark_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["langauge"]) == 2
     assert "language" in capsys.readouterr().err
+
+
+def test_growth_is_told_from_noise_and_from_peaks() -> None:
+    noise = [100 + (i * 7919) % 11 for i in range(600)]
+    peaks = [value + 300 * (i % 50 == 0) for i, value in enumerate(noise)]
+    assert abs(growth(noise)) < 2
+    assert abs(growth(peaks)) < 2
+    assert growth([value + i / 20 for i, value in enumerate(noise)]) > 20
+    assert growth([1.0]) == 0

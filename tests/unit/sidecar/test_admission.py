@@ -360,3 +360,13 @@ async def test_a_filter_that_names_no_tool_reaches_the_record(tmp_path: Path) ->
         assert "close_ticket" not in str(answer), "the agent was told the names of hidden tools"
         (error,) = await s.until("error")
         assert "did you mean 'list_tickets'?" in error["error"]
+
+
+def test_cannot_show_ever_more_tools_that_nobody_remembers() -> None:
+    """Without a lock the first sight of a tool is its pin; what there is no room to remember could change unseen."""
+    decides = admission(s=ServerRules(), other=ServerRules())
+    large = {"description": "x" * (1 << 20), "inputSchema": {"type": "object"}}
+    shown = [decides.describe("s", "tool", {"name": f"t{i}", **large}) for i in range(12)]
+    assert [isinstance(each, Hidden) for each in shown] == [False] * 7 + [True] * 5
+    assert not isinstance(decides.describe("s", "tool", {"name": "t0", **large}), Hidden)
+    assert not isinstance(decides.describe("other", "tool", {"name": "t11", **large}), Hidden)

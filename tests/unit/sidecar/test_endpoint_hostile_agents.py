@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from images.sidecar import connection
-from images.sidecar.sessions import MAX_SESSIONS
+from images.sidecar import connection, stream
+from images.sidecar.sessions import MAX_OWNERS, MAX_SESSIONS
 from tests.unit.sidecar.endpoint_world import Agent, FakeServer, Line, Message, World, world
 
 GOOD = ("good",)
@@ -144,6 +144,39 @@ async def test_a_thousand_sessions_are_bounded(tmp_path: Path) -> None:
         assert (await first.request("ping")).status == 404  # idle longest, so it had to go
         await first.open()
         await good_still_works(w, first)
+
+
+async def test_sessions_that_own_processes_are_fewer(tmp_path: Path) -> None:
+    async with world(tmp_path, FakeServer("good", GOOD)) as w:
+        plain = w.agent()
+        await plain.open()
+        owners = [w.agent() for _ in range(MAX_OWNERS + 3)]
+        for owner in owners:
+            await owner.open(capabilities={"roots": {}})
+        assert w.endpoint.sessions == 1 + MAX_OWNERS
+        assert [(await owner.request("ping")).status for owner in owners[2:5]] == [404, 200, 200]
+        await good_still_works(w, plain)  # of those who own nothing none had to go
+
+
+async def test_what_is_kept_for_those_who_may_come_back_is_bounded(tmp_path: Path) -> None:
+    """Sessions in which nobody reads what servers say: each may keep a little, and all together not each as much."""
+
+    async def talk(line: Line, message: Message) -> Message:
+        for _ in range(60):
+            line.notify("notifications/message", {"level": "info", "data": "x" * 60_000})
+        return {"content": [{"type": "text", "text": "ok"}]}
+
+    talker = FakeServer("talker", ("talk",), {"tools": {}, "logging": {}}, handlers={"tools/call": talk})
+    async with world(tmp_path, talker) as w:
+        agents = [w.agent() for _ in range(14)]
+        for agent in agents:
+            await agent.open()
+        for agent in agents:
+            await agent.call("talk")
+        assert 16 << 20 < stream.held() <= 32 << 20
+        for agent in agents:
+            await agent.http("DELETE")
+        assert not stream.held()
 
 
 async def test_sessions_that_own_processes_give_them_back(tmp_path: Path) -> None:

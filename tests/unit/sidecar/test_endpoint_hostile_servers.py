@@ -104,6 +104,28 @@ async def test_cannot_list_for_ever(tmp_path: Path) -> None:
         await good_still_works(w, agent)
 
 
+async def test_a_list_that_changes_without_end_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """It says that its tools have changed each time that it is asked for them."""
+    lists = 0
+
+    async def shifting(line: Line, message: Message) -> Message:
+        nonlocal lists
+        lists += 1
+        line.notify("notifications/tools/list_changed", {})
+        return {"tools": [{"name": f"shift_{lists}", "inputSchema": {"type": "object"}}]}
+
+    evil = FakeServer("evil", capabilities={"tools": {}}, handlers={"tools/list": shifting})
+    async with world(tmp_path, evil, FakeServer("good", GOOD)) as w:
+        agent = w.agent()
+        await agent.open()
+        async with asyncio.timeout(3):
+            assert "good" in await agent.tools()
+        await asyncio.sleep(1)
+        assert "good" in await agent.tools()
+        await good_still_works(w, agent)
+        assert 2 < lists < 12  # each list so soon after the last one waits twice as long
+
+
 async def test_ten_thousand_tools_are_bounded_and_paged(tmp_path: Path) -> None:
     evil = FakeServer("evil", tuple(f"t{i}" for i in range(10_000)))
     async with world(tmp_path, evil, FakeServer("good", GOOD)) as w:
