@@ -14,10 +14,10 @@ from interpreter.errors import EvaluationError, MlldError
 from interpreter.labels import NONE, Labels
 from interpreter.operations import Request, perform
 from interpreter.policy_subjects import Operation, spellings
-from interpreter.values import NULL, Value, array
+from interpreter.values import NULL, Value, array, record
 
 from . import sections
-from .core import Env, absent, at, evaluate, handles, unsupported
+from .core import Env, absent, at, evaluate, handles
 from .frontmatter import parse_yaml
 from .metadata import FileInfo
 from .paths import is_url, resolve, shown
@@ -162,10 +162,18 @@ async def load_many(text: str, path: Value, node: n.FileLoad, env: Env) -> Value
     if env.ports.files is None:
         raise absent("files", node.span, env)
     loaded: list[Value] = []
-    for each in found_here(text, env):
+    files = found_here(text, env)
+    if node.selectors:
+        from .selectors import wanted_in_glob
+
+        files = [each for each in files if isinstance(each, Value) or wanted_in_glob(each)]
+    for each in files:
         try:
             one = each if isinstance(each, Value) else await load_one(each, node, env)
-            loaded.append(await shape(one, node, env))
+            shaped = await shape(one, node, env, many=True)
+            if shaped.data is None and lists_names(node):
+                continue
+            loaded.extend(shaped.items() if node.selectors and isinstance(shaped.data, list) else [shaped])
         except MlldError as error:
             if error.code == "section-not-found":
                 continue  # of many files, those that have the section
@@ -264,12 +272,25 @@ def page(raw: str, content_type: str) -> tuple[str, dict[str, Any]]:
     return raw, {"html": raw} if "html" in content_type else {}
 
 
-async def shape(value: Value, node: n.FileLoad, env: Env) -> Value:
-    """What is left after sections, selectors and the `as` template."""
+def lists_names(node: n.FileLoad) -> bool:
+    """`{ fn?? }` and `# ??` give names, not text."""
+    return any(text.endswith("??") for text in node.selectors) or bool(node.sections)
+
+
+async def shape(value: Value, node: n.FileLoad, env: Env, *, many: bool = False) -> Value:
+    """What is left after sections, selectors and the `as` template. `many`: a glob named the file, among others."""
     if node.sections or node.without:
-        value = await select_sections(value, node, env)
+        value = await select_sections(value, node, env, many=many)
     if node.selectors:
-        raise unsupported(node, "`<file { name }>`, selecting from source code,")
+        from .selectors import selected
+
+        value = selected(value, node, env, many=many)
+        if node.shape is not None and isinstance(value.data, list):
+            shown = [
+                item if item.data is None else await evaluate(node.shape, env.ambient(placeholder=item))
+                for item in value.items()
+            ]
+            return array(shown, value.labels)
     if node.shape is None:
         return value
     text = await evaluate(node.shape, env.ambient(placeholder=value))
@@ -286,13 +307,19 @@ def _has_placeholder(node: n.Node) -> bool:
     return isinstance(node, n.Placeholder) or any(_has_placeholder(child) for child in node.children())
 
 
-async def select_sections(value: Value, node: n.FileLoad, env: Env) -> Value:
+async def select_sections(value: Value, node: n.FileLoad, env: Env, *, many: bool) -> Value:
     text = vt.text(value)
     include = [((await text_of_parts(s.name, env)).data.strip(), s.optional) for s in node.sections]
     exclude = [(await text_of_parts(s.name, env)).data.strip() for s in node.without]
     if len(include) == 1 and include[0][0].rstrip().endswith("??"):
         hashes = include[0][0].rstrip()[:-2].strip()
-        return Value(sections.listing(text, len(hashes) if hashes else None), value.labels)
+        names = Value(sections.listing(text, len(hashes) if hashes else None), value.labels)
+        info = (value.meta or {}).get("file")
+        if not many or not isinstance(info, FileInfo):
+            return names
+        place = {"file": "filename", "relative": "relative", "absolute": "absolute"}
+        where = {key: Value(info.field(name), value.labels) for key, name in place.items()}
+        return record({"names": names, **where}) if names.data else NULL
     found = sections.select(text, include, exclude)
     if include and not found and all(optional for _, optional in include):
         return Value(None, value.labels)
