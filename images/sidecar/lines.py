@@ -110,8 +110,12 @@ class LineReader:
         except Malformed as e:
             self._channel.complain(e)
             return
-        for message in messages:
-            self._channel.take(message)
+        try:
+            for message in messages:
+                self._channel.take(message)
+        except Exception as e:  # one client must not end what all others need
+            self._audit.emit({"event": "error", "where": "lines", "reason": repr(e)})
+            self._connection.close()
 
     def _too_long(self) -> None:
         reason = f"A message is over the limit of {self._limit} bytes"

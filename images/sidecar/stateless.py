@@ -33,7 +33,8 @@ _TTL_MS = 5_000
 _CACHEABLE = frozenset(
     ("tools/list", "prompts/list", "resources/list", "resources/templates/list", "resources/read", "server/discover")
 )
-_MAX_LISTENERS = 64
+MAX_LISTENERS = 64
+MAX_CALLERS = 16
 _SUBSCRIPTION = META + "subscriptionId"
 _FLAGS: dict[Kind, tuple[str, str]] = {
     "tool": ("toolsListChanged", "notifications/tools/list_changed"),
@@ -304,17 +305,23 @@ class Stateless:
         key = jsonrpc.encode(capabilities)
         caller = self.callers.get(key)
         if caller is None:
+            self._make_room()
             caller = Caller(self._make_cohort(key), capabilities, self._parking, self._narrowing)
             self.callers[key] = caller
-            self._bound()
         caller.used = self._loop.time()
         return caller
 
-    def _bound(self) -> None:
-        """Ends the cohort that was idle longest when there are many."""
+    def _make_room(self) -> None:
+        """Ends the cohort that was idle longest when there are many; where all are at work no more are made, since each
+        has server processes of its own. Raises Malformed."""
+        if len(self.callers) < MAX_CALLERS:
+            return
         idle = [(c.used, key) for key, c in self.callers.items() if not c.relays and len(c.cohort.audiences) == 1]
-        if len(self.callers) > _MAX_CALLERS and len(idle) > 1:
-            self.callers.pop(min(idle)[1]).close()
+        if not idle:
+            raise Malformed(
+                jsonrpc.INVALID_REQUEST, f"Clients of {MAX_CALLERS} different capabilities are at work already"
+            )
+        self.callers.pop(min(idle)[1]).close()
 
     async def _discover(self, exchange: Exchange, caller: Caller) -> None:
         await caller.cohort.open()
@@ -331,15 +338,12 @@ class Stateless:
         if not exchange.can_stream:
             raise Malformed(jsonrpc.INVALID_REQUEST, "Accept must include text/event-stream")
         listeners = sum(isinstance(audience, Listener) for audience in caller.cohort.audiences)
-        if listeners >= _MAX_LISTENERS:
-            raise Malformed(jsonrpc.INVALID_REQUEST, f"{_MAX_LISTENERS} listeners are there already")
+        if listeners >= MAX_LISTENERS:
+            raise Malformed(jsonrpc.INVALID_REQUEST, f"{MAX_LISTENERS} listeners are there already")
         wanted = json.loads(bytes(fields.get("notifications", b"{}")))
         listener = Listener(exchange, caller.cohort, caller.sight, wanted if isinstance(wanted, dict) else {})
         listener.begin()
         caller.cohort.watch(listener.uris)
-
-
-_MAX_CALLERS = 8
 
 
 class _Unsupported(Malformed):

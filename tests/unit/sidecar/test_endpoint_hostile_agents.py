@@ -10,7 +10,10 @@ import pytest
 
 from images.sidecar import connection, stream
 from images.sidecar.sessions import MAX_OWNERS, MAX_SESSIONS
-from tests.unit.sidecar.endpoint_world import Agent, FakeServer, Line, Message, World, world
+from images.sidecar.stateless import MAX_CALLERS, MAX_LISTENERS
+from tests.unit.sidecar.endpoint_world import Agent, FakeServer, Line, Message, Reply, World, world
+
+META = "io.modelcontextprotocol/"
 
 GOOD = ("good",)
 
@@ -47,7 +50,8 @@ async def test_a_key_given_twice_is_read_once(tmp_path: Path) -> None:
 
 
 BODIES = {
-    b"": (400, -32700), b"{": (400, -32700), b"\xff": (400, -32700), b"[]": (400, -32600), b"3": (400, -32600),
+    b"": (400, -32700), b"{": (400, -32700), b"\xff": (400, -32700),
+    b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{"a":"\xc3"}}': (400, -32700), b"[]": (400, -32600), b"3": (400, -32600),
     b'[{"jsonrpc":"2.0","id":1,"method":"ping"}]': (400, -32600), b"{}": (400, -32600),
     b'{"jsonrpc":"2.0","id":null,"method":"ping"}': (400, -32600),
     b'{"jsonrpc":"2.0","id":1.5,"method":"ping"}': (400, -32600),
@@ -303,3 +307,81 @@ async def test_chunked_bodies_and_pipelining_are_read_right(tmp_path: Path) -> N
             reply = await agent.http("POST", bad, {"Transfer-Encoding": "chunked"})
             assert reply.status in (400, 413)
         writer.close()
+
+
+# ------------------------------------------------------------------------------------------------------ half-open streams
+
+
+async def test_open_streams_hold_their_sessions_and_no_more(tmp_path: Path) -> None:
+    async with world(tmp_path, FakeServer("good", GOOD)) as w:
+        agents, writers = [w.agent() for _ in range(MAX_SESSIONS)], []
+        for agent in agents:
+            await agent.open()
+            reader, writer = await agent.send("GET", headers={"Accept": "text/event-stream"})
+            assert (await agent.head(reader))[0] == 200
+            writers.append(writer)
+        params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
+        assert (await w.agent().request("initialize", params)).status == 503
+        await good_still_works(w, agents[0])
+        writers[1].write_eof()  # half of it is gone, and so all of it
+        async with asyncio.timeout(5):
+            while (late := await w.agent().request("initialize", params)).status == 503:
+                await asyncio.sleep(0.01)
+        assert late.status == 200
+        assert (await agents[1].request("ping")).status == 404
+        await good_still_works(w, agents[0])
+        for writer in writers:
+            writer.close()
+
+
+async def test_a_request_that_is_cut_off_is_none(tmp_path: Path) -> None:
+    server = FakeServer("good", GOOD)
+    async with world(tmp_path, server) as w:
+        agent = w.agent()
+        await agent.open()
+        body = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"good"}}'
+        for cut in (b"", body[:1], body[:-1]):
+            reader, writer = await agent.send("POST", cut, {"Content-Length": str(len(body))})
+            writer.write_eof()
+            assert await asyncio.wait_for(reader.read(), 5) == b""
+            writer.close()
+        assert server.calls("tools/call") == []
+        await good_still_works(w, agent)
+
+
+async def test_listeners_and_kinds_of_stateless_clients_are_bounded(tmp_path: Path) -> None:
+    async with world(tmp_path, FakeServer("good", GOOD)) as w:
+        held = []
+
+        async def listen(capabilities: Message) -> Reply:
+            meta = {META + "protocolVersion": "2026-07-28", META + "clientCapabilities": capabilities}
+            params = {"notifications": {"toolsListChanged": True}, "_meta": meta}
+            message = {"jsonrpc": "2.0", "id": 1, "method": "subscriptions/listen", "params": params}
+            headers = {"MCP-Protocol-Version": "2026-07-28", "Mcp-Method": "subscriptions/listen"}
+            reader, writer = await w.agent().send("POST", json.dumps(message).encode(), headers)
+            status, got = await Agent.head(reader)
+            if status == 200:
+                held.append(writer)
+                return Reply(status, got, [], b"", [])
+            body = await reader.readexactly(int(got["content-length"]))
+            writer.close()
+            return Reply(status, got, [json.loads(body)], body, [])
+
+        for _ in range(MAX_LISTENERS):
+            assert (await listen({})).status == 200
+        assert (await listen({})).error["code"] == -32600
+        for number in range(1, MAX_CALLERS):
+            assert (await listen({"experimental": {str(number): {}}})).status == 200
+        refused = await listen({"experimental": {"more": {}}})
+        assert (refused.status, refused.error["code"]) == (400, -32600)
+        assert len(w.endpoint.stateless.callers) == MAX_CALLERS
+        agent = w.agent()
+        await agent.open()
+        await good_still_works(w, agent)
+        held.pop().close()
+        async with asyncio.timeout(5):
+            while (await listen({"experimental": {"more": {}}})).status != 200:
+                await asyncio.sleep(0.01)
+        assert len(w.endpoint.stateless.callers) == MAX_CALLERS
+        for writer in held:
+            writer.close()
