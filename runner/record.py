@@ -192,6 +192,29 @@ def read(path: Path) -> Iterator[dict[str, object]]:
                 yield event
 
 
+class Tail:
+    """Reads a record that is still written: each event once, as soon as its line is whole."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        self._rest = b""
+
+    def __enter__(self) -> Tail:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def news(self) -> Iterator[dict[str, object]]:
+        """The events since the last time."""
+        while chunk := self._file.read(1 << 20):
+            *lines, self._rest = (self._rest + chunk).split(b"\n")
+            for line in lines:
+                event = json.loads(line)
+                if isinstance(event, dict):
+                    yield event
+
+
 def verify(path: Path) -> Verdict:
     """Follow the chain from the first line to the last."""
     faults: list[str] = []

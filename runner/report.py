@@ -15,6 +15,7 @@ from typing import Any
 from interpreter.declarations import Place
 from runner.plan import AGENT, SIDECAR, Container, Mount, SandboxPlan, from_json
 from runner.record import Event
+from runner.report_servers import ServerLife
 
 WIDTH = 100
 
@@ -52,6 +53,7 @@ class Summary:
     denials: list[Event] = field(default_factory=list)
     canaries: list[Event] = field(default_factory=list)
     states: dict[str, str] = field(default_factory=dict)
+    servers: dict[str, ServerLife] = field(default_factory=dict)
     answer: str | None = None
     taint: tuple[str, ...] = ()
     exit: int | None = None
@@ -81,7 +83,10 @@ class Summary:
                 self.states[str(get("member"))] = str(get("state"))
             case "canary":
                 self.canaries.append(event)
+            case "server":
+                self._server(event).take(event)
             case "call":
+                self._server(event).take(event)
                 self.calls.append(event)
                 if get("decision") == "deny":
                     self.denials.append(event)
@@ -100,6 +105,10 @@ class Summary:
             case "closed":
                 self.exit, self.ended = get("exit"), float(get("t", 0.0))
         self.head = str(get("hash", self.head))
+
+    def _server(self, event: Event) -> ServerLife:
+        name = str(event.get("server"))
+        return self.servers.setdefault(name, ServerLife(name=name))
 
     @property
     def tool_calls(self) -> list[Event]:
@@ -126,10 +135,10 @@ def transcript(summary: Summary, *, answer: bool = True) -> str:
     if summary.plan:
         parts += [_profile(summary.plan), "who may reach what", *_seats(summary.plan)]
     if calls := summary.tool_calls:
-        parts += ["tool calls", *map(_call, calls)]
+        parts += ["tool calls", *map(call_line, calls)]
     if summary.egress:
-        parts += ["network", *_counted(map(_egress, summary.egress))]
-    parts += ["denied", *_counted(map(_denial, summary.denials))] if summary.denials else ["denied: nothing"]
+        parts += ["network", *_counted(map(egress_line, summary.egress))]
+    parts += ["denied", *_counted(map(denial_line, summary.denials))] if summary.denials else ["denied: nothing"]
     if answer and summary.answer is not None:
         parts += ["answer", *(f"  │ {line}" for line in clean_block(summary.answer.rstrip("\n")).split("\n"))]
     if summary.answer is not None:
@@ -211,7 +220,8 @@ def at(place: Place | None) -> str:
     return f" ({place})" if place else ""
 
 
-def _call(call: Event) -> str:
+def call_line(call: Event) -> str:
+    """A call that went through, well or not."""
     arguments = call.get("arguments")
     said = clean(json.dumps(arguments, ensure_ascii=False) if arguments else "", 60)
     mark = {"deny": "✗", "transform": "~"}.get(str(call.get("decision")), "✓" if not call.get("isError") else "!")
@@ -224,13 +234,15 @@ def _call(call: Event) -> str:
     return f"  {mark} {name} {said}  {time}{labels}".rstrip()
 
 
-def _egress(event: Event) -> str:
+def egress_line(event: Event) -> str:
+    """A connection to a host."""
     mark = "✗" if event.get("decision") == "deny" else "✓"
     where = f"{clean(event.get('host'))}:{event.get('port')}"
     return f"  {mark} {clean(event.get('member'))} → {where}  {clean(event.get('rule') or '')}".rstrip()
 
 
-def _denial(event: Event) -> str:
+def denial_line(event: Event) -> str:
+    """What was refused, by which rule and why."""
     if event.get("event") == "egress":
         what = f"{clean(event.get('member'))} → {clean(event.get('host'))}:{event.get('port')}"
     else:
@@ -307,7 +319,7 @@ def markdown(summary: Summary) -> str:
             "",
             "### Denied",
             "",
-            *(f"* {_cell(line.strip())}" for line in _counted(map(_denial, summary.denials))),
+            *(f"* {_cell(line.strip())}" for line in _counted(map(denial_line, summary.denials))),
         ]
     return "\n".join(lines) + "\n"
 

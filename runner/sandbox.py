@@ -30,6 +30,7 @@ from runner.errors import EngineFailure, RunnerError, SandboxFailure
 from runner.handover import Handover, agent_environment
 from runner.plan import AGENT, BRIDGE, LINK, SandboxPlan
 from runner.sandbox_events import Hearing, Sink
+from runner.secrets import Masker
 from runner.selftest import SelfTest
 
 T = TypeVar("T")
@@ -69,7 +70,8 @@ class Sandbox:
     _closed: bool = False
 
     def __post_init__(self) -> None:
-        self._hearing = Hearing(plan=self.plan, sink=self.sink, fail=self._fail)
+        masker = Masker(self.handover.values())
+        self._hearing = Hearing(plan=self.plan, sink=self.sink, fail=self._fail, mask=masker.bytes)
 
     # --------------------------------------------------------------------------------------------------------- life
 

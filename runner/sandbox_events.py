@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import msgspec
 
 from runner.backends.base import Stream
+from runner.backends.lines import LONGEST_LINE
 from runner.errors import (
     FenceBroken,
     OutOfMemory,
@@ -50,12 +51,14 @@ class Hearing:
     plan: SandboxPlan
     sink: Sink
     fail: Callable[[Exception], None]
+    mask: Callable[[bytes], bytes]  # strikes out what the members were handed
     selftest: SelfTest = field(init=False)
     witnessed: list[Mapping[str, Any]] = field(default_factory=list)  # what the agent got to see
     pins: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # what a lock is made of, if it was asked for
     own_sessions: set[str] = field(default_factory=set)  # with the endpoint, which are not the agent's
     _opened: set[str] = field(default_factory=set)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
+    _unfinished: set[tuple[str, Stream]] = field(default_factory=set)  # streams in the middle of an endless line
     _words: dict[str, bytearray] = field(default_factory=lambda: defaultdict(bytearray))
     _logged: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     _troubles: list[Mapping[str, Any]] = field(default_factory=list)
@@ -68,7 +71,10 @@ class Hearing:
     def line(self, member: str, stream: Stream, line: bytes) -> None:
         event = _event(line) if stream == "stdout" else None
         if event is None:
-            self._log(member, line)
+            if (member, stream) not in self._unfinished:
+                self._log(member, line)
+            # What follows belongs to the same line, of which the beginning was kept; a secret may be cut in two there.
+            (self._unfinished.add if len(line) >= LONGEST_LINE else self._unfinished.discard)((member, stream))
         elif member == SIDECAR:
             self._from_sidecar(event["event"], event)
         else:
@@ -169,13 +175,15 @@ class Hearing:
         return SandboxFailure(f"{member} ended by itself, with {exit_code}", detail=self.last_words(member))
 
     def _log(self, member: str, line: bytes) -> None:
+        line = self.mask(line)  # before anything is cut: half a secret is not known as one
         words = self._words[member]
         words += line[:_KEPT_WORDS] + b"\n"
         del words[:-_KEPT_WORDS]
         before = self._logged[member]
+        line = line[:_LONGEST_LOG_LINE]
         self._logged[member] += len(line) + 1
         if self._logged[member] <= _LOG_BUDGET:
-            self._tell("log", member=member, line=line[:_LONGEST_LOG_LINE].decode(errors="replace"))
+            self._tell("log", member=member, line=line.decode(errors="replace"))
         elif before <= _LOG_BUDGET:
             self._tell("log", member=member, line=f"… more than {_LOG_BUDGET >> 20} MiB: the rest is not kept")
 

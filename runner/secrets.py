@@ -21,6 +21,8 @@ from runner.errors import SecretMissing
 MASK = "•••"
 # Striking out "1" or "on" would eat the text around it and tell more than it hides.
 SHORTEST = 4
+# The lines of a key are secrets, too, where text is looked at line by line; short ones are common words.
+_SHORTEST_LINE = 16
 _COMMAND_SECONDS = 30
 
 
@@ -184,6 +186,8 @@ class MaskingStream:
 
 def _encodings(value: str) -> Iterable[str]:
     yield value
+    if len(lines := value.splitlines()) > 1:
+        yield from (line for line in lines if len(line) >= _SHORTEST_LINE)
     yield json.dumps(value)[1:-1]
     yield json.dumps(value, ensure_ascii=False)[1:-1]
     yield urllib.parse.quote(value, safe="")

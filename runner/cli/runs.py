@@ -1,4 +1,4 @@
-"""`ps`, `show`, `logs`, `verify`: what the records say."""
+"""`ps`, `show`, `verify`: what the records say."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import click
 
 from runner import environ
 from runner.cli.lazy import Command
-from runner.errors import RunnerError, UnknownName
+from runner.errors import RunnerError
 from runner.lease import is_dead
 from runner.record import Run, find, read, runs
 from runner.record import verify as verify_record
-from runner.report import Summary, clean, clean_block, result_object, transcript
+from runner.report import Summary, clean, result_object, transcript
 
-_RUN = click.argument("run", default="last")
+RUN = click.argument("run", default="last")
 _JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 
 
@@ -45,22 +45,52 @@ def running() -> list[tuple[Run, Summary]]:
 def ps(everything: bool, limit: int, as_json: bool) -> None:
     """The runs that go on."""
     rows = [(run, Summary.of(read(run.path))) for run in runs(records())[::-1][:limit]] if everything else running()
+    now = time.time()
     if as_json:
-        items = [{"run": run.name, "env": s.env, "state": state(s), "started": s.started} for run, s in rows]
-        click.echo(json.dumps(items, ensure_ascii=False))
+        click.echo(json.dumps([_row(run, summary, now) for run, summary in rows], ensure_ascii=False))
         return
     if not rows:
         click.echo("nothing is running; mlld sandbox ps --all shows what ran", err=True)
         return
+    click.echo(f"{'RUN':<9} {'STARTED':<19}  {'TIME':>8}  {'STATE':<8} {'CALLS':>6} {'DENIED':>6}  ENV")
     for run, summary in rows:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(summary.started))
-        seconds = (summary.ended or time.time()) - summary.started
-        calls = f"{len(summary.tool_calls)} calls, {len(summary.denials)} denied"
-        click.echo(f"{run.name:<9} {when}  {seconds:6.1f} s  {state(summary):<8} {clean(summary.env)}  {calls}")
+        counts = f"{len(summary.tool_calls):>6} {len(summary.denials):>6}"
+        took = f"{(summary.ended or now) - summary.started:6.1f} s"
+        click.echo(f"{run.name:<9} {when}  {took}  {state(summary):<8} {counts}  {clean(summary.env)}")
+        if state(summary) == "running":
+            for line in _health(summary, now):
+                click.echo(f"  {line}")
+
+
+def _row(run: Run, summary: Summary, now: float) -> dict[str, object]:
+    return {
+        "run": run.name,
+        "env": summary.env,
+        "state": state(summary),
+        "started": summary.started,
+        "calls": len(summary.tool_calls),
+        "denied": len(summary.denials),
+        "servers": [server.json(now) for server in summary.servers.values()],
+    }
+
+
+def _health(summary: Summary, now: float) -> Iterator[str]:
+    """A line per server: its state, what it has done, and when it is tried again."""
+    for server in summary.servers.values():
+        median = "" if server.p50 is None else f", p50 {server.p50:.0f} ms"
+        restarts = f", {server.restarts} restart{'s' if server.restarts > 1 else ''}" if server.restarts else ""
+        done = f"{server.calls} call{'' if server.calls == 1 else 's'}{median}{restarts}"
+        line = f"{clean(server.name, 24):<16} {server.state:<9} {done}"
+        if server.reason:
+            wait = max(0.0, (server.retry_at or now) - now)
+            again = f"may start again in {wait:.0f} s" if wait >= 1 else "starts again at the next call"
+            line += f"; {clean(server.reason, 200)}; {again}"
+        yield line
 
 
 @click.command(cls=Command, examples="\nExamples:\n  mlld sandbox show last\n  mlld sandbox show kubo --json\n")
-@_RUN
+@RUN
 @_JSON
 @click.option("--events", is_flag=True, help="Every event of the record, one JSON line each.")
 @click.option("--plan", "only_plan", is_flag=True, help="The plan that the run had, as JSON.")
@@ -86,46 +116,8 @@ def show(run: str, as_json: bool, events: bool, only_plan: bool) -> None:
         click.echo(f"the record is not whole: {faults[0]}", err=True)
 
 
-@click.command(cls=Command, examples="\nExamples:\n  mlld sandbox logs last --of tickets\n  mlld sandbox logs -f\n")
-@_RUN
-@click.option("--of", "member", help="Only this member: agent, sidecar or a server.")
-@click.option("--follow", "-f", is_flag=True, help="Go on until the run ends.")
-def logs(run: str, member: str | None, follow: bool) -> None:
-    """What the agent and the servers of RUN said on stderr."""
-    found = find(records(), run)
-    if member:
-        _known_member(found, member)
-    for event in _followed(found) if follow else read(found.path):
-        if event.get("event") != "log" or (member and event.get("member") != member):
-            continue
-        for line in clean_block(str(event.get("line", "")).rstrip("\n")).split("\n"):
-            click.echo(f"{clean(event.get('member')):<10} {line}" if not member else line)
-
-
-def _known_member(run: Run, member: str) -> None:
-    plan = Summary.of(read(run.path)).plan
-    if plan and member not in (known := [container.member for container in plan.containers]):
-        raise UnknownName("member", member, known, remedy=f"mlld sandbox show {run.name}")
-
-
-def _followed(run: Run) -> Iterator[dict[str, object]]:
-    """Events as they come, until the closing one."""
-    seen, owner = 0, ""
-    while True:
-        for number, event in enumerate(read(run.path)):
-            if number >= seen:
-                seen = number + 1
-                owner = str(event.get("owner") or owner)
-                yield event
-                if event.get("event") == "closed":
-                    return
-        if is_dead(owner):
-            return
-        time.sleep(0.2)
-
-
 @click.command(cls=Command, examples="\nExamples:\n  mlld sandbox verify last\n")
-@_RUN
+@RUN
 def verify(run: str) -> None:
     """Whether the record of RUN is whole: no line changed, removed, put in or cut off."""
     found = find(records(), run)

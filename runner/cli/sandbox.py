@@ -14,7 +14,7 @@ COMMANDS = {
     "connect": ("runner.cli.connect:connect", "The tools of a fenced environment for a client on this side."),
     "ps": ("runner.cli.runs:ps", "The runs that go on; with --all also those that ended."),
     "show": ("runner.cli.runs:show", "Look back at a run: profile, reach, calls, denials, answer, taint."),
-    "logs": ("runner.cli.runs:logs", "What the agent and the servers of a run said on stderr."),
+    "logs": ("runner.cli.logs:logs", "What a run does, line by line; with -f while it goes on."),
     "verify": ("runner.cli.runs:verify", "Whether the record of a run is whole."),
     "stop": ("runner.cli.clean:stop", "Stop a run and remove what it made."),
     "gc": ("runner.cli.clean:gc", "Remove what runs have left whose owner is gone."),

@@ -189,15 +189,6 @@ def test_a_run_whose_runner_was_killed_is_lost(tmp_path: Path, capsys: pytest.Ca
     assert "lost" in capsys.readouterr().out
 
 
-def test_logs_are_of_one_member_and_cannot_drive_the_terminal(
-    run: RunRecord, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run.close(exit=0)
-    assert mlld("sandbox", "logs", "last", "--of", "tickets", "-f") == 2  # the plan above has no containers
-    assert mlld("sandbox", "logs", "last", "-f") == 0
-    assert capsys.readouterr().out == "tickets    hello \\x1b[31mred\n"
-
-
 def test_verify_is_loud_about_a_changed_record(run: RunRecord, capsys: pytest.CaptureFixture[str]) -> None:
     run.close(exit=0)
     assert mlld("sandbox", "verify", "last") == 0

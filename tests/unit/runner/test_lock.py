@@ -99,7 +99,7 @@ class Kept:
 
 
 async def heard(*events: dict[str, Any]) -> Hearing:
-    hearing = Hearing(plan=good(), sink=Kept(), fail=lambda error: None)
+    hearing = Hearing(plan=good(), sink=Kept(), fail=lambda error: None, mask=bytes)
     for event in events:
         hearing.line("sidecar", "stdout", json.dumps(event).encode())
     return hearing
