@@ -7,7 +7,6 @@ no verdict can meet another call (A21)."""
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 import time
 from collections.abc import Coroutine, Mapping, Sequence
@@ -17,13 +16,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from interpreter import values_text
 from interpreter.declarations import McpConfig, Profile, ProfileChoice
 from interpreter.environment import denied_tool
 from interpreter.errors import MlldError
 from interpreter.evaluate.sources import reachable
 from interpreter.guards import Guard, Guarded, Guards, Verdict, settle
 from interpreter.labels import Labels, from_flat
+from interpreter.module_messages import OF_TASKS, Unfit, plain, put_back, text_of
 from interpreter.module_read import ReadModule, mcp_config_of, read_module
 from interpreter.names import camel, same_name
 from interpreter.policy import Denied, Policy, added_labels, confining, effective_taint, judge, under, withdrawn
@@ -38,8 +37,6 @@ ROOT = Path("/module")
 MANIFEST = "module.yml"
 # What a server asks of the agent: its text comes from the server, whatever the request's own labels are.
 FROM_SERVERS = ("sampling/createMessage", "elicitation/create")
-# What comes back of a task is the result of its tool, whichever method fetches it.
-OF_TASKS = ("tasks/result", "tasks/get", "tasks/cancel")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +193,7 @@ class ModuleGuards:
         return ModuleVerdict(rule=verdict.rule or None, labels=extra) if extra or verdict.rule else ALLOWED
 
     async def _result(self, operation: Operation, method: str, value: Any, incoming: Labels) -> ModuleVerdict:
-        shown = text_of(value) if method == "tools/call" or method in OF_TASKS else value
+        shown = text_of(value)
         inputs = (Guarded(value=Value(None), labels=Labels()),)
         verdict = await self.guards.after(operation, inputs, Guarded(value=Value(shown, incoming), labels=incoming))
         if verdict.kind in ("deny", "retry"):
@@ -205,13 +202,12 @@ class ModuleGuards:
         extra = _new(verdict.output, incoming)
         if verdict.kind == "transform":
             changed = plain(verdict.output.value)
-            if changed != shown and method in OF_TASKS[1:]:
-                reason = "the state of a task is no text that a guard could change"
-                return ModuleVerdict(kind="deny", rule=verdict.rule, reason=reason)
             if changed != shown:
-                return ModuleVerdict(
-                    kind="transform", value=_result_with(value, method, changed), rule=verdict.rule, labels=extra
-                )
+                try:
+                    whole = put_back(value, method, changed)
+                except Unfit as error:
+                    return ModuleVerdict(kind="deny", rule=verdict.rule, reason=str(error))
+                return ModuleVerdict(kind="transform", value=whole, rule=verdict.rule, labels=extra)
         return ModuleVerdict(rule=verdict.rule or None, labels=extra) if extra or verdict.rule else ALLOWED
 
     # --- what labels take away from whoever has seen them
@@ -264,41 +260,6 @@ def _refused(verdict: Verdict) -> ModuleVerdict:
 
 def _new(guarded: Guarded, before: Labels) -> frozenset[str]:
     return frozenset(guarded.labels.taint) - frozenset(before.taint)
-
-
-def text_of(result: Any) -> str:
-    """The text of a tool's result, as scripts see it."""
-    content = result.get("content") if isinstance(result, dict) else None
-    if not isinstance(content, list):
-        return json.dumps(result, ensure_ascii=False)
-    found = []
-    for item in content:
-        if isinstance(item, dict) and item.get("type") == "text":
-            found.append(str(item.get("text", "")))
-        elif isinstance(item, dict) and isinstance(item.get("resource"), dict) and "text" in item["resource"]:
-            found.append(str(item["resource"]["text"]))
-    if isinstance(result.get("structuredContent"), dict):
-        # What the model would read there must not pass beside a guard that looks at the text.
-        structured = json.dumps(result["structuredContent"], ensure_ascii=False)
-        if structured not in found:
-            found.append(structured)
-    return "\n".join(found)
-
-
-def _result_with(result: Any, method: str, changed: Any) -> Any:
-    """The result with what a guard put in the place of its content."""
-    if method not in ("tools/call", "tasks/result"):
-        return changed
-    if isinstance(changed, dict) and isinstance(changed.get("content"), list):
-        return changed
-    text = changed if isinstance(changed, str) else json.dumps(changed, ensure_ascii=False)
-    kept = {key: part for key, part in result.items() if key not in ("content", "structuredContent")}
-    return {**kept, "content": [{"type": "text", "text": text}]}
-
-
-def plain(value: object) -> Any:
-    """A value of the language as JSON has it."""
-    return values_text.to_plain(value) if isinstance(value, Value) else value
 
 
 class MemoryFiles:

@@ -12,11 +12,12 @@ from typing import Any
 import msgspec
 
 from images.sidecar import jsonrpc
+from images.sidecar.asking import Asking
 from images.sidecar.items import fault
 from images.sidecar.jsonrpc import OURS, RawMap
 from images.sidecar.member import LISTS, Member
 from images.sidecar.process import Events, ServerError
-from images.sidecar.seams import Admission, Allowed, Hidden, Kind
+from images.sidecar.seams import GUARD_FAILURE, Admission, Allowed, Hidden, Kind
 
 PAGE = 1_000
 MAX_NAME = 64
@@ -119,6 +120,7 @@ class Catalog:
         self,
         members: Sequence[Member],
         admission: Admission,
+        asking: Asking,
         events: Events,
         on_replaced: Callable[[Kind], None],
         *,
@@ -126,6 +128,7 @@ class Catalog:
     ) -> None:
         self._modern = modern
         self._members, self._admission, self._events, self._on_replaced = members, admission, events, on_replaced
+        self._asking = asking
         self._loop = asyncio.get_running_loop()
         self._listings: dict[Kind, Listing] = {}
         self._building: dict[Kind, asyncio.Task[Listing]] = {}
@@ -166,7 +169,12 @@ class Catalog:
                 await asyncio.sleep(self._pause(kind, former))
             self._dirty.discard(kind)
             gathered = await asyncio.gather(*(self._items(member, kind) for member in self._members))
-            listing = self._listings[kind] = self._merge(kind, gathered)
+            listing = self._merge(kind, gathered)
+            if kind != "tool" and self._asking.active:
+                listing = await self._judged(kind, listing)
+            self._listings[kind] = listing
+            if kind == "template":
+                self._templates = [(literals(uri), entry) for uri, entry in listing.index.items()]
         finally:
             self._building.pop(kind, None)
         if former is not None and (not former.missing or former.pages != listing.pages):
@@ -225,12 +233,35 @@ class Catalog:
                         public = f"{public[: MAX_NAME - 17]}_{digest}"
                     item = renamed(item, public)
                 index[public], shown[public] = entry, item
-        if kind == "template":
-            self._templates = [(literals(uri), entry) for uri, entry in index.items()]
         listed = tuple(shown.values())
         own = frozenset(label for e in index.values() for label in e.declared) if kind != "tool" else frozenset()
         made = self._loop.time()
         return Listing(index, listed, paged(kind, listed), own, withheld, notes, missing, made, hidden)
+
+    async def _judged(self, kind: Kind, listing: Listing) -> Listing:
+        """A list without the entries that guards keep back, each judged by itself. Tools are not asked about here: which
+        of them there are is for filters and the lock to say."""
+        index: dict[str, Entry] = {}
+        shown: list[bytes] = []
+        hidden = dict(listing.hidden)
+        failed: set[str] = set()
+        for (public, entry), item in zip(listing.index.items(), listing.items, strict=True):
+            server, labels = entry.member.name, frozenset(entry.labels)
+            verdict = None
+            if server not in failed:
+                verdict = await self._asking.entry(server, LISTS[kind][0], entry.name, item, labels)
+                if verdict.rule == GUARD_FAILURE:
+                    failed.add(server)  # a guard that takes its whole time for each entry would take it for all
+            if verdict is not None and verdict.kind == "allow":
+                index[public] = entry
+                shown.append(item)
+            else:
+                rule = verdict.rule if verdict is not None else GUARD_FAILURE
+                hidden.setdefault(public, (server, f"withheld by {rule or 'a guard'}"))
+        withheld = listing.withheld + len(listing.items) - len(shown)
+        return msgspec.structs.replace(
+            listing, index=index, items=shown, pages=paged(kind, shown), withheld=withheld, hidden=hidden, views={}
+        )
 
     def _offer(self, member: Member, kind: Kind, item: bytes, left: _LeftOut) -> tuple[Entry, bytes] | None:
         """An item that the agent may see, as it sees it; why it may not goes to `left`."""

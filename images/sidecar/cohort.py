@@ -8,6 +8,7 @@ is asked of that client and of nobody else.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Coroutine, Iterable
 from typing import Any, Protocol
 
@@ -24,6 +25,7 @@ _CHANGED: dict[str, tuple[Kind, ...]] = {
     "notifications/prompts/list_changed": ("prompt",),
     "notifications/resources/list_changed": ("resource", "template"),
 }
+_MOST_UNJUDGED = 256
 _INSTRUCTIONS = 16 << 10
 OFFERS = frozenset(("sampling", "elicitation", "roots"))
 """Client capabilities that let a server ask the client for something."""
@@ -57,9 +59,10 @@ class Cohort:
     ) -> None:
         self.audit, self.asking = audit, asking
         self._questions: dict[tuple[Process, bytes], str] = {}
+        self._said_by: dict[Process, deque[tuple[str, bytes]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.members = {u.name: Member(u, lifecycle, capabilities, modern=modern) for u in upstreams}
-        self.catalog = Catalog(list(self.members.values()), admission, self, self._replaced, modern=modern)
+        self.catalog = Catalog(list(self.members.values()), admission, asking, self, self._replaced, modern=modern)
         self.audiences: set[Audience] = set()
 
     async def open(self) -> None:
@@ -106,11 +109,6 @@ class Cohort:
         sections = [f"# {name}\n{text}" for name, text in told.items()] if len(told) > 1 else list(told.values())
         return "\n\n".join(sections)[:_INSTRUCTIONS]
 
-    def watch(self, uris: set[str]) -> None:
-        """Has the stateless servers tell of these resources."""
-        for member in self.members.values():
-            member.watch(uris)
-
     def idle(self, now: float) -> None:
         """Stops the processes that nobody has used for a while."""
         for member in self.members.values():
@@ -126,14 +124,37 @@ class Cohort:
     def on_notification(self, process: Process, method: str, params: bytes) -> None:
         kinds = _CHANGED.get(method)
         if kinds is None:
-            for audience in list(self.audiences):
-                audience.on_said(process, method, params)
+            if method == "notifications/message" and self.asking.active:
+                self._judge_later(process, method, params)
+            else:
+                self._said(process, method, params)
             return
         member = self.members[process.server]
         for kind in kinds:
             self.catalog.changed(member, kind)
             if self.catalog.known(kind) is None and kind != "template":
                 self._replaced(kind)
+
+    def _said(self, process: Process, method: str, params: bytes) -> None:
+        for audience in list(self.audiences):
+            audience.on_said(process, method, params)
+
+    def _judge_later(self, process: Process, method: str, params: bytes) -> None:
+        """In the order in which the server says it. Of a server that says more than guards can judge, the rest is lost."""
+        waiting = self._said_by.setdefault(process, deque())
+        if len(waiting) < _MOST_UNJUDGED:
+            waiting.append((method, params))
+            if len(waiting) == 1:
+                self._later(self._judge_said(process, waiting))
+
+    async def _judge_said(self, process: Process, waiting: deque[tuple[str, bytes]]) -> None:
+        while waiting:
+            method, params = waiting[0]
+            judged = await self.asking.said(process, method, params)
+            if judged is not None:
+                self._said(process, method, judged)
+            waiting.popleft()
+        del self._said_by[process]
 
     def on_request(self, process: Process, spelt_id: bytes, method: str, params: bytes) -> None:
         if self.asking.active:
@@ -155,17 +176,23 @@ class Cohort:
             self._questions.pop((process, spelt_id), None)
             process.post(jsonrpc.failure(spelt_id, jsonrpc.METHOD_NOT_FOUND, f"The client does not offer {method}"))
 
-    def reply(self, process: Process, spelt_id: bytes, kind: bytes, value: bytes) -> None:
-        """The agent's `result` or `error` for what a server asked."""
+    def reply(self, process: Process, spelt_id: bytes, kind: bytes, value: bytes, seen: frozenset[str]) -> None:
+        """The `result` or `error` for what a server asked, of an agent that has seen such labels."""
         method = self._questions.pop((process, spelt_id), None)
-        if method is not None and kind == b"result":
-            self._later(self._judge_answer(process, spelt_id, method, value))
+        if method is not None:
+            self._later(self._judge_answer(process, spelt_id, method, kind, value, seen))
         else:
             process.post(b'{"jsonrpc":"2.0","id":%s,"%s":%s}' % (spelt_id, kind, value))
 
-    async def _judge_answer(self, process: Process, spelt_id: bytes, method: str, value: bytes) -> None:
+    async def _judge_answer(
+        self, process: Process, spelt_id: bytes, method: str, kind: bytes, value: bytes, seen: frozenset[str]
+    ) -> None:
+        if kind == b"error":
+            error = await self.asking.error(process.server, method, value, seen)
+            process.post(b'{"jsonrpc":"2.0","id":%s,"error":%s}' % (spelt_id, error))
+            return
         try:
-            judged = await self.asking.answer(process.server, method, value)
+            judged = await self.asking.answer(process.server, method, value, seen)
         except ServerError as e:
             process.post(jsonrpc.failure(spelt_id, e.code, str(e)))
         else:

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 import orjson
 
 from images.sidecar.config import ModuleConfig, ToolShape
-from images.sidecar.seams import Call, Narrows, Verdict
+from images.sidecar.seams import GUARD_FAILURE, Call, Narrows, Verdict
 from images.sidecar.shapes import filled
 
 GUARD_SECONDS = 5.0
@@ -161,7 +161,7 @@ class Guarding:
             self._emit(
                 {"event": "error", "where": "guard", "call": call.id, "error": f"{type(error).__name__}: {error}"}
             )
-        return Verdict(kind="deny", rule="guard failure", reason=reason)
+        return Verdict(kind="deny", rule=GUARD_FAILURE, reason=reason)
 
 
 class Narrowed:
@@ -185,7 +185,7 @@ class Narrowed:
             said = self._module.withdrawn(method, server, name, telling)
         except Exception as error:
             self._failed(error)
-            return "guard failure"
+            return GUARD_FAILURE
         return None if said is None else said.rule or "policy"
 
     def _failed(self, error: Exception) -> None:
@@ -213,4 +213,4 @@ def _verdict(said: Judgement) -> Verdict:
             return Verdict(kind="deny", rule=said.rule, reason=reason, labels=said.labels)
         case "deny":
             return Verdict(kind="deny", rule=said.rule, reason=said.reason or "no reason was given", labels=said.labels)
-    return Verdict(kind="deny", rule="guard failure", reason="a guard gave no verdict, which is a denial")
+    return Verdict(kind="deny", rule=GUARD_FAILURE, reason="a guard gave no verdict, which is a denial")

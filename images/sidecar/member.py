@@ -141,12 +141,18 @@ class Member:
         process.request(process.reserve(), method, jsonrpc.encode(params), Ignored())
 
     def watch(self, uris: set[str]) -> None:
-        """Has a stateless server tell of these resources as well."""
+        """Has the server tell of these resources as well."""
         fresh = uris - self.watched
         self.watched |= fresh
         process = self.ready()
-        if fresh and process is not None and process.modern:
-            self._listen(process, fresh)
+        if process is None:
+            return
+        if process.modern:
+            if fresh:
+                self._listen(process, fresh)
+            return
+        for uri in sorted(fresh):
+            self._tell(process, "resources/subscribe", {"uri": uri})
 
     def _listen(self, process: Process, uris: set[str]) -> None:
         """A stateless server says what changes only on a request that asks for it and stays open."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from dataclasses import replace
 from typing import Any, Protocol
 
 import msgspec
@@ -68,7 +69,7 @@ class Relay:
     """Implements `process.Pending` for a request that came from an agent."""
 
     __slots__ = (
-        "_arguments", "_caller", "_error", "_judges", "_receipt", "_token", "_verdict", "_withheld",
+        "_arguments", "_caller", "_error", "_judges", "_progress", "_receipt", "_token", "_verdict", "_withheld",
         "delivered", "entry", "exchange", "fields", "id", "method", "process", "round",
     )  # fmt: skip
 
@@ -84,6 +85,7 @@ class Relay:
         self._token: Raw | None = None
         self._verdict: Verdict | None = None
         self._withheld = 0
+        self._progress: asyncio.Task[None] | None = None
         self.delivered: frozenset[str] = frozenset()
         """Labels of what the agent got to see of the server: none for a call that was denied or lost."""
         self.id = self._receipt.id
@@ -99,15 +101,25 @@ class Relay:
     async def judge(self, fields: RawMap) -> RawMap | None:
         """The params as guards leave them; None if they refused, and the agent has been told."""
         params = json.loads(jsonrpc.encode(fields))
+        # Written before it is judged: what a second reading could see differently never leaves, nor what a guard does to
+        # its input and does not say.
+        judged = jsonrpc.encode(params)
         verdict = self._verdict = await self._judges.guarding.request(self._call(params, self._caller.sight.labels))
         if verdict.kind == "deny":
             self._arguments = _sample(fields)
             self.deny(verdict)
             return None
-        if verdict.kind == "transform":
-            params = verdict.value
-        # Encoded from what was judged: what a second reading could see differently never leaves.
-        return jsonrpc.members(jsonrpc.encode(params))
+        return jsonrpc.members(jsonrpc.encode(verdict.value) if verdict.kind == "transform" else judged)
+
+    def refuse(self, rule: str) -> None:
+        """A rule closes what was asked for to this agent, because of what it has seen."""
+        self._verdict = Verdict(kind="deny", rule=rule, reason="closed by what was read: go on without it")
+        self.deny(self._verdict)
+
+    def settle(self) -> None:
+        """The answer where no server has to be asked: nothing but yes."""
+        self.exchange.result((b"{}",))
+        self._audit(2)
 
     def send(self, process: Process, fields: RawMap) -> None:
         """Puts the request on its way."""
@@ -205,10 +217,24 @@ class Relay:
         self._fail(code, message)
 
     def on_progress(self, fields: RawMap) -> None:
-        if self._token is not None:
-            fields["progressToken"] = self._token
-            message = jsonrpc.notification("notifications/progress", jsonrpc.encode(fields))
-            self.exchange.send(message, droppable=True)
+        if self._token is None:
+            return
+        fields["progressToken"] = self._token
+        if "message" not in fields or not self._judges.guarding.active:
+            self._pass_progress(jsonrpc.encode(fields))
+        elif self._progress is None or self._progress.done():  # progress is a state: what comes too soon is passed over
+            self._progress = asyncio.get_running_loop().create_task(self._judge_progress(jsonrpc.encode(fields)))
+
+    async def _judge_progress(self, params: bytes) -> None:
+        labels = self._caller.sight.labels | frozenset(self.entry.labels)
+        call = replace(self._call({}, labels), method="notifications/progress")
+        verdict = await self._judges.guarding.result(call, params)
+        if verdict.kind == "allow":
+            self._pass_progress(params)
+
+    def _pass_progress(self, params: bytes) -> None:
+        if not self.exchange.answered:
+            self.exchange.send(jsonrpc.notification("notifications/progress", params), droppable=True)
             self._caller.sight.saw(frozenset(self.entry.labels))
 
     def on_late(self) -> None:

@@ -18,7 +18,7 @@ from images.sidecar.member import LISTS
 from images.sidecar.process import Process, ServerError
 from images.sidecar.receipt import Receipt
 from images.sidecar.relay import Caller, Judges, Relay
-from images.sidecar.seams import Admission, Hidden, Kind
+from images.sidecar.seams import Admission, Call, Hidden, Kind
 from images.sidecar.sessions import LEVELS, Session
 
 _KIND_OF_LIST: dict[str, Kind] = {method: kind for kind, (method, _, _) in LISTS.items()}
@@ -70,7 +70,7 @@ class Router:
             "tasks/get": lambda s, x, f: self._use_task(s, x, "tasks/get", f),
             "tasks/result": lambda s, x, f: self._use_task(s, x, "tasks/result", f),
             "tasks/cancel": lambda s, x, f: self._use_task(s, x, "tasks/cancel", f),
-            "tasks/list": lambda s, x, _: self._later(x, self._list_tasks(s, x)),
+            "tasks/list": lambda s, x, _: self.later(x, self._list_tasks(s, x)),
         }
 
     def receive(self, exchange: Exchange, session: str, method: str, params: Raw) -> Receipt:
@@ -121,7 +121,7 @@ class Router:
         else:
             self._use(caller, exchange, Use.of(method, *_USES[method], fields), fields)
 
-    def _later(self, exchange: Exchange, work: Coroutine[Any, Any, None]) -> None:
+    def later(self, exchange: Exchange, work: Coroutine[Any, Any, None]) -> None:
         """Works on a request beside everything else; whatever goes wrong is the answer to this request alone."""
 
         async def guarded() -> None:
@@ -141,7 +141,7 @@ class Router:
         cursor = jsonrpc.text(fields, "cursor") if "cursor" in fields and bytes(fields["cursor"]) != b"null" else "0"
         if not cursor.isdecimal() or len(cursor) > 6:
             raise Malformed(jsonrpc.INVALID_PARAMS, "Invalid cursor")
-        self._later(exchange, self._answer_list(caller, exchange, kind, int(cursor)))
+        self.later(exchange, self._answer_list(caller, exchange, kind, int(cursor)))
 
     async def _answer_list(self, caller: Asker, exchange: Exchange, kind: Kind, page: int) -> None:
         listing = await caller.cohort.catalog.listing(kind)
@@ -175,13 +175,13 @@ class Router:
         entry = listing.index.get(use.name) if listing is not None else None
         process = entry.member.ready() if entry is not None else None
         if entry is None or process is None or self._judges.guarding.active:
-            self._later(exchange, self._use_later(caller, exchange, use, fields))
+            self.later(exchange, self._use_later(caller, exchange, use, fields))
         elif self._admitted(entry, use):
             if entry.schema:
                 exchange.verify(entry.schema, fields)
             self._relay(caller, exchange, use, entry).send(process, self._spelt(entry, use, fields))
         else:
-            self._later(exchange, self._unknown(caller, exchange, use))
+            self.later(exchange, self._unknown(caller, exchange, use))
 
     async def _use_later(self, caller: Asker, exchange: Exchange, use: Use, fields: RawMap) -> None:
         catalog = caller.cohort.catalog
@@ -199,8 +199,12 @@ class Router:
             return
         await self._judged(relay, process, self._spelt(entry, use, fields))
 
+    async def _judged_fields(self, relay: Relay, fields: RawMap) -> RawMap | None:
+        """The params as guards leave them; None if they refused, and the agent has been told."""
+        return await relay.judge(fields) if self._judges.guarding.active else fields
+
     async def _judged(self, relay: Relay, process: Process, fields: RawMap) -> None:
-        judged = await relay.judge(fields) if self._judges.guarding.active else fields
+        judged = await self._judged_fields(relay, fields)
         if judged is not None:
             relay.send(process, judged)
 
@@ -254,27 +258,42 @@ class Router:
         if process is None or not self._admitted(entry, Use(method, "tool", entry.name, "taskId")):
             raise Malformed(jsonrpc.INVALID_PARAMS, f"Unknown task: {ours}")
         relay = Relay(self._judges, exchange, entry, method, session)
-        self._later(exchange, self._judged(relay, process, fields))
+        self.later(exchange, self._judged(relay, process, fields))
 
     async def _list_tasks(self, session: Session, exchange: Exchange) -> None:
         """The tasks that this session began, of every server that can list its own."""
-        shown: list[bytes] = []
+        found: list[tuple[Entry, bytes]] = []
         for server in sorted(session.tasks.servers()):
             process = session.cohort.members[server].ready()
             if process is not None:
                 answer = await process.ask("tasks/list", b"{}")
-                shown += session.tasks.listed(server, answer.get("tasks", b"[]"))
-        exchange.result((b'{"tasks":[%s]}' % b",".join(shown),))
+                found += session.tasks.listed(server, answer.get("tasks", b"[]"))
+        shown = [(entry, task) for entry, task in found if await self._may_see(session, entry, task)]
+        parts = [b'{"tasks":[%s]' % b",".join(task for _, task in shown)]
+        if withheld := len(found) - len(shown):
+            parts.append(b',"_meta":{"%swithheld":%d}' % (OURS.encode(), withheld))
+            if exchange.receipt is not None:
+                exchange.receipt.withheld = withheld
+        exchange.result((*parts, b"}"))
+        for entry, _ in shown:
+            session.sight.saw(frozenset(entry.labels))
+
+    async def _may_see(self, session: Session, entry: Entry, task: bytes) -> bool:
+        """Whether guards let the state of a task through: its text is the server's."""
+        asking, labels = session.cohort.asking, session.sight.labels | frozenset(entry.labels)
+        if not asking.active:
+            return True
+        return (await asking.entry(entry.member.name, "tasks/list", entry.name, task, labels)).kind == "allow"
 
     # --- subscriptions, completion, levels
 
     def _watch(self, session: Session, exchange: Exchange, fields: RawMap) -> None:
         uri = jsonrpc.text(fields, "uri")
-        self._later(exchange, self._watch_later(session, exchange, uri, fields, watch=True))
+        self.later(exchange, self._watch_later(session, exchange, uri, fields, watch=True))
 
     def _unwatch(self, session: Session, exchange: Exchange, fields: RawMap) -> None:
         uri = jsonrpc.text(fields, "uri")
-        self._later(exchange, self._watch_later(session, exchange, uri, fields, watch=False))
+        self.later(exchange, self._watch_later(session, exchange, uri, fields, watch=False))
 
     async def _watch_later(
         self, session: Session, exchange: Exchange, uri: str, fields: RawMap, *, watch: bool
@@ -285,19 +304,50 @@ class Router:
         if entry is None or not self._admitted(entry, use):
             await self._unknown(session, exchange, use)
             return
+        relay = self._relay(session, exchange, use, entry)
+        if not watch and uri not in session.watched:
+            relay.settle()  # nothing ends, so no server needs to hear of the name
+            return
+        if watch and (rule := session.sight.closed_entry("resource", entry)):
+            relay.refuse(rule)
+            return
+        judged = await self._judged_fields(relay, fields)
+        if judged is None:
+            return
         (session.watched.add if watch else session.watched.discard)(uri)
         others = any(isinstance(a, Session) and uri in a.watched for a in session.cohort.audiences if a is not session)
         member = entry.member
-        process = await member.wake(session.cohort)
+        try:
+            process = await member.wake(session.cohort)
+        except ServerError as e:
+            relay.on_failed(e.code, str(e))
+            return
         (member.watched.add if watch or others else member.watched.discard)(uri)
         if others:
-            exchange.result((b"{}",))
+            relay.settle()
         else:
-            self._relay(session, exchange, use, entry).send(process, fields)
+            relay.send(process, judged)
+
+    async def watchable(self, caller: Asker, uri: str) -> Entry | None:
+        """Where a resource is that a stateless agent wants to be told of; None if it may not read or watch it."""
+        use = Use("resources/subscribe", "resource", uri, "uri")
+        entry = await caller.cohort.catalog.find_resource(uri)
+        if entry is None or not self._admitted(entry, use) or caller.sight.closed_entry("resource", entry):
+            return None
+        if self._judges.guarding.active:
+            verdict = await self._judges.guarding.request(
+                Call(
+                    id=0, session=caller.id, server=entry.member.name, method=use.method, name=uri,
+                    params={"uri": uri}, labels=caller.sight.labels,
+                )
+            )  # fmt: skip
+            if verdict.kind != "allow":
+                return None
+        return entry
 
     def _complete(self, caller: Asker, exchange: Exchange, fields: RawMap) -> None:
         ref = jsonrpc.members(fields.get("ref", b""))
-        self._later(exchange, self._complete_later(caller, exchange, fields, ref))
+        self.later(exchange, self._complete_later(caller, exchange, fields, ref))
 
     async def _complete_later(self, caller: Asker, exchange: Exchange, fields: RawMap, ref: RawMap) -> None:
         catalog = caller.cohort.catalog
@@ -312,15 +362,23 @@ class Router:
             return
         if use.kind == "prompt":
             fields["ref"] = Raw(jsonrpc.encode(ref | {"name": Raw(jsonrpc.encode(entry.name))}))
-        process = await entry.member.wake(caller.cohort)
-        await self._judged(self._relay(caller, exchange, use, entry), process, fields)
+        relay = self._relay(caller, exchange, use, entry)
+        if rule := caller.sight.closed_entry(use.kind, entry):
+            relay.refuse(rule)
+            return
+        try:
+            process = await entry.member.wake(caller.cohort)
+        except ServerError as e:
+            relay.on_failed(e.code, str(e))
+            return
+        await self._judged(relay, process, fields)
 
     def _set_level(self, session: Session, exchange: Exchange, fields: RawMap) -> None:
         level = jsonrpc.text(fields, "level")
         if level not in LEVELS:
             raise Malformed(jsonrpc.INVALID_PARAMS, f"Unknown level {level}: one of {', '.join(LEVELS)}")
         session.level = level
-        self._later(exchange, self._set_level_later(session, exchange))
+        self.later(exchange, self._set_level_later(session, exchange))
 
     async def _set_level_later(self, session: Session, exchange: Exchange) -> None:
         """Servers are told the lowest level that any session of the cohort wants; each session gets its own."""

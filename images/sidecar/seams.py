@@ -12,6 +12,9 @@ from typing import Any, Literal, Protocol
 
 from images.sidecar.trace import RunTrace
 
+GUARD_FAILURE = "guard failure"
+"""The rule of a denial that no guard has said: it failed, or took too long."""
+
 Kind = Literal["tool", "resource", "template", "prompt", "task"]
 """What a name is the name of: tools and prompts have the name the server uses, resources and templates their URI."""
 

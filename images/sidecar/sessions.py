@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Raw
 
 from images.sidecar import jsonrpc
+from images.sidecar.catalog import Entry
 from images.sidecar.cohort import OFFERS, Cohort
 from images.sidecar.exchange import Exchange
 from images.sidecar.handshake import CLIENT, LEGACY, META, MODERN
@@ -87,6 +88,8 @@ class Session:
         self._asks: dict[int, Ask] = {}
         self._ask_count = 0
         self.tasks = Tasks()
+        self._in_order = asyncio.Lock()
+        self._judging: set[asyncio.Task[None]] = set()
         self.level = ""
         self.watched: set[str] = set()
         self.sight = narrowing.sight(self.id, cohort.catalog, self.on_changed, whole_run=False)
@@ -173,8 +176,9 @@ class Session:
         fields = jsonrpc.members(params)
         relay = self.relays.get(bytes(fields.get("requestId", Raw(b""))))
         if relay is not None:
-            # The reason is text of the agent's, and goes to the server.
-            reason = Raw(b'""') if self._closed_at(relay.entry.member.name) else fields.get("reason", Raw(b'""'))
+            # The reason is text of the agent's on its way to a server, and nobody has judged it.
+            judged = self.cohort.asking.active or self._closed_at(relay.entry.member.name)
+            reason = Raw(b'""') if judged else fields.get("reason", Raw(b'""'))
             relay.cancel(msgspec.json.decode(reason, type=str) if bytes(reason)[:1] == b'"' else "")
 
     # --- what servers say
@@ -208,11 +212,30 @@ class Session:
     def _task_changed(self, process: Process, method: str, params: bytes) -> None:
         try:
             fields = jsonrpc.members(params)
-            if self.tasks.known(process.server, fields):
-                self._tell(jsonrpc.notification(method, jsonrpc.encode(fields)))
-                self.sight.saw(process.labels)
+            if not self.tasks.known(process.server, fields):
+                return
+            entry = self.tasks.entry(jsonrpc.text(fields, "taskId"))
         except Malformed:
             return
+        message = jsonrpc.encode(fields)
+        if self.cohort.asking.active:
+            task = self._loop.create_task(self._judge_state(entry, method, message))
+            self._judging.add(task)
+            task.add_done_callback(self._judging.discard)
+        else:
+            self._tell_state(entry, method, message)
+
+    async def _judge_state(self, entry: Entry, method: str, params: bytes) -> None:
+        """The state of a task is told in the server's words, by the guards of its tool, in the server's order."""
+        async with self._in_order:
+            labels = self.sight.labels | frozenset(entry.labels)
+            verdict = await self.cohort.asking.entry(entry.member.name, method, entry.name, params, labels)
+            if verdict.kind == "allow":
+                self._tell_state(entry, method, params)
+
+    def _tell_state(self, entry: Entry, method: str, params: bytes) -> None:
+        self._tell(jsonrpc.notification(method, params))
+        self.sight.saw(frozenset(entry.labels))
 
     def _wants(self, params: bytes) -> bool:
         try:
@@ -260,7 +283,7 @@ class Session:
             fields["_meta"] = Raw(jsonrpc.encode(meta))
 
         def answer(kind: bytes, value: bytes) -> None:
-            self.cohort.reply(process, spelt_id, kind, value)
+            self.cohort.reply(process, spelt_id, kind, value, self.sight.labels)
 
         ask = self._ask(process, method, jsonrpc.encode(fields) if params else b"", answer)
         ask.spelt_id, ask.token = spelt_id, token
@@ -298,7 +321,7 @@ class Session:
         if kind == b"error":
             error = jsonrpc.error_of(Raw(value))
             raise ServerError(error.code, error.message, error.data)
-        return await asking.answer(process.server, method, value) if asking.active else value
+        return await asking.answer(process.server, method, value, self.sight.labels) if asking.active else value
 
     def answered(self, message: Incoming) -> None:
         """The client's answer to a request of a server."""
@@ -329,6 +352,8 @@ class Session:
         ask = self._asks.get(int(spelt)) if spelt.isdigit() and len(spelt) < 12 else None
         if ask is not None and ask.token is not None and not self._closed_at(ask.process.server, ask.method):
             fields["progressToken"] = ask.token
+            if self.cohort.asking.active:
+                fields.pop("message", None)  # text that nobody has judged
             ask.process.notify("notifications/progress", jsonrpc.encode(fields))
 
     def _withdraw(self, process: Process, params: bytes) -> None:

@@ -33,7 +33,7 @@ _TTL_MS = 5_000
 _CACHEABLE = frozenset(
     ("tools/list", "prompts/list", "resources/list", "resources/templates/list", "resources/read", "server/discover")
 )
-MAX_LISTENERS = 64
+MAX_LISTENERS, _MAX_WATCHED = 64, 256
 MAX_CALLERS = 16
 _SUBSCRIPTION = META + "subscriptionId"
 _FLAGS: dict[Kind, tuple[str, str]] = {
@@ -191,7 +191,7 @@ class Caller:
             kind, value = b"error", jsonrpc.encode({"code": jsonrpc.INVALID_REQUEST, "message": f"Denied by {rule}"})
             told = {"session": self.id, "server": server, "method": method, "rule": rule}
             self.cohort.audit.emit({"event": "denied", **told, "reason": "of what was seen in the run by now"})
-        self.cohort.reply(process, spelt_id, kind, value)
+        self.cohort.reply(process, spelt_id, kind, value, self.sight.labels)
 
 
 def _wants(relay: Relay, params: bytes) -> bool:
@@ -206,11 +206,17 @@ def _wants(relay: Relay, params: bytes) -> bool:
 class Listener:
     """One `subscriptions/listen`: the stream that tells a stateless agent what changed. Implements `cohort.Audience`."""
 
-    def __init__(self, exchange: StatelessExchange, cohort: Cohort, sight: Sight, wanted: dict[str, object]) -> None:
+    def __init__(
+        self,
+        exchange: StatelessExchange,
+        cohort: Cohort,
+        sight: Sight,
+        wanted: Mapping[str, object],
+        uris: frozenset[str],
+    ) -> None:
         self._exchange, self._cohort, self._sight = exchange, cohort, sight
         self._kinds = {kind for kind, (flag, _) in _FLAGS.items() if wanted.get(flag) is True}
-        uris = wanted.get("resourceSubscriptions")
-        self.uris = {uri for uri in uris if isinstance(uri, str)} if isinstance(uris, list) else set()
+        self.uris = uris
         self._meta = {_SUBSCRIPTION: Raw(exchange.id)}
 
     def begin(self) -> None:
@@ -337,13 +343,28 @@ class Stateless:
     def _listen(self, exchange: StatelessExchange, caller: Caller, fields: RawMap) -> None:
         if not exchange.can_stream:
             raise Malformed(jsonrpc.INVALID_REQUEST, "Accept must include text/event-stream")
-        listeners = sum(isinstance(audience, Listener) for audience in caller.cohort.audiences)
-        if listeners >= MAX_LISTENERS:
+        asked = json.loads(bytes(fields.get("notifications", b"{}")))
+        wanted: dict[str, object] = asked if isinstance(asked, dict) else {}
+        uris = wanted.get("resourceSubscriptions")
+        if uris and not (
+            isinstance(uris, list) and len(uris) <= _MAX_WATCHED and all(isinstance(u, str) for u in uris)
+        ):
+            told = f"notifications.resourceSubscriptions must be a list of at most {_MAX_WATCHED} URIs"
+            raise Malformed(jsonrpc.INVALID_PARAMS, told)
+        self._router.later(
+            exchange, self._listen_later(exchange, caller, wanted, uris if isinstance(uris, list) else [])
+        )
+
+    async def _listen_later(
+        self, exchange: StatelessExchange, caller: Caller, wanted: Mapping[str, object], uris: list[str]
+    ) -> None:
+        """Listens to what of it the agent may: each server hears of its own resources only."""
+        owners = {uri: entry for uri in uris if (entry := await self._router.watchable(caller, uri)) is not None}
+        if sum(isinstance(audience, Listener) for audience in caller.cohort.audiences) >= MAX_LISTENERS:
             raise Malformed(jsonrpc.INVALID_REQUEST, f"{MAX_LISTENERS} listeners are there already")
-        wanted = json.loads(bytes(fields.get("notifications", b"{}")))
-        listener = Listener(exchange, caller.cohort, caller.sight, wanted if isinstance(wanted, dict) else {})
-        listener.begin()
-        caller.cohort.watch(listener.uris)
+        Listener(exchange, caller.cohort, caller.sight, wanted, frozenset(owners)).begin()
+        for uri, entry in owners.items():
+            entry.member.watch({uri})
 
 
 class _Unsupported(Malformed):

@@ -49,6 +49,10 @@ class Tasks:
         fields["taskId"] = Raw(known[1])
         return known[0]
 
+    def entry(self, ours: str) -> Entry:
+        """What a task of this session came from."""
+        return self._entries[ours][0]
+
     def known(self, server: str, fields: RawMap) -> bool:
         """Writes our id over a server's, wherever the fields name a task; False if the task is not this session's."""
         if "taskId" in fields:
@@ -65,11 +69,12 @@ class Tasks:
             fields["_meta"] = Raw(jsonrpc.encode(meta))
         return True
 
-    def listed(self, server: str, tasks: bytes) -> list[bytes]:
-        """Those of a server's tasks that this session began, with our ids."""
+    def listed(self, server: str, tasks: bytes) -> list[tuple[Entry, bytes]]:
+        """Those of a server's tasks that this session began, with our ids, and what each came from."""
         try:
             items = msgspec.json.decode(tasks or b"[]", type=list[RawMap])
-            return [jsonrpc.encode(item) for item in items if "taskId" in item and self.known(server, item)]
+            mine = [item for item in items if "taskId" in item and self.known(server, item)]
+            return [(self.entry(jsonrpc.text(item, "taskId")), jsonrpc.encode(item)) for item in mine]
         except (msgspec.DecodeError, UnicodeDecodeError, Malformed):
             return []
 

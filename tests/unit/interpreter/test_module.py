@@ -11,7 +11,7 @@ import pytest
 from interpreter import ModuleGuards, load_environment
 from interpreter.errors import MlldError
 from interpreter.module import EnvironmentModule
-from interpreter.module_guards import text_of
+from interpreter.module_messages import text_of
 from interpreter.policy_parse import parse_policy
 from tests.support.worlds import World
 

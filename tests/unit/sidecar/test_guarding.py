@@ -348,6 +348,28 @@ async def test_cannot_escape_a_verdict_by_using_an_id_twice(tmp_path: Path) -> N
         assert {arguments["n"] for _, arguments in server.calls} <= {4, 8, 12}
 
 
+async def test_cannot_change_a_message_without_saying_so(tmp_path: Path) -> None:
+    """A guard's input is its own copy: what it does to it and does not say goes nowhere, and into no other verdict."""
+
+    async def decide(direction: str, method: str, server: str, name: str, value: Any, labels: frozenset[str]) -> Said:
+        before = json.dumps(value)
+        if direction == "request":
+            value["n"] = 99
+            value["extra"] = "smuggled"
+        else:
+            value["content"][0]["text"] = "changed"
+        assert "smuggled" not in before
+        assert "changed" not in before
+        return Said()
+
+    server = FakeServer([tool("echo", n={"type": "integer"})], lambda name, arguments: text(str(arguments["n"])))
+    async with guarded(tmp_path, server, FakeModule(decide)) as (agent, _):
+        await agent.tools()
+        for _ in range(2):
+            assert (await agent.call("echo", n=1))["result"]["content"][0]["text"] == "1"
+        assert server.calls == [("echo", {"n": 1})] * 2
+
+
 async def test_a_slow_guard_holds_up_nobody_else(tmp_path: Path) -> None:
     async def decide(direction: str, method: str, server: str, name: str, value: Any, labels: frozenset[str]) -> Said:
         if direction == "request" and value.get("n") == 0:
