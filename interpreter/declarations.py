@@ -169,6 +169,48 @@ class ToolBinding:
 SourceKind = Literal["module", "command", "npm", "python", "image", "url"]
 
 
+Grant = Literal["bearer", "authorization_code", "client_credentials", "jwt_bearer", "identity_assertion"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdentityProvider:
+    """An enterprise's own authorization server. `client_secret` and `id_token` name auth declarations."""
+
+    token_endpoint: str
+    client_id: str
+    client_secret: str | None = None
+    id_token: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Authorization:
+    """How a remote server is told who asks: a bearer, or tokens by an OAuth grant. Secrets by their names."""
+
+    grant: Grant
+    bearer: str | None = None  # with the grant `bearer` only
+    issuer: str | None = None  # the only authorization server that secrets may go to
+    client_id: str | None = None
+    client_secret: str | None = None
+    private_key: str | None = None  # PEM, signs with `algorithm`
+    algorithm: str = "ES256"
+    client_metadata: str | None = None  # URL of a client ID metadata document
+    scopes: tuple[str, ...] | None = None  # the only ones that may be asked for
+    assertion: str | None = None
+    provider: IdentityProvider | None = None
+
+    @property
+    def auth(self) -> tuple[str, ...]:
+        """Names of the auth declarations that it takes its secrets from."""
+        provider = (self.provider.client_secret, self.provider.id_token) if self.provider else ()
+        named = (self.bearer, self.client_secret, self.private_key, self.assertion, *provider)
+        return tuple(dict.fromkeys(name for name in named if name))
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """URLs that it names: whoever declares them wants them reached."""
+        return tuple(url for url in (self.issuer, self.provider.token_endpoint if self.provider else None) if url)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ServerSpec:
     """One entry of `@mcpConfig().servers`, in normal form."""
@@ -180,6 +222,7 @@ class ServerSpec:
     tools: tuple[str, ...] | Literal["*"] = "*"
     env: Mapping[str, str] = field(default_factory=lambda: EMPTY)  # not secret: these are visible in the plan
     auth: tuple[str, ...] = ()  # names of auth declarations
+    authorization: Authorization | None = None  # of a remote server
     files: Files = Files()
     network: Network = Network()
     limits: Limits = Limits()

@@ -144,15 +144,23 @@ def build(config: Config, around: Around) -> EnvironmentSpec:
 def _server_network(server: ServerSpec, policy: Policy, warnings: list[str]) -> Network:
     """What a server may reach: the hosts it asks for, of those that policy lets environments reach; without asking, none.
 
-    A remote server asks for its own host: a policy that does not list it withholds the server.
+    A remote server asks for its own host, and for those of its authorization: a policy that does not list them withholds
+    them, and without its own host the server.
     """
     asked = server.network
     if server.source == "url":
-        parts = urlsplit(server.target)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        asked = replace(asked, allow=(HostRule(host=parts.hostname or "", ports=(port,), place=server.place),))
+        urls = (server.target, *(server.authorization.hosts if server.authorization else ()))
+        own = tuple(_host_of(url, server.place) for url in urls)
+        asked = replace(asked, allow=tuple(dict.fromkeys((*own, *(asked.allow or ())))))
     narrowed = narrow_network(asked, policy, warnings)
     return narrowed if asked.allow is not None else replace(narrowed, allow=None)
+
+
+def _host_of(url: str, place: Place | None) -> HostRule:
+    parts = urlsplit(url)
+    return HostRule(
+        host=parts.hostname or "", ports=(parts.port or (443 if parts.scheme == "https" else 80),), place=place
+    )
 
 
 def _grants(config: Config, around: Around) -> dict[str, Place | None]:

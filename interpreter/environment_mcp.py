@@ -11,6 +11,7 @@ from typing import Literal, get_args
 from urllib.parse import urlsplit
 
 from interpreter.declarations import Files, Lifecycle, Limits, McpConfig, Network, PathRule, ServerSpec, SourceKind
+from interpreter.environment_authorization import parse_authorization
 from interpreter.errors import MlldError, listing
 from interpreter.labels import LABEL
 from interpreter.names import camel, same_name, snake
@@ -89,6 +90,12 @@ def _server(reader: Reader, before: Sequence[ServerSpec]) -> ServerSpec:
     target, args = _target(kind, reader.at(kind), reader.get("args"))
     alias, auth, env, fs, net, limits = (reader.get(key) for key in ("as", "auth", "env", "fs", "net", "limits"))
     labels = reader.get("labels")
+    if kind == "url":
+        authorization = parse_authorization(auth) if auth else None
+        names = authorization.auth if authorization else ()
+    else:
+        authorization = None
+        names = auth.names("a name of an auth declaration, or a list of them") if auth else ()
     return ServerSpec(
         name=_name(reader, kind, target, args, before),
         source=kind,
@@ -96,7 +103,8 @@ def _server(reader: Reader, before: Sequence[ServerSpec]) -> ServerSpec:
         args=args,
         tools=_tools(reader.get("tools")),
         env=_env(env) if env else MappingProxyType({}),
-        auth=auth.names("a name of an auth declaration, or a list of them") if auth else (),
+        auth=names,
+        authorization=authorization,
         files=parse_files(fs) if fs else Files(),
         network=network(net) if net else Network(),
         limits=parse_limits(limits) if limits else Limits(),

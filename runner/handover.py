@@ -28,7 +28,8 @@ class Handover:
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     module: ModuleSource | None = field(default=None, repr=False)
     policy: Mapping[str, object] = field(default_factory=dict)
-    headers: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)  # of remote servers
+    # What a login has left, by server: `authorizer.Credential` of the sidecar, as JSON.
+    credentials: Mapping[str, Mapping[str, object]] = field(default_factory=dict, repr=False)
     pins: Pins = field(default_factory=dict)  # of the lock, by server
     tell_pins: bool = False  # have the sidecar tell what a lock is made of
     trace: Trace | None = None  # None: nobody keeps a trace of this run
@@ -136,7 +137,7 @@ def _server(server: Server, handover: Handover, links: str) -> dict[str, object]
         "link": f"{links}/{server.name}" if server.url is None else None,
         "transport": server.transport,
         "url": server.url,
-        "headers": dict(handover.headers.get(server.name, {})),
+        **_authorization(server, handover),
         "tools": server.tools if server.tools == "*" else list(server.tools),
         "as": server.alias,
         "bind": {
@@ -152,6 +153,47 @@ def _server(server: Server, handover: Handover, links: str) -> dict[str, object]
         **({"pins": handover.pins[server.name]} if server.name in handover.pins else {}),
         **({} if server.only == "*" else {"only": list(server.only)}),
         **({"withheld": list(server.withheld)} if server.withheld else {}),
+    }
+
+
+def _authorization(server: Server, handover: Handover) -> dict[str, object]:
+    """How the sidecar says who asks: a header, or what it gets tokens with. Errors: `SecretMissing`."""
+    said = server.authorization
+    if said is None:
+        return {}
+    if said.bearer is not None:
+        return {"headers": {"Authorization": f"Bearer {value_of(handover, said.bearer)}"}}
+    return {"oauth": oauth_of(server, handover)}
+
+
+def oauth_of(server: Server, handover: Handover) -> dict[str, object]:
+    """The OAuth grant of a remote server with its secrets. Errors: `SecretMissing`."""
+    said = server.authorization
+    assert said is not None
+
+    def held(name: str | None) -> str | None:
+        return None if name is None else value_of(handover, name)
+
+    provider = said.provider
+    return {
+        "grant": said.grant,
+        "issuer": said.issuer,
+        "clientId": said.client_id,
+        "clientSecret": held(said.client_secret),
+        "privateKey": held(said.private_key),
+        "algorithm": said.algorithm,
+        "clientMetadata": said.client_metadata,
+        "scopes": None if said.scopes is None else list(said.scopes),
+        "assertion": held(said.assertion),
+        "provider": None
+        if provider is None
+        else {
+            "tokenEndpoint": provider.token_endpoint,
+            "clientId": provider.client_id,
+            "clientSecret": held(provider.client_secret),
+            "idToken": held(provider.id_token),
+        },
+        "credential": handover.credentials.get(server.name),
     }
 
 

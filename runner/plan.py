@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from interpreter.declarations import Place
+from interpreter.declarations import Authorization, Place
 
 PLAN_VERSION = 1
 AGENT = "agent"
@@ -185,6 +185,7 @@ class Server:
     source: str  # "npm @modelcontextprotocol/server-everything", for people
     transport: Literal["stdio", "http", "sse"] = "stdio"
     url: str | None = None
+    authorization: Authorization | None = None  # of a remote one; secrets by name
     tools: tuple[str, ...] | Literal["*"] = ()
     # What the environment's own `tools` and the policy leave of them; unlike `tools` they may name what no server has.
     only: tuple[str, ...] | Literal["*"] = "*"

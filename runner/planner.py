@@ -181,7 +181,7 @@ class _Planner:
                 self.warnings.append(f"{server.name}: not started, because it has no tools (tools: [])")
             elif server.source == "url" and not self._granted("network"):
                 self._refuse("network", server.name, f"host {_host_of(server).host}", server.place)
-            elif server.source == "url" and server.network.allow == ():
+            elif server.source == "url" and not _reaches_itself(server):
                 # Asked for by its URL, and taken away by policy: a server that nobody can reach is not served.
                 withheld = f"host {_host_of(server).host}"
                 self.refused.append(
@@ -212,6 +212,7 @@ class _Planner:
             source=" ".join((server.source, server.target, *server.args)),
             transport="http" if server.source == "url" else "stdio",
             url=server.target if server.source == "url" else None,
+            authorization=server.authorization,
             tools=server.tools,
             only=self._only(server),
             withheld=self.spec.tools_denied,
@@ -314,6 +315,12 @@ class _Planner:
 
 def _roots(owner: int | None, user: tuple[int, int]) -> bool:
     return owner == 0 and user[0] != 0
+
+
+def _reaches_itself(server: ServerSpec) -> bool:
+    """Whether the host of a remote server's URL is still among those that it may reach."""
+    allow, own = server.network.allow, _host_of(server)
+    return allow is None or any(own.host.lower() == rule.host and {*own.ports} <= {*rule.ports} for rule in allow)
 
 
 def _host_of(server: ServerSpec) -> HostRule:

@@ -36,7 +36,9 @@ def refuse_what_cannot_be_enforced(spec: EnvironmentSpec) -> None:
     for server in spec.mcp.servers:
         key = f"mcpConfig.servers[{server.name}]."
         asked.append((f"{key}image", server.source == "image", server.place))
-        asked += _unenforced(key, server.files, server.network, server.limits, server.place)
+        # A remote server is reached by the sidecar, and its gate holds without a fence.
+        network = Network() if server.source == "url" else server.network
+        asked += _unenforced(key, server.files, network, server.limits, server.place)
     for key, said, place in asked:
         if said:
             raise Unsupported(

@@ -119,8 +119,13 @@ def _refuse(plan: SandboxPlan, handover: Handover) -> None:
         raise Unsupported(
             "compose cannot stop the agent after a time", remedy="leave out the time limit for this format"
         )
-    if any(handover.headers.values()):
-        raise Unsupported("compose cannot hand a secret to a remote server", remedy="mlld sandbox spawn can")
+    for server in plan.servers:
+        if server.authorization is not None:
+            raise Unsupported(
+                f"compose cannot hand a secret to the remote server {server.name}",
+                remedy="mlld sandbox spawn can",
+                place=server.place,
+            )
     if handover.secrets:
         raise AssertionError("a compose file is no place for secrets")
 

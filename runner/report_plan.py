@@ -18,7 +18,7 @@ def plan_text(plan: SandboxPlan) -> str:
         lines += _labelled(container.member, _seat(plan, container))
     for server in plan.servers:
         if server.url:
-            lines += _labelled(server.name, [f"remote, at {clean(server.url)}{at(server.place)}", *_tools(server)])
+            lines += _labelled(server.name, _remote(plan, server))
     if plan.refused:
         denied = [f"{r.member} asked for {clean(r.asked)}{at(r.place)}: {clean(r.rule)}" for r in plan.refused]
         lines += _labelled("refused", denied)
@@ -39,6 +39,32 @@ def _profile(plan: SandboxPlan) -> Iterator[str]:
     yield f"profile {clean(reason.name or 'none')}: {clean(reason.why)}{at(reason.place)}"
     for name, rules in reason.denied.items():
         yield from (f"  not {clean(name)}: {clean(rule)}" for rule in rules)
+
+
+def _remote(plan: SandboxPlan, server: Server) -> Iterator[str]:
+    yield f"remote, at {clean(server.url or '')}{at(server.place)}"
+    yield f"reaches {_reach(plan, server.name)}"
+    yield _authorization(server)
+    if held := list(_held(plan, server.name)):
+        yield f"sends what is in {', '.join(held)}"
+    yield from _tools(server)
+
+
+def _authorization(server: Server) -> str:
+    """How a remote server is told who asks; secrets by name."""
+    said = server.authorization
+    if said is None:
+        return "asks without a credential"
+    way = {
+        "bearer": f"by the bearer auth:{clean(said.bearer or '')}",
+        "authorization_code": "by the login of a person (mlld sandbox login)",
+        "client_credentials": f"by OAuth client credentials as {clean(said.client_id or '')}",
+        "jwt_bearer": "by the assertion of a workload",
+        "identity_assertion": "by an assertion of the enterprise's identity provider",
+    }[said.grant]
+    issuer = f", at {clean(said.issuer)} only" if said.issuer else ""
+    scopes = f", for {clean(' '.join(said.scopes))} at most" if said.scopes is not None else ""
+    return f"authenticates {way}{issuer}{scopes}"
 
 
 def _seat(plan: SandboxPlan, container: Container) -> Iterator[str]:
@@ -63,12 +89,15 @@ def _seat(plan: SandboxPlan, container: Container) -> Iterator[str]:
         masked = sorted(m.target for m in container.mounts if m.kind == "mask")
         if masked:
             yield f"does not see {', '.join(masked[:6])}{f' and {len(masked) - 6} more' if len(masked) > 6 else ''}"
-        held = [
-            f"{s.variable} from {clean(s.source)}{at(s.place)}" for s in plan.secrets if container.member in s.holders
-        ]
-        yield f"holds {', '.join(held) or 'no secret'}"
+        yield f"holds {', '.join(_held(plan, container.member)) or 'no secret'}"
     limits = container.limits
     yield f"limits: {limits.memory_bytes >> 20} MiB, {limits.cpus:g} cpu, {limits.pids} processes"
+
+
+def _held(plan: SandboxPlan, member: str) -> Iterator[str]:
+    for secret in plan.secrets:
+        if member in secret.holders:
+            yield f"{secret.variable} from {clean(secret.source)}{at(secret.place)}"
 
 
 def _tools(server: Server) -> Iterator[str]:

@@ -191,9 +191,11 @@ def _oauth(reader: Reader, url: Reader) -> OAuth:
     client_id, client_secret, private_key, client_metadata, assertion = (
         reader.get(key).string() if reader.get(key).given else "" for key in texts
     )
+    grant = reader.get("grant")
+    grant.string()  # there is no default
     issuer, provider, scopes, kept = (reader.get(key) for key in ("issuer", "provider", "scopes", "credential"))
     return OAuth(
-        grant=cast(Any, reader.get("grant").one_of(*get_args(Grant), default="")),
+        grant=cast(Grant, grant.one_of(*get_args(Grant), default="")),
         issuer=issuer.string() if issuer.given else None,
         client_id=client_id,
         client_secret=client_secret,

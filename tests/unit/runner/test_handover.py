@@ -49,12 +49,11 @@ def test_bindings_labels_and_remote_servers_go_through() -> None:
     made = plan(
         full(mcp=McpConfig(servers=(server("a", labels={"echo": ("pii",)}), remote), bindings=(binding,))), options()
     )
-    config = read(made, handover(headers={"b": {"Authorization": "Bearer xyz-secret"}}))
+    config = read(made, handover())
     assert config.rules["a"].shapes["echo"].bind == {"x": 1}
     assert config.rules["a"].labels["echo"] == ("pii", "destructive")
     assert config.servers[1].url == "https://mcp.example.com/x"
     assert config.servers[1].link is None
-    assert "xyz-secret" in config.secrets()
 
 
 def test_another_text_than_the_planned_one_is_not_handed_over() -> None:

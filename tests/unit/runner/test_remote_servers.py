@@ -1,0 +1,126 @@
+"""Remote servers from their declaration to the sidecar's configuration: hosts, credentials, what the plan shows."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from images.sidecar import config as sidecar
+from interpreter.declarations import AuthDecl, Authorization, HostRule, IdentityProvider, McpConfig, Network, ServerSpec
+from runner.errors import SecretMissing, Unsupported
+from runner.handover import Handover, sidecar_line
+from runner.invariants import check
+from runner.plan import SandboxPlan, to_json
+from runner.planner import plan
+from runner.report_compose import ComposeOptions, compose_text
+from runner.report_plan import plan_text
+from tests.support.plans import full, options, server
+
+ISSUER = "https://auth.example.com"
+OAUTH = Authorization(
+    grant="client_credentials", issuer=ISSUER, client_id="me", client_secret="key", scopes=("read", "write")
+)
+SECRETS = {"key": "the-secret-of-key", "pem": "the-pem", "who": "the-id-token"}
+
+
+def remote(authorization: Authorization | None, *hosts: str) -> ServerSpec:
+    allow = tuple(HostRule(host=host, ports=(443,)) for host in hosts or ("mcp.example.com", "auth.example.com"))
+    return server(
+        "far", source="url", target="https://mcp.example.com/mcp", authorization=authorization,
+        auth=authorization.auth if authorization else (), network=Network(allow=allow),
+    )  # fmt: skip
+
+
+def planned(authorization: Authorization | None, *hosts: str) -> SandboxPlan:
+    declared = {name: AuthDecl(name=name, variable=name.upper(), source=f"env:{name.upper()}") for name in SECRETS}
+    return plan(full(mcp=McpConfig(servers=(remote(authorization, *hosts),)), auth=declared), options())
+
+
+def configured(made: SandboxPlan, **changes: object) -> sidecar.SidecarConfig:
+    spec = full()
+    handed = {"token": "t" * 16, "secrets": SECRETS, "module": spec.module, "policy": spec.policy} | changes
+    return sidecar.parse(sidecar_line(made, Handover(**handed)))  # type: ignore[arg-type]
+
+
+def test_a_bearer_reaches_the_sidecar_and_nothing_else() -> None:
+    made = planned(Authorization(grant="bearer", bearer="key"))
+    assert check(made) == []
+    [far] = configured(made).servers
+    assert far.headers == {"Authorization": "Bearer the-secret-of-key"}
+    assert "the-secret-of-key" not in to_json(made).decode() + plan_text(made) + repr(far)
+    assert "the-secret-of-key" in configured(made).secrets()
+    assert "authenticates by the bearer auth:key" in plan_text(made)
+    with pytest.raises(SecretMissing):
+        configured(made, secrets={})
+
+
+def test_a_bearer_cannot_write_headers_of_its_own() -> None:
+    made = planned(Authorization(grant="bearer", bearer="key"))
+    with pytest.raises(sidecar.ConfigError, match=r"config\.servers\[0\]\.headers\.Authorization must be one line"):
+        configured(made, secrets={"key": "x\r\nHost: evil"})
+
+
+def test_a_grant_reaches_the_sidecar_with_its_secrets() -> None:
+    made = planned(OAUTH)
+    assert check(made) == []
+    config = configured(made)
+    oauth = config.servers[0].oauth
+    assert oauth is not None
+    assert (oauth.grant, oauth.issuer, oauth.client_id) == ("client_credentials", ISSUER, "me")
+    assert (oauth.client_secret, oauth.scopes) == ("the-secret-of-key", ("read", "write"))
+    assert "the-secret-of-key" in config.secrets()
+    shown = plan_text(made)
+    assert (
+        "authenticates by OAuth client credentials as me, at https://auth.example.com only, for read write at most"
+        in shown
+    )
+    assert "reaches mcp.example.com:443" in shown
+    assert "the-secret-of-key" not in shown + to_json(made).decode() + repr(config.servers[0])
+
+
+def test_a_login_reaches_the_sidecar() -> None:
+    made = planned(Authorization(grant="authorization_code"))
+    kept = {"resource": "https://mcp.example.com/mcp", "access_token": "gold-access", "refresh_token": "gold-refresh"}
+    config = configured(made, credentials={"far": kept})
+    assert {"gold-access", "gold-refresh"} <= config.secrets()
+    assert config.servers[0].oauth.credential == kept  # type: ignore[union-attr]
+    assert "gold" not in repr(config.servers[0])
+
+
+def test_an_enterprises_provider_reaches_the_sidecar() -> None:
+    provider = IdentityProvider(token_endpoint="https://idp.example.com/t", client_id="us", id_token="who")
+    made = planned(replace(OAUTH, grant="identity_assertion", provider=provider))
+    oauth = configured(made).servers[0].oauth
+    assert oauth is not None
+    assert oauth.provider is not None
+    assert (oauth.provider.token_endpoint, oauth.provider.id_token) == ("https://idp.example.com/t", "the-id-token")
+
+
+def test_a_server_without_its_own_host_is_not_served() -> None:
+    made = planned(OAUTH, "auth.example.com")
+    assert made.servers == ()
+    assert [refusal.asked for refusal in made.refused] == ["host mcp.example.com"]
+    assert planned(OAUTH).servers
+
+
+def test_compose_cannot_carry_its_secrets() -> None:
+    with pytest.raises(Unsupported, match="compose cannot hand a secret to the remote server far"):
+        compose_text(
+            planned(OAUTH), Handover(token="t" * 16), ComposeOptions(agent=("x",), bridge_image="b", seccomp="s")
+        )
+    assert json.loads(to_json(planned(None)))["servers"][0]["authorization"] is None
+
+
+def test_the_sidecar_refuses_a_grant_that_it_does_not_know() -> None:
+    line = json.loads(sidecar_line(planned(OAUTH), Handover(token="t" * 16, secrets=SECRETS, module=full().module)))
+    for change, fault in (
+        ({"grant": "password"}, "oauth.grant must be one of authorization_code"),
+        ({"grant": None}, "oauth.grant"),
+        ({"clientsecret": "x"}, "oauth.clientsecret is unknown; did you mean 'clientSecret'"),
+    ):
+        line["servers"][0]["oauth"] |= change
+        with pytest.raises(sidecar.ConfigError, match=fault):
+            sidecar.parse(json.dumps(line))
+        line["servers"][0]["oauth"].pop("clientsecret", None)
