@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from interpreter.declarations import Place
+from runner.environ import typed
 from runner.plan import AGENT, SIDECAR, Container, Mount, SandboxPlan, from_json
 from runner.record import Event
 from runner.report_servers import ServerLife
@@ -138,7 +139,7 @@ def transcript(summary: Summary, *, answer: bool = True) -> str:
         parts += ["tool calls", *map(call_line, calls)]
     if summary.egress:
         parts += ["network", *_counted(map(egress_line, summary.egress))]
-    parts += ["denied", *_counted(map(denial_line, summary.denials))] if summary.denials else ["denied: nothing"]
+    parts += ["denied", *_denied(summary)] if summary.denials else ["denied: nothing"]
     if answer and summary.answer is not None:
         parts += ["answer", *(f"  │ {line}" for line in clean_block(summary.answer.rstrip("\n")).split("\n"))]
     if summary.answer is not None:
@@ -243,17 +244,36 @@ def egress_line(event: Event) -> str:
 
 def denial_line(event: Event) -> str:
     """What was refused, by which rule and why."""
+    reason = reason_of(event)
+    return (
+        f"  ✗ {denied_thing(event)} by {clean(event.get('rule') or 'policy')}{f': {clean(reason)}' if reason else ''}"
+    )
+
+
+def denied_thing(event: Event) -> str:
+    """What was asked for and refused."""
     if event.get("event") == "egress":
-        what = f"{clean(event.get('member'))} → {clean(event.get('host'))}:{event.get('port')}"
-    else:
-        arguments = event.get("arguments")
-        said = f" {clean(json.dumps(arguments, ensure_ascii=False), 60)}" if arguments else ""
-        whose = clean(event.get("server") or event.get("member") or "")
-        what = f"{whose}{'.' if whose else ''}{clean(event.get('name') or '')}{said}"
-    rule = clean(event.get("rule") or "policy")
+        return f"{clean(event.get('member'))} → {clean(event.get('host'))}:{event.get('port')}"
+    arguments = event.get("arguments")
+    said = f" {clean(json.dumps(arguments, ensure_ascii=False), 60)}" if arguments else ""
+    whose = clean(event.get("server") or event.get("member") or "")
+    return f"{whose}{'.' if whose else ''}{clean(event.get('name') or '')}{said}"
+
+
+def reason_of(event: Event) -> str:
+    """The rule's own words."""
     # The sidecar tells the agent "Denied by RULE: REASON"; the record has that as the result.
-    reason = event.get("reason") or str(event.get("result") or "").partition(f"{event.get('rule')}: ")[2]
-    return f"  ✗ {what} by {rule}{f': {clean(reason)}' if reason else ''}"
+    return str(event.get("reason") or str(event.get("result") or "").partition(f"{event.get('rule')}: ")[2])
+
+
+def _denied(summary: Summary) -> Iterator[str]:
+    """Each refusal once, with its number in the record and how often it came: a program that is denied tries again."""
+    found: dict[str, list[object]] = {}
+    for event in summary.denials:
+        found.setdefault(denial_line(event), []).append(event.get("n"))
+    for line, numbers in found.items():
+        yield f"{line}  #{numbers[0]}" + (f"  ({len(numbers)} times)" if len(numbers) > 1 else "")
+    yield typed(f"  why: mlld sandbox explain {summary.name} {next(iter(found.values()))[0]}")
 
 
 def _left(summary: Summary) -> list[str]:
@@ -293,7 +313,7 @@ def result_object(summary: Summary, *, exit_code: int) -> dict[str, object]:
 
 
 def _plain(event: Event) -> dict[str, object]:
-    return {key: value for key, value in event.items() if key not in ("prev", "hash", "n")}
+    return {key: value for key, value in event.items() if key not in ("prev", "hash")}
 
 
 def markdown(summary: Summary) -> str:

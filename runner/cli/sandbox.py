@@ -20,7 +20,7 @@ COMMANDS = {
     "gc": ("runner.cli.clean:gc", "Remove what runs have left whose owner is gone."),
     "init": ("runner.cli.init:init", "Make a module that works, with comments."),
     "images": ("runner.cli.images:images", "Build, list and prune the images."),
-    "explain": ("runner.cli.explain:explain", "A page about an error code."),
+    "explain": ("runner.cli.explain:explain", "A page about an error code, or why a run refused something."),
 }
 
 EXAMPLES = """
