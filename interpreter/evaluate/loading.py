@@ -213,7 +213,10 @@ def file_labels(path: Path, env: Env) -> Labels:
 
 def file_value(path: Path, data: bytes, env: Env, *, raw: bool = False) -> Value:
     text = data.decode("utf-8", errors="replace").removeprefix("\ufeff")
-    info = FileInfo(path=path, root=env.run.root, raw=text)
+    extra = None
+    if path.suffix.lower() in (".html", ".htm") and not raw:
+        text, extra = page(text, "text/html", shown(path, env))
+    info = FileInfo(path=path, root=env.run.root, raw=text, extra=extra)
     held = text if raw else file_data(path.name, text, shown(path, env))
     return Value(held, file_labels(path, env), meta={"file": info, "text": text})
 
@@ -257,7 +260,7 @@ async def load_url(url: str, node: n.FileLoad, env: Env) -> Value:
         except OSError as error:
             raise EvaluationError(f"Cannot load {url}: {error}", span=node.span, code="network") from None
         raw = body.decode("utf-8", errors="replace")
-        text, extra = page(raw, content_type)
+        text, extra = page(raw, content_type, url)
         extra |= {"domain": host, "contentType": content_type, "status": 200}
         info = FileInfo(url=url, raw=text, extra=extra)
         data = vt.parse_loosely(text) if "json" in content_type else text
@@ -267,9 +270,22 @@ async def load_url(url: str, node: n.FileLoad, env: Env) -> Value:
     return await perform(Request(operation=operation, span=node.span), env, get)
 
 
-def page(raw: str, content_type: str) -> tuple[str, dict[str, Any]]:
-    """The text of a page, and what is known about it."""
-    return raw, {"html": raw} if "html" in content_type else {}
+def page(raw: str, content_type: str, shown_as: str) -> tuple[str, dict[str, Any]]:
+    """The text of a page, Markdown if it is HTML, and what is known about it."""
+    if "html" not in content_type:
+        return raw, {}
+    from interpreter.web_page import UnreadablePage, read_page
+
+    try:
+        found = read_page(raw)
+    except UnreadablePage as error:
+        raise EvaluationError(f"Cannot read {shown_as}: {error}", code="page") from None
+    except ImportError as missing:
+        raise EvaluationError(
+            f"Cannot read {shown_as}: HTML as Markdown needs the package {missing.name}", code="page",
+            hint="pip install 'mlld-sandbox[web]'; `cmd { cat page.html }` gives the text as it is",
+        ) from None  # fmt: skip
+    return found.text, {"title": found.title, "description": found.description, "html": raw, "md": found.text}
 
 
 def lists_names(node: n.FileLoad) -> bool:
