@@ -14,6 +14,7 @@ The events, in the order in which a run has them (`member` = agent, sidecar or t
     call    server, method, name, decision, rule, labels, ms, arguments, result …      as the sidecar tells it
     request method, decision, rule …    a request that the sidecar answers itself: lists, pings, faults of the protocol
     denied  method, name, rule, reason, server …    a use of a name that does not exist for the agent
+    asked   server, method, decision, rule, labels, bytesIn, bytesOut, ms, isError     what a server asked of the agent
     egress  member, host, port, decision, rule, address                                as the sidecar tells it
     server  server, state, processes, restarts, reason, retryMs     starting · ready · idle · exited · failed, of an MCP server
     list · session · error                                                             likewise

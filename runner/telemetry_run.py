@@ -24,6 +24,7 @@ _METHODS = frozenset((
     "resources/read", "resources/subscribe", "resources/templates/list", "resources/unsubscribe", "server/discover",
     "subscriptions/listen", "tasks/cancel", "tasks/get", "tasks/list", "tasks/result", "tools/call", "tools/list",
 ))  # fmt: skip
+_ASKED = frozenset(("sampling/createMessage", "elicitation/create", "roots/list"))
 _TARGETS = {"tools/call": "gen_ai.tool.name", "prompts/get": "gen_ai.prompt.name"}
 
 CALLS, IO, DENIALS = "mlld.mcp.calls", "mlld.mcp.io", "mlld.denials"
@@ -183,6 +184,11 @@ class RunTelemetry:
             self._request(event, OTHER)
         else:
             self._denied(event, "list" if event.get("rule") == "pin" else "question")
+
+    def _on_asked(self, event: dict[str, Any]) -> None:
+        method = event["method"] if event["method"] in _ASKED else OTHER
+        named = {"mcp.method.name": method, "mlld.mcp.server.name": _text(event["server"])}
+        self._outlet.measure(CALLS, 1, {**named, "mlld.decision": event["decision"]})
 
     def _on_egress(self, event: dict[str, Any]) -> None:
         if event.get("decision") == "deny":

@@ -13,6 +13,14 @@ from images.sidecar.seams import Audit, Call, Guarding, Verdict
 FROM_SERVER = frozenset(("src:mcp",))
 
 
+class Refused(ServerError):
+    """What a server asked, or what it would have been answered, was denied by this rule."""
+
+    def __init__(self, rule: str, reason: str) -> None:
+        super().__init__(jsonrpc.INVALID_REQUEST, f"Denied by {rule}: {reason}")
+        self.rule = rule
+
+
 class Asking:
     """Guards over the requests of servers. When no guard is active nothing is parsed."""
 
@@ -65,7 +73,7 @@ class Asking:
             return verdict
         told = {"server": call.server, "method": call.method, "rule": verdict.rule, "reason": verdict.reason}
         self._audit.emit({"event": "denied", **told})
-        raise ServerError(jsonrpc.INVALID_REQUEST, f"Denied by {verdict.rule or 'policy'}: {verdict.reason}")
+        raise Refused(verdict.rule or "policy", verdict.reason)
 
 
 def _call(

@@ -10,10 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Coroutine, Iterable
-from typing import Any, Protocol
+from time import monotonic
+from typing import Any, NamedTuple, Protocol
+
+from msgspec import Raw
 
 from images.sidecar import jsonrpc
-from images.sidecar.asking import Asking
+from images.sidecar.asking import Asking, Refused
 from images.sidecar.catalog import Catalog
 from images.sidecar.member import Member
 from images.sidecar.process import Process, ServerError
@@ -26,6 +29,7 @@ _CHANGED: dict[str, tuple[Kind, ...]] = {
     "notifications/resources/list_changed": ("resource", "template"),
 }
 _MOST_UNJUDGED = 256
+_LONGEST_METHOD = 128
 _INSTRUCTIONS = 16 << 10
 OFFERS = frozenset(("sampling", "elicitation", "roots"))
 """Client capabilities that let a server ask the client for something."""
@@ -43,6 +47,18 @@ class Audience(Protocol):
         ...
 
 
+class Asked(NamedTuple):
+    """A request of a server that has no answer yet."""
+
+    method: str
+    size: int
+    began: float
+
+    @classmethod
+    def now(cls, method: str, params: bytes) -> Asked:
+        return cls(method[:_LONGEST_METHOD], len(params), monotonic())
+
+
 class Cohort:
     """Members and catalog of some sessions. Implements `process.Events`."""
 
@@ -58,12 +74,18 @@ class Cohort:
         modern: bool,
     ) -> None:
         self.audit, self.asking = audit, asking
+        self._asked: dict[tuple[Process, bytes], Asked] = {}
         self._questions: dict[tuple[Process, bytes], str] = {}
         self._said_by: dict[Process, deque[tuple[str, bytes]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.members = {u.name: Member(u, lifecycle, capabilities, modern=modern) for u in upstreams}
         self.catalog = Catalog(list(self.members.values()), admission, asking, self, self._replaced, modern=modern)
         self.audiences: set[Audience] = set()
+
+    @property
+    def waiting(self) -> int:
+        """How many requests of servers have no answer yet."""
+        return len(self._asked)
 
     async def open(self) -> None:
         """Starts every server, at the same time; those that fail carry their trouble."""
@@ -157,6 +179,7 @@ class Cohort:
         del self._said_by[process]
 
     def on_request(self, process: Process, spelt_id: bytes, method: str, params: bytes) -> None:
+        self._asked[process, spelt_id] = Asked.now(method, params)
         if self.asking.active:
             self._later(self._judge_question(process, spelt_id, method, params))
         else:
@@ -166,7 +189,7 @@ class Cohort:
         try:
             judged = await self.asking.question(process.server, method, params)
         except ServerError as e:
-            process.post(jsonrpc.failure(spelt_id, e.code, str(e)))
+            self._refuse(process, spelt_id, e)
             return
         self._questions[process, spelt_id] = method
         self._hand_on(process, spelt_id, method, judged)
@@ -174,7 +197,7 @@ class Cohort:
     def _hand_on(self, process: Process, spelt_id: bytes, method: str, params: bytes) -> None:
         if not any(audience.on_asked(process, spelt_id, method, params) for audience in list(self.audiences)):
             self._questions.pop((process, spelt_id), None)
-            process.post(jsonrpc.failure(spelt_id, jsonrpc.METHOD_NOT_FOUND, f"The client does not offer {method}"))
+            self.decline(process, spelt_id, jsonrpc.METHOD_NOT_FOUND, f"The client does not offer {method}")
 
     def reply(self, process: Process, spelt_id: bytes, kind: bytes, value: bytes, seen: frozenset[str]) -> None:
         """The `result` or `error` for what a server asked, of an agent that has seen such labels."""
@@ -182,21 +205,49 @@ class Cohort:
         if method is not None:
             self._later(self._judge_answer(process, spelt_id, method, kind, value, seen))
         else:
-            process.post(b'{"jsonrpc":"2.0","id":%s,"%s":%s}' % (spelt_id, kind, value))
+            answer = b'{"jsonrpc":"2.0","id":%s,"%s":%s}' % (spelt_id, kind, value)
+            self._settle(process, spelt_id, answer, _failure(value) if kind == b"error" else None)
 
     async def _judge_answer(
         self, process: Process, spelt_id: bytes, method: str, kind: bytes, value: bytes, seen: frozenset[str]
     ) -> None:
         if kind == b"error":
             error = await self.asking.error(process.server, method, value, seen)
-            process.post(b'{"jsonrpc":"2.0","id":%s,"error":%s}' % (spelt_id, error))
+            answer = b'{"jsonrpc":"2.0","id":%s,"error":%s}' % (spelt_id, error)
+            self._settle(process, spelt_id, answer, _failure(error))
             return
         try:
             judged = await self.asking.answer(process.server, method, value, seen)
         except ServerError as e:
-            process.post(jsonrpc.failure(spelt_id, e.code, str(e)))
+            self._refuse(process, spelt_id, e)
         else:
-            process.post(jsonrpc.success(spelt_id, judged))
+            self._settle(process, spelt_id, jsonrpc.success(spelt_id, judged))
+
+    def decline(self, process: Process, spelt_id: bytes, code: int, reason: str) -> None:
+        """No agent answers what a server asked."""
+        self._refuse(process, spelt_id, ServerError(code, reason))
+
+    def _refuse(self, process: Process, spelt_id: bytes, error: ServerError) -> None:
+        self._settle(process, spelt_id, jsonrpc.failure(spelt_id, error.code, str(error)), error)
+
+    def _settle(self, process: Process, spelt_id: bytes, answer: bytes, error: ServerError | None = None) -> None:
+        """Answers what a server asked, and tells the record that it did."""
+        process.post(answer)
+        asked = self._asked.pop((process, spelt_id), None)
+        if asked is not None:
+            self.tell(process, asked, len(answer), error)
+
+    def tell(self, process: Process, asked: Asked, size: int, error: ServerError | None = None) -> None:
+        """Tells the record what a server asked, and how it was answered."""
+        rule = error.rule if isinstance(error, Refused) else None
+        refused = error is not None and (rule is not None or error.code == jsonrpc.METHOD_NOT_FOUND)
+        told = {} if error is None else {"error": error.code}
+        self.audit.emit({
+            "event": "asked", "server": process.server, "method": asked.method,
+            "decision": "deny" if refused else "allow", "rule": rule or ("not offered" if refused else None),
+            "labels": sorted(process.labels), "bytesIn": asked.size, "bytesOut": size,
+            "ms": round((monotonic() - asked.began) * 1000, 3), "isError": error is not None, **told,
+        })  # fmt: skip
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
@@ -205,8 +256,9 @@ class Cohort:
 
     def on_exit(self, process: Process) -> None:
         member = self.members[process.server]
-        for key in [key for key in self._questions if key[0] is process]:
-            del self._questions[key]
+        for key in [key for key in self._asked if key[0] is process]:
+            self._questions.pop(key, None)
+            del self._asked[key]
         member.exited(process)
 
     def on_fault(self, process: Process, error: Exception) -> None:
@@ -215,6 +267,12 @@ class Cohort:
     def _replaced(self, kind: Kind) -> None:
         for audience in list(self.audiences):
             audience.on_changed(kind)
+
+
+def _failure(error: bytes) -> ServerError:
+    """The error by which an agent answers."""
+    told = jsonrpc.error_of(Raw(error))
+    return ServerError(told.code, told.message)
 
 
 def _flag(capabilities: dict[str, Any], group: str, name: str) -> bool:

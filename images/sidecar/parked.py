@@ -38,6 +38,8 @@ class Question(msgspec.Struct, eq=False):
     params: bytes
     reply: Callable[[bytes, bytes], None]
     """Takes the kind of the answer and its JSON."""
+    decline: Callable[[int, str], None]
+    """Answers in nobody's name: takes the code of an error, and why."""
     handed_out: bool = False
 
     def answer(self, result: bytes) -> None:
@@ -46,7 +48,7 @@ class Question(msgspec.Struct, eq=False):
 
     def refuse(self, reason: str) -> None:
         self.process.held -= 1
-        self.process.post(jsonrpc.failure(self.spelt_id, jsonrpc.TIMED_OUT, reason))
+        self.decline(jsonrpc.TIMED_OUT, reason)
 
 
 class Waiting(Exchange):

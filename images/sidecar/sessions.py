@@ -12,7 +12,7 @@ from msgspec import Raw
 
 from images.sidecar import jsonrpc
 from images.sidecar.catalog import Entry
-from images.sidecar.cohort import OFFERS, Cohort
+from images.sidecar.cohort import OFFERS, Asked, Cohort
 from images.sidecar.exchange import Exchange
 from images.sidecar.handshake import CLIENT, LEGACY, META, MODERN
 from images.sidecar.jsonrpc import Incoming, Malformed, RawMap
@@ -305,6 +305,16 @@ class Session:
 
     async def ask(self, process: Process, method: str, params: bytes) -> bytes:
         """The client's answer to a question that a stateless server put into its result. Raises ServerError."""
+        asked = Asked.now(method, params)
+        try:
+            value = await self._answer_of(process, method, params)
+        except ServerError as e:
+            self.cohort.tell(process, asked, 0, e)
+            raise
+        self.cohort.tell(process, asked, len(value))
+        return value
+
+    async def _answer_of(self, process: Process, method: str, params: bytes) -> bytes:
         if ASKED_FOR.get(method, "-") not in self.capabilities or len(self._asks) >= _ASKS:
             raise ServerError(jsonrpc.METHOD_NOT_FOUND, f"The client does not offer {method}")
         asking = self.cohort.asking

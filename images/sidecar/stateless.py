@@ -181,7 +181,8 @@ class Caller:
             return False
         self.sight.saw(process.labels)
         reply = partial(self._reply, process, spelt_id, method, asking[-1])
-        return self._parking.ask(asking[-1], Question(process, spelt_id, method, params, reply))
+        decline = partial(self.cohort.decline, process, spelt_id)
+        return self._parking.ask(asking[-1], Question(process, spelt_id, method, params, reply, decline))
 
     def _reply(self, process: Process, spelt_id: bytes, method: str, relay: Relay, kind: bytes, value: bytes) -> None:
         """Hands the agent's answer on, unless what was seen since closes the question or the call that it is for."""

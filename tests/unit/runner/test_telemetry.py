@@ -242,8 +242,11 @@ def test_what_is_counted(exporting: Telemetry, kept: Collector) -> None:
     again = {"event": "server", "t": 0, "at": BEGAN + 3, "server": "tickets", "state": "ready", "seconds": 0.1,
              "processes": 1, "restarts": 1}  # fmt: skip
     egress = {"event": "egress", "member": "agent", "host": SECRET, "port": 443, "decision": "deny"}
-    told(exporting, request(), request(name="get", ms=70.0), request("denied", decision="deny"), crashed, again, egress)
-    assert kept.total("mlld.mcp.calls") == 3
+    asked = {"event": "asked", "server": "tickets", "method": "elicitation/create", "decision": "allow"}
+    calls = request(), request(name="get", ms=70.0), request("denied", decision="deny")
+    told(exporting, *calls, asked, crashed, again, egress)
+    assert kept.total("mlld.mcp.calls", mcp__method__name="tools/call") == 3
+    assert kept.total("mlld.mcp.calls", mcp__method__name="elicitation/create") == 1
     assert kept.total("mlld.mcp.calls", gen_ai__tool__name="get", mlld__decision="allow") == 1
     assert kept.total("mlld.mcp.io", network__io__direction="transmit") == 600
     assert kept.total("mlld.denials", mlld__denial__kind="denied") == 1

@@ -150,3 +150,51 @@ async def test_guards_change_questions_and_answers(tmp_path: Path, make: Any, ha
         asked, text = await talk(w)
         assert [question["systemPrompt"] for question in asked] == ["be careful"]
         assert json.loads(text) == {"model": "other"}
+
+
+ASKED = {"server", "method", "decision", "rule", "labels", "bytesIn", "bytesOut", "ms", "isError"}
+
+
+@pytest.mark.parametrize(
+    ("judged", "outcome"),
+    [
+        ({}, ("allow", None, False)),
+        ({"question": DENIED}, ("deny", "guard @x", True)),
+        ({"answer": DENIED}, ("deny", "guard @x", True)),
+    ],
+)
+@pytest.mark.parametrize(("make", "handler", "talk"), PAIRS)
+async def test_cannot_ask_unseen(
+    tmp_path: Path, make: Any, handler: Any, talk: Talk, judged: dict[str, Verdict], outcome: tuple[Any, ...]
+) -> None:
+    async with world(tmp_path, make("a", handlers={"tools/call": handler})) as w:
+        judging(w, **judged)
+        await talk(w)
+        (event,) = w.gate.of("asked")
+        assert event.keys() >= ASKED
+        assert (event["server"], event["method"]) == ("a", "sampling/createMessage")
+        assert (event["decision"], event["rule"], event["isError"]) == outcome
+        assert "src:mcp" in event["labels"]
+        assert event["bytesIn"] > 20
+
+
+async def test_what_nobody_offers_is_told_too(tmp_path: Path) -> None:
+    async with world(tmp_path, FakeServer("a", handlers={"tools/call": asks})) as w:
+        agent = w.agent()
+        await agent.open()
+        assert "-32601" in (await agent.call("echo")).text
+        (event,) = w.gate.of("asked")
+        assert (event["decision"], event["rule"], event["error"]) == ("deny", "not offered", -32601)
+
+
+async def test_a_server_that_dies_before_its_answer_leaves_nothing_behind(tmp_path: Path) -> None:
+    async def dies(line: Line, message: Message) -> None:
+        line.send({"id": "q", "method": "sampling/createMessage", "params": {}})
+        await line.writer.drain()
+        line.writer.close()
+
+    async with world(tmp_path, FakeServer("a", handlers={"tools/call": dies})) as w:
+        agent = w.agent()
+        await agent.open(capabilities={"sampling": {}})
+        await agent.call("echo")
+        assert all(not cohort.waiting for cohort in w.endpoint.cohorts())
