@@ -134,11 +134,11 @@ class Channel:
                 self._refuse(message, "This session is initialized already")
             else:
                 self._reception.router.dispatch(session, self._exchange(spelt), method, message.params)
-        elif method == "initialize":
-            self.session = self._reception.open(self._exchange(spelt), message, self._stream)
         elif self._stateless is not None and self._stateless.meant({}, message):
             lane = self._lane(spelt, endless=method == "subscriptions/listen")
             self._stateless.dispatch(StatelessExchange(lane, spelt, method, lane.stream, None), method, message.params)
+        elif method == "initialize":
+            self.session = self._reception.open(self._exchange(spelt), message, self._stream)
         else:
             self._refuse(message, "Send initialize first")
 

@@ -23,7 +23,6 @@ from images.sidecar.jsonrpc import Malformed, RawMap
 from images.sidecar.process import Process
 from images.sidecar.relay import Relay
 
-PREFIX = "mlld."
 _SECONDS = 600.0
 _BREATH_SECONDS = 0.01
 _MAX_PARKED, _MAX_QUESTIONS, _MAX_KEY = 64, 16, 256
@@ -90,6 +89,8 @@ class Parking:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._key = secrets.token_bytes(32)
+        self._prefix = f"mlld.{secrets.token_hex(4)}."
+        """Tells our tickets from those of a server, which may be one of us, too."""
         self._calls: dict[int, _Parked] = {}
 
     def ask(self, relay: Relay, question: Question) -> bool:
@@ -132,7 +133,7 @@ class Parking:
     def resume(self, exchange: Exchange, method: str, fields: RawMap) -> bool:
         """Goes on with a parked call if the request carries one of our tickets. Raises Malformed if it is not genuine."""
         state = jsonrpc.text(fields, "requestState") if "requestState" in fields else ""
-        if not state.startswith(PREFIX):
+        if not state.startswith(self._prefix):
             return False
         number = self._opened(state)
         parked = self._calls.get(number) if number is not None else None
@@ -169,10 +170,10 @@ class Parking:
 
     def _ticket(self, number: int) -> str:
         nonce = secrets.token_hex(8)
-        return f"{PREFIX}{number}.{nonce}.{self._seal(f'{number}.{nonce}')}"
+        return f"{self._prefix}{number}.{nonce}.{self._seal(f'{number}.{nonce}')}"
 
     def _opened(self, state: str) -> int | None:
-        payload, _, seal = state.removeprefix(PREFIX).rpartition(".")
+        payload, _, seal = state.removeprefix(self._prefix).rpartition(".")
         genuine = hmac.compare_digest(seal.encode(), self._seal(payload).encode())
         return int(payload.partition(".")[0]) if genuine else None
 

@@ -123,6 +123,10 @@ class Relay:
 
     def send(self, process: Process, fields: RawMap) -> None:
         """Puts the request on its way."""
+        if self._caller.modern and not process.modern and "requestState" in fields:
+            # An older server gave out no state. It would do anew what a ticket of ours that has lapsed stood for.
+            self.on_failed(jsonrpc.INVALID_PARAMS, "Invalid requestState")
+            return
         number = process.reserve()
         self.process, self.fields = process, fields
         onwards = self._judges.trace.onwards(self._receipt.trace, self._receipt.span_id)

@@ -50,7 +50,7 @@ class Remote:
         message = b"".join(parts)
         incoming = jsonrpc.split_request(message)
         spelt = bytes(incoming.id) if incoming.method is not None else b""
-        if incoming.method == "notifications/cancelled" and not self._session:
+        if incoming.method == "notifications/cancelled" and self._stateless:
             # In the stateless era a request is given up by closing its connection.
             task = self._by_id.pop(bytes(jsonrpc.members(incoming.params).get("requestId", b"")), None)
             if task is not None:
@@ -60,6 +60,10 @@ class Remote:
         if spelt:
             self._by_id[spelt] = task
             task.add_done_callback(lambda done: self._by_id.pop(spelt, None))
+
+    @property
+    def _stateless(self) -> bool:
+        return not self._session
 
     def close(self) -> None:
         if self.closed:
@@ -271,6 +275,15 @@ class OldRemote(Remote):
         if not self._place.done():
             parts = urlsplit(url)
             self._place.set_result(parts.path + (f"?{parts.query}" if parts.query else ""))
+
+    @property
+    def _stateless(self) -> bool:
+        """The session is the stream, and no header names it."""
+        return False
+
+    async def _post_in_turn(self, message: bytes, incoming: Incoming) -> None:
+        """There is one stream, and it is open: nothing has to wait for another."""
+        await self._post(message, incoming)
 
     async def _post(self, message: bytes, incoming: Incoming) -> None:
         target = await self._place

@@ -378,3 +378,53 @@ async def test_a_tasks_status_is_told_to_its_session(tmp_path: Path) -> None:
         told = await hear(agent, reader, "notifications/tasks/status")
         assert told["params"] == {"taskId": task, "status": "completed"}
         writer.close()
+
+
+async def test_the_get_stream_is_gone_on_with_where_it_ended(tmp_path: Path) -> None:
+    server = FakeServer("a", capabilities={"tools": {"listChanged": True}, "logging": {}})
+    async with world(tmp_path, server) as w:
+        agent = w.agent()
+        await agent.open()
+        reader, writer = await stream(agent)
+        primed = parse_events(await anext(agent.chunks(reader)))[0]
+        assert primed["id"].startswith("0_")
+        writer.close()
+        await asyncio.sleep(0.05)
+        for number in range(3):  # nobody is connected
+            server.lines[0].notify("notifications/message", {"level": "info", "data": number})
+        await asyncio.sleep(0.05)
+        headers = {"Accept": "text/event-stream", "Last-Event-ID": primed["id"]}
+        reader, writer = await agent.send("GET", headers=headers)
+        await agent.head(reader)
+        events: list[Message] = []
+        while len(events) < 3:
+            events += [event for event in parse_events(await anext(agent.chunks(reader))) if event.get("data")]
+        assert [json.loads(event["data"])["params"]["data"] for event in events] == [0, 1, 2]
+        writer.close()
+        await asyncio.sleep(0.05)
+        reader, writer = await agent.send("GET", headers=headers | {"Last-Event-ID": events[1]["id"]})
+        await agent.head(reader)
+        (last,) = parse_events(await anext(agent.chunks(reader)))
+        assert json.loads(last["data"])["params"]["data"] == 2, "only what comes after the event that it names"
+        writer.close()
+
+
+async def test_a_session_is_named_by_every_request_and_ends_once(tmp_path: Path) -> None:
+    async with world(tmp_path, FakeServer("a")) as w:
+        agent = w.agent()
+        opened = await agent.open()
+        name = opened.headers["mcp-session-id"]
+        assert len(name) == 32
+        events = {"Accept": "text/event-stream"}
+        for verb in ("GET", "DELETE"):
+            assert (await agent.http(verb, headers=events | {"Mcp-Session-Id": ""})).status == 400
+            assert (await agent.http(verb, headers=events | {"Mcp-Session-Id": name.upper() + "0"})).status == 404
+            assert (await agent.http(verb, headers=events | {"MCP-Protocol-Version": "1999-01-01"})).status == 400
+            stateless = await agent.http(verb, headers=events | {"MCP-Protocol-Version": "2026-07-28"})
+            assert (stateless.status, stateless.headers["allow"]) == (405, "POST")
+        without = await agent.http("POST", b'{"jsonrpc":"2.0","id":1,"method":"ping"}', {"MCP-Protocol-Version": ""})
+        assert without.result == {}, "clients of 2025-03-26 and before know no such header"
+        assert (await agent.http("DELETE")).status == 200
+        for verb in ("GET", "DELETE"):
+            assert (await agent.http(verb, headers=events)).status == 404
+        assert (await agent.request("ping")).status == 404
