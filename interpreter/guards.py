@@ -29,6 +29,7 @@ VerdictKind = Literal["allow", "deny", "retry", "transform"]
 _OPERATIONS = {
     "cmd": 9, "sh": 0, "js": 0, "node": 0, "py": 0, "mcp": 2, "exe": 0, "run": 0, "show": 0, "output": 0, "log": 0,
     "append": 0, "read": 0, "network": 0, "secret": 0, "template": 0,
+    "var": 0,
 }  # fmt: skip
 SOURCES = (
     "cmd", "sh", "js", "node", "py", "file", "user", "mcp", "network", "keychain", "env", "exe", "template", "dynamic",
@@ -121,7 +122,7 @@ class Guard:
         """Whether the filter matches the operation itself, whatever flows in."""
         match self.kind:
             case "function":
-                return bool(operation.name) and same_name(self.filter, operation.name)
+                return operation.kind != "var" and bool(operation.name) and same_name(self.filter, operation.name)
             case "operation":
                 wanted = self.filter.removesuffix(":*")
                 names = (*_operation_names(operation), *(f"op:{label}" for label in operation.labels))

@@ -32,6 +32,7 @@ _DIRECTIVE = re.compile(rf"[ \t]*/(?=(?:{_WORDS})(?![\w-])|=>|@{NAME}[\w.\-\[\]\
 _RESUME = re.compile(rf"^/?(?:{_WORDS})(?![\w-])(?!\s*[:,])", re.MULTILINE)
 _FRONTMATTER = re.compile(r"\s*---[ \t]*\n(.*?)^---[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
 _FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})([^\n]*)")
+_PIPED_LINE = re.compile(rf"@{NAME}[\w.]*[ \t]+\|[ \t]+[@/\w]")
 _BLANK = re.compile(r"[ \t\r]*(?:(?:>>|<<)[^\n]*)?(?:\n|\Z)")
 _HEADING_LINE = re.compile(r"[ \t]*#[^\n]*(?:\n|\Z)")
 _COMMENT_LINE = re.compile(r"[ \t]*(?:>>|<<)[^\n]*(?:\n|\Z)")
@@ -64,6 +65,8 @@ class Lexer(DirectiveLexer):
             at = found.end()
         if self.document:
             self._document(at)
+            if self._only_piped_lines():
+                return Lexer(self.source, "strict").lex()
         else:
             self._strict(at, self.size)
         return Lexed(items=self.items, faults=self.faults, frontmatter=frontmatter)
@@ -139,6 +142,12 @@ class Lexer(DirectiveLexer):
                 pieces.append(text[at:end])
                 at = end
         self._prose(pieces, begin, at)
+
+    def _only_piped_lines(self) -> bool:
+        """A document without a line of prose is a script: its lines `@x | show` are statements."""
+        texts = [str(item[0][1]) for item in self.items if item[0][0] == "TEXT"]
+        lines = [line for text in texts for line in text.splitlines() if line.strip()]
+        return bool(lines) and not self.faults and all(_PIPED_LINE.match(line) for line in lines)
 
     def _prose(self, pieces: list[str], begin: int, end: int) -> None:
         if pieces:

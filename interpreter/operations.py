@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from interpreter import events
 from interpreter.declarations import EnvironmentSpec
-from interpreter.errors import Denied, MlldError
+from interpreter.errors import Denied, EvaluationError, MlldError
 from interpreter.guards import Guarded, Guards, Verdict
 from interpreter.labels import Labels
 from interpreter.policy import Denied as Refusal
@@ -51,6 +51,7 @@ class Request:
     attempt: int = 1
     hint: str = ""
     history: list[Verdict] | None = None  # of the pipeline that it belongs to: `@p.guards`
+    streaming: bool = False  # the result is shown piece by piece, before a guard could see it
 
 
 class Watcher(Protocol):
@@ -62,8 +63,15 @@ class Watcher(Protocol):
     def concerns(self, request: Request) -> bool: ...
 
     async def run(
-        self, request: Request, inputs: tuple[Value, ...], output: Value | None, place: Any
-    ) -> Value | None: ...
+        self,
+        request: Request,
+        inputs: tuple[Value, ...],
+        output: Value | None,
+        place: Any,
+        errors: list[dict[str, Any]],
+    ) -> Value | None:
+        """The value to go on with, if it gives one. A failure of its own is added to `errors`, those of the hooks before it."""
+        ...
 
 
 class Authority(Protocol):
@@ -172,13 +180,9 @@ async def perform(request: Request, place: Place, call: Callable[[tuple[Value, .
         how, names = request.user_guards
         guards = guards.without(only=names) if how == "only" else guards.without(names=names)
         place.ports.output.stderr("[Guard Override] guards are switched off for this operation\n")
-    operation, inputs, verdict = request.operation, request.inputs, None
+    operation, verdict = request.operation, None
     output = place.ports.output
-    for hook in hooks:
-        if hook.timing == "before" and hook.concerns(request):
-            changed = await hook.run(request, inputs, None, place)
-            if changed is not None and inputs:
-                inputs = (changed, *inputs[1:])
+    inputs = await _hooks_before(hooks, request, place)
     if inputs is not request.inputs:
         operation = replace(operation, inputs=tuple(v.labels for v in inputs))
         request = replace(request, operation=operation, inputs=inputs)
@@ -195,6 +199,11 @@ async def perform(request: Request, place: Place, call: Callable[[tuple[Value, .
     if extra:
         result = result.with_labels(Labels.of(*extra))
     if guards and any(guard.watches("after") for guard in guards.all):
+        if request.streaming:
+            raise EvaluationError(
+                "Cannot run after-guards when streaming is enabled.", span=request.span, code="guard-streaming",
+                hint="`with { stream: false }`, or `before` for `after`: what streams is seen before a guard could judge it",
+            )  # fmt: skip
         verdict = await guards.after(
             operation, [Guarded(value=v, labels=v.labels) for v in inputs], Guarded(value=result, labels=result.labels),
             attempt=request.attempt, hint=request.hint,
@@ -202,9 +211,46 @@ async def perform(request: Request, place: Place, call: Callable[[tuple[Value, .
         _heed(verdict, request, output, "Cannot retry: ")
         if verdict.kind == "transform" and verdict.output is not None:
             result = unguarded(verdict.output)
+    return await _hooks_after(hooks, request, inputs, result, place)
+
+
+async def observed(
+    operation: Operation,
+    inputs: tuple[Value, ...],
+    span: Span | None,
+    place: Place,
+    call: Callable[[], Awaitable[Value]],
+) -> Value:
+    """What hooks alone watch: loops and imports. They see what goes in and what comes out, and change neither."""
+    hooks = place.authority.hooks
+    if not hooks:
+        return await call()
+    request = Request(operation=operation, inputs=inputs, span=span)
+    await _hooks_before(hooks, request, place)
+    result = await call()
+    await _hooks_after(hooks, request, inputs, result, place)
+    return result
+
+
+async def _hooks_before(hooks: Sequence[Watcher], request: Request, place: Place) -> tuple[Value, ...]:
+    inputs, errors = request.inputs, list[dict[str, Any]]()
+    for hook in hooks:
+        if hook.timing == "before" and hook.concerns(request):
+            changed = await hook.run(request, inputs, None, place, errors)
+            if changed is None or not inputs:
+                continue
+            each = list(changed.items()) if isinstance(changed.data, list) else []
+            inputs = tuple(each) if len(each) == len(inputs) > 1 else (changed, *inputs[1:])
+    return inputs
+
+
+async def _hooks_after(
+    hooks: Sequence[Watcher], request: Request, inputs: tuple[Value, ...], result: Value, place: Place
+) -> Value:
+    errors: list[dict[str, Any]] = []
     for hook in hooks:
         if hook.timing == "after" and hook.concerns(request):
-            changed = await hook.run(request, inputs, result, place)
+            changed = await hook.run(request, inputs, result, place, errors)
             result = changed if changed is not None else result
     return result
 
@@ -239,6 +285,9 @@ def _heed(verdict: Verdict, request: Request, output: Output, lead: str = "") ->
             f"Guard retry failed: {lead}{verdict.reason or 'retry'}: guard retry requires pipeline context", span=request.span,
             hint="only a stage of a pipeline can be asked again: `@source() | @stage`",
         )  # fmt: skip
+
+
+MAX_RETRIES = 10
 
 
 class RetryWanted(Exception):

@@ -33,6 +33,12 @@ OperationKind = Literal[
     "exe",
     "template",
     "secret",
+    "var",
+    "for",
+    "for:iteration",
+    "for:batch",
+    "loop",
+    "import",
 ]
 _SHELLS = frozenset({"sh", "bash", "zsh", "dash", "ksh", "fish", "ash"})
 # Programs that run another program: how many words of their own come first, and which options take a word.

@@ -76,6 +76,11 @@ class Span:
     def to(self, other: Span) -> Span:
         return Span(self.source, self.start, other.end)
 
+    def before(self, other: Span) -> Span:
+        """This stretch up to another one, in a text that ends there: a picture of it shows nothing of what follows."""
+        text = f"{self.source.text[: other.start]}…"
+        return Span(Source(name=self.source.name, text=text), self.start, min(self.end, len(text)))
+
     def json(self) -> dict[str, object]:
         line, column = self.source.position(self.start)
         end_line, end_column = self.source.position(self.end)

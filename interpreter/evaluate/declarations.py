@@ -8,9 +8,11 @@ from interpreter import nodes as n
 from interpreter import values_text as vt
 from interpreter.errors import EvaluationError
 from interpreter.labels import NONE
+from interpreter.operations import MAX_RETRIES, Request, RetryWanted, perform
 from interpreter.policy import Policy
 from interpreter.policy_parse import parse_auth, parse_policy
 from interpreter.policy_reader import Locator, Reader
+from interpreter.policy_subjects import Operation
 from interpreter.profiles import choose, parse_profiles
 from interpreter.source import Span
 from interpreter.values import NULL, Value
@@ -48,9 +50,7 @@ async def var(node: n.Var, env: Env) -> Value:
 
         value = await tools_variable(node, env)
     else:
-        value = defined(await action_value(node.value, env))
-    if node.labels:
-        value = value.with_labels(declared_labels(node.labels, node))
+        value = await assigned(node, env)
     if value.meta and "index" in value.meta:
         value = Value(
             value.data,
@@ -61,6 +61,47 @@ async def var(node: n.Var, env: Env) -> Value:
     env.module.written[node.name] = node.value
     define(node.name, value, node, env)
     return value
+
+
+async def assigned(node: n.Var, env: Env) -> Value:
+    """What a variable gets, through the guards and hooks that watch `op:var`; a guard that says `retry` has a call made again."""
+    labels = declared_labels(node.labels, node) if node.labels else NONE
+    authority = env.authority
+    watched = not env.module.is_environment and (authority.guards or authority.hooks)
+    repeatable = isinstance(node.value, n.Call | n.Pipeline | n.With | n.Run)
+    place = node.span.before(node.value.span)  # a value that is written here may be the secret itself
+    attempt, hint = 1, ""
+    while True:
+        around = env if attempt == 1 else env.ambient(**{"try": attempt, "hint": Value(hint)})
+        value = defined(await action_value(node.value, around)).with_labels(labels)
+        if not watched:
+            return value
+        operation = Operation(kind="var", name=node.name, inputs=(value.labels,), parameters=(node.name,))
+        request = Request(
+            operation=operation, inputs=(value,), span=place, retryable=repeatable, attempt=attempt, hint=hint,
+            streaming=streams(node.value),
+        )  # fmt: skip
+        try:
+            return await perform(request, env, first)
+        except RetryWanted as wanted:
+            if attempt >= MAX_RETRIES:
+                raise EvaluationError(
+                    f"Maximum retry attempts ({MAX_RETRIES}) exceeded for @{node.name}: {wanted.hint}", span=node.span,
+                    code="retry",
+                ) from None  # fmt: skip
+            attempt, hint = attempt + 1, wanted.hint
+
+
+async def first(inputs: tuple[Value, ...]) -> Value:
+    return inputs[0]
+
+
+def streams(node: n.Node | None) -> bool:
+    """Does the value come piece by piece: `stream @f()`, `… with { stream: true }`?"""
+    if isinstance(node, n.With) and node.options is not None:
+        said = node.options.get("stream")
+        return (isinstance(said, n.Literal) and said.value is True) or streams(node.value)
+    return isinstance(node, n.Stream)
 
 
 LANGUAGES: dict[str, Any] = {

@@ -147,7 +147,7 @@ def about(operation: Operation) -> dict[str, Any]:
     kind = operation.directive or operation.kind
     shown: dict[str, Any] = {
         "type": kind, "subtype": operation.name if operation.kind == "exe" else operation.kind,
-        "name": operation.name or operation.tool or None,
+        "name": operation.name or operation.tool,
         "labels": list(dict.fromkeys((*operation.labels, *operation.operation_labels))),
     }  # fmt: skip
     if operation.command:

@@ -36,6 +36,8 @@ class Hook:
         operation, wanted = request.operation, self.node.filter
         if wanted.kind == "function":
             return bool(operation.name) and operation.kind == "exe" and same_name(wanted.name, operation.name)
+        if wanted.kind == "operation" and operation.kind.startswith("for"):
+            return wanted.name == operation.kind  # `op:for` is the loop, not each of its rounds
         if wanted.kind == "operation":
             names = [*operation.operation_labels, f"op:{operation.directive}", f"op:{operation.kind}"]
             names += [f"op:{label}" for label in operation.labels]
@@ -43,13 +45,22 @@ class Hook:
         labels = (*operation.labels, *operation.incoming.taint)
         return any(under(wanted.name, label) for label in labels)
 
-    async def run(self, request: Request, inputs: tuple[Value, ...], output: Value | None, place: Any) -> Value | None:
+    async def run(
+        self,
+        request: Request,
+        inputs: tuple[Value, ...],
+        output: Value | None,
+        place: Any,
+        errors: list[dict[str, Any]],
+    ) -> Value | None:
         """What the hook gives back: a value takes the place of what it watched. Its own failures are warnings."""
         given = inputs[0] if len(inputs) == 1 else array(inputs)
         if self.node.filter.pattern is not None and not await self._fits(given):
             return None
         shown = output if output is not None else given
-        mx = {"op": about(request.operation), "input": given, "output": shown, "hook": {"name": self.node.name}}
+        around = {name: place.mx[name] for name in ("for", "loop", "while", "try") if name in place.mx}
+        mx = {**around, "op": about(request.operation), "input": given, "output": shown, "hook": {"name": self.node.name},
+              "hooks": {"errors": list(errors)}}  # fmt: skip
         authority = Unwatched(place.authority.policy)
         inside = self.env.copy(ports=place.ports, run=place.run, box=place.box, authority=authority, calls=None)
         inside = inside.block({"input": given, "output": shown})
@@ -59,6 +70,7 @@ class Hook:
         except Returned as returned:
             value = returned.value or NULL
         except MlldError as error:
+            errors.append({"hook": self.node.name, "message": place.run.mask(error.message)})
             place.ports.output.stderr(f"[Hook Warning] @{self.node.name or 'hook'} failed: {error.message}\n")
             return None
         if value.data is None or isinstance(value.data, Undefined):

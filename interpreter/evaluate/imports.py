@@ -14,6 +14,7 @@ from interpreter.environment_modules import find_module
 from interpreter.errors import ImportFault, MlldError
 from interpreter.labels import Labels
 from interpreter.operations_output import Document
+from interpreter.policy_subjects import Operation
 from interpreter.source import Mode, Source
 from interpreter.values import NULL, Value, record
 
@@ -30,6 +31,14 @@ TEMPLATE_SUFFIXES = (".att", ".mtt")
 
 @handles(n.Import)
 async def import_(node: n.Import, env: Env) -> Value:
+    async def run() -> Value:
+        await bring_in(node, env)
+        return NULL
+
+    return await operations.observed(Operation(kind="import"), (), node.span, env, run)
+
+
+async def bring_in(node: n.Import, env: Env) -> None:
     origin = node.origin
     try:
         if node.kind == "tools" or origin.form == "mcp":
@@ -48,7 +57,6 @@ async def import_(node: n.Import, env: Env) -> Value:
             await import_module(node, env)
     except MlldError as error:
         raise at(error, node.span) from None
-    return NULL
 
 
 # ── Binding names ───────────────────────────────────────────────────────────────────────────────────

@@ -11,8 +11,10 @@ from interpreter import nodes as n
 from interpreter import values_text as vt
 from interpreter.errors import EvaluationError, LimitReached, MlldError, UserBail
 from interpreter.labels import NONE, joined
+from interpreter.operations import observed
+from interpreter.policy_subjects import Operation
 from interpreter.source import Span
-from interpreter.values import NULL, Undefined, Value, array, truthy, type_name
+from interpreter.values import NULL, Undefined, Value, array, record, truthy, type_name
 
 from .blocks import block_value
 from .core import Env, LoopContinue, LoopDone, Returned, Skipped, at, evaluate, handles
@@ -91,10 +93,12 @@ async def run_rounds(node: n.For, env: Env, body: Body) -> list[Value]:
     """The results of all iterations in order of the elements; left-out ones are not there."""
     source = await evaluate(node.iterable, env)
     todo = rounds(node, source, env)
-    if node.parallel is not None:
-        results = await in_parallel(node, todo, env, body)
-    else:
-        results = []
+    results: list[Value] = []
+
+    async def every() -> Value:
+        if node.parallel is not None:
+            results.extend(await in_parallel(node, todo, env, body))
+            return array(results)
         for each in todo:
             try:
                 result = await one(node, each, body)
@@ -102,10 +106,34 @@ async def run_rounds(node: n.For, env: Env, body: Body) -> list[Value]:
                 break
             if result is not None:
                 results.append(result)
+        return array(results)
+
+    if env.authority.hooks:
+        await observed(Operation(kind="for", inputs=(source.labels,)), (source,), node.span, env, every)
+    else:
+        await every()
     return results
 
 
 async def one(node: n.For, each: Round, body: Body) -> Value | None:
+    if each.env.authority.hooks:
+        return await observed_round(node, each, body)
+    return await one_round(node, each, body)
+
+
+async def observed_round(node: n.For, each: Round, body: Body) -> Value | None:
+    found: list[Value | None] = []
+
+    async def run() -> Value:
+        found.append(await one_round(node, each, body))
+        return found[0] or NULL
+
+    operation = Operation(kind="for:iteration", name=node.variable, inputs=(each.item.labels,))
+    await observed(operation, (each.item,), node.span, each.env, run)
+    return found[0]
+
+
+async def one_round(node: n.For, each: Round, body: Body) -> Value | None:
     try:
         if node.condition is not None and not truthy(await lenient(node.condition, each.env)):
             return None
@@ -131,6 +159,8 @@ async def in_parallel(node: n.For, todo: list[Round], env: Env, body: Body) -> l
         for each in queue:
             if stop:
                 return
+            if env.authority.hooks and not each.index % limit:
+                await observed(Operation(kind="for:batch", name=node.variable), (), node.span, env, nothing_yet)
             if pace:
                 async with gate:
                     wait = last_start + pace - env.ports.clock.monotonic()
@@ -163,6 +193,11 @@ async def in_parallel(node: n.For, todo: list[Round], env: Env, body: Body) -> l
         raise
     env.scope.define("\0errors", Value(sorted(errors, key=lambda e: e["index"])))
     return [results[index] for index in sorted(results)]
+
+
+async def nothing_yet() -> Value:
+    """What a batch has given when it begins."""
+    return NULL
 
 
 def error_marker(error: MlldError, each: Round) -> dict[str, Any]:
@@ -306,18 +341,32 @@ async def loop(node: n.Loop, env: Env) -> Value:
         inside = env.block({"input": state}, loop={"iteration": iteration, "limit": limit, "active": True}, input=state)
         if node.until is not None and truthy(await lenient(node.until, inside)):
             break
-        try:
-            from .blocks import statements
-
-            await statements(node.body.body, inside)
-        except LoopDone as done:
-            return done.value or NULL
-        except LoopContinue as again:
-            if again.value is not None:
-                state = again.value
+        status, state = await loop_round(node, inside, state)
+        if status == "done":
+            return state
         if not iteration & 63:
             await asyncio.sleep(0)
     return state
+
+
+async def loop_round(node: n.Loop, env: Env, state: Value) -> tuple[str, Value]:
+    """One round: whether to go on, and with what."""
+    from .blocks import statements
+
+    answer = ("continue", state)
+
+    async def run() -> Value:
+        nonlocal answer
+        try:
+            await statements(node.body.body, env)
+        except LoopDone as done:
+            answer = ("done", done.value or NULL)
+        except LoopContinue as again:
+            answer = ("continue", again.value or state)
+        return record({"status": Value(answer[0]), "value": answer[1]})
+
+    await observed(Operation(kind="loop", name="loop", inputs=(state.labels,)), (state,), node.span, env, run)
+    return answer
 
 
 async def run_while(

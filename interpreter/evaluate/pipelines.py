@@ -16,7 +16,7 @@ from interpreter import values_text as vt
 from interpreter.errors import EvaluationError, MlldError, UserBail
 from interpreter.guards import Verdict
 from interpreter.labels import Labels
-from interpreter.operations import RetryWanted
+from interpreter.operations import MAX_RETRIES, RetryWanted
 from interpreter.source import Span
 from interpreter.values import NULL, Value, array, is_plain_text
 
@@ -26,7 +26,6 @@ from .functions import CALLABLES, Function
 from .guarding import decided
 from .lookup import find
 
-MAX_RETRIES = 10
 EFFECTS = (n.Show, n.Log, n.Output, n.Append)
 
 

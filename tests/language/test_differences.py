@@ -70,5 +70,10 @@ def test_brackets_in_brackets_are_a_list_in_a_list() -> None:
 
 
 def test_only_a_slash_begins_a_statement_of_a_document() -> None:
-    _, *prose = body("/var @x = 1\n@x | show\n", "document")
-    assert prose == [n.Text(text="@x | show\n")]
+    _, *prose = body("/var @x = 1\nText\n@x | show\n", "document")
+    assert prose == [n.Text(text="Text\n@x | show\n")]
+
+
+def test_a_document_without_a_line_of_prose_is_a_script() -> None:
+    _, statement = body("/var @x = 1\n\n@x | show\n", "document")
+    assert isinstance(statement, n.ExpressionStatement)
