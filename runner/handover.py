@@ -17,6 +17,7 @@ from runner.errors import SandboxFailure, SecretMissing
 from runner.lock import Pins
 from runner.plan import AGENT, LINKS, Egress, Host, SandboxPlan, Server, guards_digest
 from runner.planner_seats import MCP_PORT, proxy_environment
+from runner.secrets_logins import Credential, tokens
 from runner.trace import Trace
 
 
@@ -28,8 +29,8 @@ class Handover:
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     module: ModuleSource | None = field(default=None, repr=False)
     policy: Mapping[str, object] = field(default_factory=dict)
-    # What a login has left, by server: `authorizer.Credential` of the sidecar, as JSON.
-    credentials: Mapping[str, Mapping[str, object]] = field(default_factory=dict, repr=False)
+    # What logins have left, by server.
+    credentials: Mapping[str, Credential] = field(default_factory=dict, repr=False)
     pins: Pins = field(default_factory=dict)  # of the lock, by server
     tell_pins: bool = False  # have the sidecar tell what a lock is made of
     trace: Trace | None = None  # None: nobody keeps a trace of this run
@@ -37,7 +38,8 @@ class Handover:
 
     def values(self) -> frozenset[str]:
         """Everything that must be masked wherever text is shown or kept."""
-        return frozenset({self.token, *self.secrets.values()})
+        left = (token for credential in self.credentials.values() for token in tokens(credential))
+        return frozenset({self.token, *self.secrets.values(), *left})
 
 
 def environment_block(plan: SandboxPlan, handover: Handover, member: str) -> bytes:

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import errno
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
@@ -31,6 +31,7 @@ from runner.handover import Handover, agent_environment
 from runner.plan import AGENT, BRIDGE, LINK, SandboxPlan
 from runner.sandbox_events import Hearing, Sink
 from runner.secrets import Masker
+from runner.secrets_logins import Credential, tokens
 from runner.selftest import SelfTest
 
 T = TypeVar("T")
@@ -63,6 +64,8 @@ class Sandbox:
     backend: Backend
     sink: Sink
     lease: Holder
+    # Called with a login that replaces the one which was handed over.
+    on_credential: Callable[[str, Credential], None] = lambda *_: None
     _seats: Seats | None = None
     _endpoint: Endpoint | None = None
     _hearing: Hearing = field(init=False)
@@ -71,7 +74,14 @@ class Sandbox:
 
     def __post_init__(self) -> None:
         masker = Masker(self.handover.values())
-        self._hearing = Hearing(plan=self.plan, sink=self.sink, fail=self._fail, mask=masker.bytes)
+
+        def renewed(server: str, credential: Credential) -> None:
+            masker.add(*tokens(credential))
+            self.on_credential(server, credential)
+
+        self._hearing = Hearing(
+            plan=self.plan, sink=self.sink, fail=self._fail, mask=masker.bytes, on_credential=renewed
+        )
 
     # --------------------------------------------------------------------------------------------------------- life
 

@@ -52,6 +52,8 @@ class Hearing:
     sink: Sink
     fail: Callable[[Exception], None]
     mask: Callable[[bytes], bytes]  # strikes out what the members were handed
+    # Called with a login that replaces the one which was handed over.
+    on_credential: Callable[[str, Mapping[str, Any]], None] = lambda *_: None
     selftest: SelfTest = field(init=False)
     witnessed: list[Mapping[str, Any]] = field(default_factory=list)  # what the agent got to see
     pins: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # what a lock is made of, if it was asked for
@@ -105,6 +107,10 @@ class Hearing:
         match kind:
             case "ready":
                 self._tell("state", member=SIDECAR, state="ready", ms=event.get("ms"))
+                return
+            case "credential":
+                # The one event that is a secret: it is handed on, and never kept with the others.
+                self.on_credential(str(event.get("server")), event.get("credential") or {})
                 return
             case "canary":
                 fields["member"] = SIDECAR

@@ -71,12 +71,14 @@ class Authorizer:
         custody: Custody,
         *,
         consent: Consent | None = None,
+        wider: tuple[str, ...] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """`wider`: scopes to ask for beside those that the server wants."""
         if spec.oauth is None or spec.url is None:
             raise ValueError(f"{spec.name} does not authenticate by OAuth")
         self._name, self._url, self._oauth = spec.name, spec.url, spec.oauth
-        self._custody, self._clock = custody, clock
+        self._custody, self._clock, self._wider = custody, clock, wider
         self._fetch = Fetch(spec.name, dial)
         self._grants = Grants(self._fetch, spec.oauth, consent=consent, clock=clock)
         self._found: Discovered | None = None
@@ -205,11 +207,11 @@ class Authorizer:
         former = used.scopes if used is not None and used.issuer == found.server.issuer else ()
         declared = self._oauth.scopes
         if declared is not None:
-            beyond = [scope for scope in challenge.scopes if scope not in declared]
+            beyond = [scope for scope in (*challenge.scopes, *self._wider) if scope not in declared]
             if beyond:
                 raise OAuthError(f"it wants the scope {' '.join(beyond)}, which `scopes` of its auth does not have")
             return declared
-        wanted = list((*former, *challenge.scopes) or found.scopes)
+        wanted = [*((*former, *challenge.scopes) or found.scopes), *self._wider]
         offline = self._oauth.grant == "authorization_code" and "offline_access" in found.server.scopes_supported
         return tuple(dict.fromkeys((*wanted, "offline_access") if offline else wanted))
 

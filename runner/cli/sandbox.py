@@ -12,6 +12,8 @@ COMMANDS = {
     "tools": ("runner.cli.tools:tools", "The tools as the agent sees them."),
     "call": ("runner.cli.tools:call", "One tool call through the fence."),
     "connect": ("runner.cli.connect:connect", "The tools of a fenced environment for a client on this side."),
+    "login": ("runner.cli.login:login", "Log in to a remote server, for the runs that follow."),
+    "logout": ("runner.cli.login:logout", "Forget such a login."),
     "ps": ("runner.cli.runs:ps", "The runs that go on; with --all also those that ended."),
     "show": ("runner.cli.runs:show", "Look back at a run: profile, reach, calls, denials, answer, taint."),
     "logs": ("runner.cli.logs:logs", "What a run does, line by line; with -f while it goes on."),

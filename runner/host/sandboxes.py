@@ -38,6 +38,7 @@ from runner.backends.local import LocalBackend
 from runner.errors import CheckFailure, Denied, Interrupted, PlanViolated, RunnerError
 from runner.handover import Handover
 from runner.host.door import Door
+from runner.host.logins import environment_of
 from runner.images_run import images_for
 from runner.invariants import check
 from runner.lease import Lease, owner
@@ -48,6 +49,7 @@ from runner.planner_options import Images, PlanOptions
 from runner.record import RunRecord, new_name
 from runner.sandbox import NothingHeld, Sandbox
 from runner.secrets import Secrets, resolve
+from runner.secrets_logins import Credential, Logins, tokens
 from runner.survey import survey
 from runner.telemetry import Telemetry
 from runner.trace import Trace, trace_of
@@ -101,7 +103,8 @@ class Sandboxes:
         plan = await asyncio.to_thread(self.plan, spec)
         if violations := check(plan):
             raise PlanViolated([str(violation) for violation in violations])
-        values = self._secrets(plan, spec)
+        values = self.secret_values(plan, spec)
+        credentials = self._credentials(plan, spec)
         self.agent_secrets = {s.variable: values[s.name] for s in plan.secrets if AGENT in s.holders}
         token = randomness.token_urlsafe(24)
         self.secrets.masker.add(token)
@@ -109,7 +112,7 @@ class Sandboxes:
         trace = trace_of(self.env, exported=exported)
         record = self._record(plan, spec, trace, began)
         try:
-            sandbox = await self._start(plan, spec, values, token, record, trace)
+            sandbox = await self._start(plan, spec, values, credentials, token, record, trace)
         except BaseException as error:
             finish(record, error)
             raise
@@ -151,7 +154,7 @@ class Sandboxes:
             ),
         )
 
-    def _secrets(self, plan: SandboxPlan, spec: EnvironmentSpec) -> dict[str, str]:
+    def secret_values(self, plan: SandboxPlan, spec: EnvironmentSpec) -> dict[str, str]:
         """The values of the plan's secrets by name. Errors: `SecretMissing`, `Denied`."""
         values: dict[str, str] = {}
         for secret in plan.secrets:
@@ -165,6 +168,45 @@ class Sandboxes:
                 )
             values[secret.name] = resolve(spec.auth, [secret.name], self.secrets)[secret.variable]
         return values
+
+    @property
+    def logins(self) -> Logins:
+        """The logins of this user."""
+        return Logins(directory=environ.data_directory(self.env) / "logins")
+
+    def host_addresses(self, plan: SandboxPlan) -> tuple[str, ...]:
+        """What the gate must refuse as it refuses private addresses."""
+        return tuple(public_addresses()) if plan.networked else ()
+
+    def _credentials(self, plan: SandboxPlan, spec: EnvironmentSpec) -> dict[str, Credential]:
+        """What logins have left, by server. Errors: `CheckFailure` where nobody is logged in."""
+        found: dict[str, Credential] = {}
+        for server in plan.servers:
+            if server.authorization is None or server.authorization.grant != "authorization_code":
+                continue
+            credential = self.logins.read(environment_of(spec), server.name)
+            if credential is None:
+                raise CheckFailure(
+                    f"nobody is logged in to the server {server.name}",
+                    remedy=f"mlld sandbox login {server.name} --env REF",
+                    place=server.place,
+                )
+            self.secrets.masker.add(*tokens(credential))
+            found[server.name] = credential
+        return found
+
+    def _keeper(self, spec: EnvironmentSpec, held: dict[str, Credential]) -> Callable[[str, Credential], None]:
+        """Keeps what replaces a login while a run goes on: the former one may be worth nothing any more."""
+
+        def keep(server: str, credential: Credential) -> None:
+            self.secrets.masker.add(*tokens(credential))
+            try:
+                if server in held and self.logins.replace(environment_of(spec), server, held[server], credential):
+                    held[server] = credential
+            except (CheckFailure, OSError) as error:
+                self.warn(f"the login to {server} was renewed and could not be kept ({error}): log in again")
+
+        return keep
 
     def _own(self, spec: EnvironmentSpec, place: Place | None) -> bool:
         """Whether a declaration stands in a module below the project's own `.mlld`."""
@@ -213,6 +255,7 @@ class Sandboxes:
         plan: SandboxPlan,
         spec: EnvironmentSpec,
         values: Mapping[str, str],
+        credentials: dict[str, Credential],
         token: str,
         record: RunRecord,
         trace: Trace | None,
@@ -225,13 +268,16 @@ class Sandboxes:
             pins={} if self.locking else lock.read(self.project, spec.name),
             tell_pins=self.locking,
             trace=trace,
-            host_addresses=tuple(public_addresses()) if plan.networked else (),
+            host_addresses=self.host_addresses(plan),
+            credentials=credentials,
         )
         cache = environ.cache_directory(self.env)
         lease = self._lease = self._lease or Lease(cache=cache)
+        keep = self._keeper(spec, credentials)
         if plan.provider == "local":
+            local = LocalBackend(env=self.env)
             sandbox = Sandbox(
-                plan=plan, handover=handover, backend=LocalBackend(env=self.env), sink=record, lease=NothingHeld()
+                plan=plan, handover=handover, backend=local, sink=record, lease=NothingHeld(), on_credential=keep
             )
             await sandbox.__aenter__()
             return sandbox
@@ -240,7 +286,7 @@ class Sandboxes:
             # What earlier owners left is removed beside our own start, and never stops it.
             self._sweeping = asyncio.create_task(_sweep(client.api, cache))
         backend = DockerBackend(client, owner=lease.owner, cache=cache)
-        sandbox = Sandbox(plan=plan, handover=handover, backend=backend, sink=record, lease=lease)
+        sandbox = Sandbox(plan=plan, handover=handover, backend=backend, sink=record, lease=lease, on_credential=keep)
         await sandbox.__aenter__()
         return sandbox
 

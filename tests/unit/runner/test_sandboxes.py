@@ -31,7 +31,9 @@ def values(project: Path, root: Path, source: str) -> dict[str, str]:
     spec = plans.full(auth=auth)
     assert spec.module is not None
     spec = replace(spec, module=ModuleSource(name="demo", entry="index.mld", files=spec.module.files, root=str(root)))
-    return sandboxes(project, {"PATH": os.environ["PATH"], "T": "s3cret"})._secrets(plan(spec, plans.options()), spec)
+    return sandboxes(project, {"PATH": os.environ["PATH"], "T": "s3cret"}).secret_values(
+        plan(spec, plans.options()), spec
+    )
 
 
 def test_the_projects_own_module_may_name_a_command(tmp_path: Path) -> None:
