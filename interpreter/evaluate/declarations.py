@@ -120,6 +120,10 @@ async def exe(node: n.Exe, env: Env) -> Value:
         said = node.options.get("description")
         description = vt.text(await evaluate(said, env)) if said is not None else None
     body = node.body
+    if isinstance(body, n.New) and body.options is None and not node.parameters:
+        # `exe @site = new @URL(…)`: an object, which has no more to be called.
+        define(node.name, await evaluate(body, env), node, env)
+        return NULL
     if node.options is not None and any(
         isinstance(e, n.Entry) and e.key != "description" for e in node.options.entries
     ):

@@ -18,7 +18,7 @@ from interpreter.policy_subjects import Operation
 from interpreter.source import Mode, Source
 from interpreter.values import NULL, Value, record
 
-from .core import Env, absent, at, handles, unsupported
+from .core import Env, absent, at, handles
 from .declarations import PolicyValue
 from .frontmatter import read as read_frontmatter
 from .modules import Module
@@ -48,7 +48,9 @@ async def bring_in(node: n.Import, env: Env) -> None:
         elif origin.form == "reserved":
             import_reserved(node, env)
         elif origin.form in ("node", "python"):
-            raise unsupported(node, f"`import … from {origin.form}`")
+            from .host_modules import import_host
+
+            await import_host(node, env)
         elif node.kind == "templates":
             from .directories import import_templates
 
