@@ -216,3 +216,29 @@ async def test_a_request_that_asks_for_another_protocol_stays_one(tmp_path: Path
             assert (await agent.head(reader))[0] == 200  # the GET stream
             writer.close()
             await asyncio.sleep(0.05)
+
+
+@BOTH
+async def test_cannot_reach_a_hidden_tool_over_a_channel(tmp_path: Path, transport: Dialled) -> None:
+    server = FakeServer("a", ("shown", "hidden"))
+    async with world(tmp_path, server) as w:
+        w.gate.hidden.add(("a", "hidden"))
+        client = await transport.dial(w.agent())
+        await client.open("2025-03-26")
+        assert await client.tools() == ["shown"]
+        for name in ("hidden", "Hidden", "a__hidden", "never-was"):
+            assert (await client.call(name))["result"]["content"][0]["text"] == f"Unknown tool: {name}"
+        smuggled = {"jsonrpc": "2.0", "id": "b", "method": "tools/call", "params": {"name": "hidden"}}
+        await client.say([smuggled, smuggled | {"id": "c", "params": {"name": "shown"}}])
+        async with asyncio.timeout(5):
+            while len(client.told) < 2:
+                await asyncio.sleep(0.01)
+        assert [call["params"]["name"] for call in server.calls("tools/call")] == ["shown"]
+        assert [event["name"] for event in w.gate.of("denied")] == [
+            "hidden",
+            "Hidden",
+            "a__hidden",
+            "never-was",
+            "hidden",
+        ]
+        await client.close()

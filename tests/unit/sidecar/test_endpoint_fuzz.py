@@ -23,7 +23,7 @@ from images.sidecar import connection
 from images.sidecar.channel import MAX_CHANNELS
 from images.sidecar.sessions import MAX_SESSIONS
 from images.sidecar.stateless import MAX_CALLERS
-from tests.unit.sidecar.endpoint_world import TOKEN, FakeServer, World, world
+from tests.unit.sidecar.endpoint_world import TOKEN, FakeServer, Line, Message, World, world
 
 META = "io.modelcontextprotocol/"
 bounded = settings(max_examples=250, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -203,6 +203,11 @@ def check_message(data: bytes, body: bytes) -> None:
         assert message.get("error", {}).get("code") in (-32700, -32600)
 
 
+async def done(line: Line, message: Message) -> Message:
+    """Gives nothing back of what it got: what the server cannot spell is not what is looked at here."""
+    return {"content": []}
+
+
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     ready, over = threading.Event(), threading.Event()
@@ -210,7 +215,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
     async def main() -> None:
         resources = {"tools": {}, "resources": {"subscribe": True}, "prompts": {}, "completions": {}, "logging": {}}
-        server = FakeServer("a", ("echo", "hidden"), capabilities=resources)
+        server = FakeServer("a", ("echo", "hidden"), capabilities=resources, handlers={"tools/call": done})
         async with world(tmp_path_factory.mktemp("fuzz"), server) as w:
             w.gate.hidden.add(("a", "hidden"))
             worlds.append(w)
