@@ -164,6 +164,7 @@ class ToolBinding:
     optional: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     description: str | None = None
+    validate: bool = False  # hold the arguments against the schema before they leave
 
 
 SourceKind = Literal["module", "command", "npm", "python", "image", "url"]
@@ -228,6 +229,7 @@ class ServerSpec:
     limits: Limits = Limits()
     alias: str | None = None  # `as`
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))  # by tool name
+    validate: bool = False  # of all its tools: hold the arguments against the schema before they leave
     place: Place | None = None
 
 

@@ -16,7 +16,7 @@ from interpreter.profiles import parse_profiles
 KEYS = (
     "provider", "image", "agent", "fs", "net", "limits", "tools", "mcps", "auth", "profile", "profiles", "mcpConfig", "name",
 )  # fmt: skip
-_BINDING = ("mlld", "mcp", "bind", "expose", "optional", "labels", "description")
+_BINDING = ("mlld", "mcp", "bind", "expose", "optional", "labels", "description", "validate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +101,8 @@ def _binding(name: str, reader: Reader) -> ToolBinding | None:
     if said is None:
         if reader.get("mlld") is None:
             raise reader.fault("must have mlld or mcp", hint='{ mlld: @function } or { mcp: "server:tool" }')
+        if check := reader.get("validate"):
+            raise check.fault("is for tools of servers", hint="give the function's parameters types")
         return None
     if reader.get("mlld"):
         raise reader.fault("cannot have both mlld and mcp")
@@ -108,7 +110,7 @@ def _binding(name: str, reader: Reader) -> ToolBinding | None:
     if not colon or not server or not tool:
         raise said.fault(f"must name a server and a tool, got '{said.value}'", hint='mcp: "github:create_issue"')
     bind, expose, optional = reader.get("bind"), reader.get("expose"), reader.get("optional")
-    labels, description = reader.get("labels"), reader.get("description")
+    labels, description, validate = (reader.get(key) for key in ("labels", "description", "validate"))
     exposed = expose.strings("a list of parameters") if expose else None
     freely = optional.strings("a list of parameters") if optional else ()
     bound = bind.mapping().value if bind else {}
@@ -122,6 +124,7 @@ def _binding(name: str, reader: Reader) -> ToolBinding | None:
     return ToolBinding(
         exposed=name, server=server, tool=tool, bind=MappingProxyType(dict(bound)), expose=exposed, optional=freely,
         labels=labels.names() if labels else (), description=description.string() if description else None,
+        validate=validate.boolean() if validate else False,
     )  # fmt: skip
 
 

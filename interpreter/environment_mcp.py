@@ -20,7 +20,7 @@ from interpreter.policy_patterns import nearest
 from interpreter.policy_reader import Locator, Reader, nowhere
 
 SOURCES: tuple[SourceKind, ...] = get_args(SourceKind)
-_KEYS = ("name", *SOURCES, "args", "tools", "env", "auth", "fs", "net", "limits", "as", "labels")
+_KEYS = ("name", *SOURCES, "args", "tools", "env", "auth", "fs", "net", "limits", "as", "labels", "validate")
 _LIFECYCLE = {
     "startupTimeoutMs": "startup_timeout_ms", "idleTimeoutMs": "idle_timeout_ms", "callTimeoutMs": "call_timeout_ms",
     "maxConcurrent": "max_concurrent",
@@ -89,7 +89,7 @@ def _server(reader: Reader, before: Sequence[ServerSpec]) -> ServerSpec:
     kind = given[0]
     target, args = _target(kind, reader.at(kind), reader.get("args"))
     alias, auth, env, fs, net, limits = (reader.get(key) for key in ("as", "auth", "env", "fs", "net", "limits"))
-    labels = reader.get("labels")
+    labels, validate = reader.get("labels"), reader.get("validate")
     if kind == "url":
         authorization = parse_authorization(auth) if auth else None
         names = authorization.auth if authorization else ()
@@ -110,6 +110,7 @@ def _server(reader: Reader, before: Sequence[ServerSpec]) -> ServerSpec:
         limits=parse_limits(limits) if limits else Limits(),
         alias=_alias(alias) if alias else None,
         labels={tool: _labels(each) for tool, each in labels.items()} if labels else {},
+        validate=validate.boolean() if validate else False,
         place=reader.place,
     )
 

@@ -152,6 +152,7 @@ def _server(server: Server, handover: Handover, links: str) -> dict[str, object]
             for binding in server.bindings
         },
         "labels": {tool: names for tool, names in labels.items() if names},
+        **({"validate": _validated(server)} if _validated(server) else {}),
         **({"pins": handover.pins[server.name]} if server.name in handover.pins else {}),
         **({} if server.only == "*" else {"only": list(server.only)}),
         **({"withheld": list(server.withheld)} if server.withheld else {}),
@@ -197,6 +198,10 @@ def oauth_of(server: Server, handover: Handover) -> dict[str, object]:
         },
         "credential": handover.credentials.get(server.name),
     }
+
+
+def _validated(server: Server) -> list[str] | str:
+    return "*" if server.validate else [binding.tool for binding in server.bindings if binding.validate]
 
 
 def _egress(rule: Egress) -> dict[str, object]:

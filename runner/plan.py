@@ -155,6 +155,7 @@ class Tool:
     optional: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     description: str | None = None
+    validate: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,6 +194,7 @@ class Server:
     alias: str | None = None
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     bindings: tuple[Tool, ...] = ()
+    validate: bool = False  # the arguments of all its tools are held against their schemas
     narrowed: tuple[Narrowed, ...] = ()
     process: Process | None = None  # with the provider `local` only
     place: Place | None = None

@@ -204,6 +204,7 @@ class _Planner:
                 optional=b.optional,
                 labels=b.labels,
                 description=b.description,
+                validate=b.validate,
             )
             for b in bound
         )
@@ -219,6 +220,7 @@ class _Planner:
             alias=server.alias,
             labels={tool: tuple(labels) for tool, labels in server.labels.items()},
             bindings=bindings,
+            validate=server.validate,
             narrowed=narrowed(self.spec.policy, server, bound),
             process=process(server, self.options.host.modules.get(server.name))
             if self.spec.provider == "local"

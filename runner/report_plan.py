@@ -105,6 +105,10 @@ def _tools(server: Server) -> Iterator[str]:
         yield "tools: all"
     else:
         yield f"tools: {', '.join(map(clean, server.tools)) or 'none'}"
+    checked = [binding.tool for binding in server.bindings if binding.validate]
+    if server.validate or checked:
+        of = "" if server.validate else f" of {', '.join(map(clean, checked))}"
+        yield f"  arguments{of} are held against the schema"
     for tool, labels in server.labels.items():
         yield f"  {clean(tool)} is {', '.join(map(clean, labels))}"
     for binding in server.bindings:

@@ -130,6 +130,7 @@ async def run(config: SidecarConfig, *, leased: bool, started: float, fenced: bo
         parts.push_async_callback(gate.close)
         await gate.start(config.links)
         judges = guarding.Guarding(module, admission, audit.emit)
+        parts.push_async_callback(judges.close)
 
         def authorize(server: ServerSpec) -> Authorizer:
             from images.sidecar.authorizer import Authorizer  # most runs have no server that wants tokens

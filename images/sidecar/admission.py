@@ -23,7 +23,7 @@ import orjson
 
 from images.sidecar.config import ServerRules, ToolShape
 from images.sidecar.seams import Allowed, Hidden, Kind
-from images.sidecar.shapes import reshaped
+from images.sidecar.shapes import Schemas, reshaped
 
 _CAMEL_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _SEPARATOR = re.compile(r"[/\\]")
@@ -68,10 +68,15 @@ class Filter:
         self._withheld = {spelling(name) for name in rules.withheld}
         self._labels = rules.labels
         self._shapes = {spelling(name): shape for name, shape in rules.shapes.items()}
+        self._validated = "*" if rules.validate == "*" else {spelling(name) for name in rules.validate}
 
     def shape(self, tool: str) -> ToolShape | None:
         """How a tool is shown and called, if it is shaped at all."""
         return self._shapes.get(spelling(tool)) if self._shapes else None
+
+    def validates(self, tool: str) -> bool:
+        """Whether the tool's arguments are held against its schema."""
+        return self._validated == "*" or (bool(self._validated) and spelling(tool) in self._validated)
 
     def admit(self, kind: Kind, name: str) -> Allowed | Hidden:
         known = self._decided.get((kind, name))
@@ -147,7 +152,8 @@ class Admission:
     def __init__(
         self, rules: Mapping[str, ServerRules], emit: Callable[[dict[str, Any]], None], *, tell_pins: bool = False
     ) -> None:
-        self._shaped = any(of_server.shapes for of_server in rules.values())
+        self._shaped = any(of_server.shapes or of_server.validate for of_server in rules.values())
+        self._schemas: dict[tuple[str, str], Schemas] = {}
         self._filters = {server: Filter(of_server) for server, of_server in rules.items()}
         self._locked = {server for server, of_server in rules.items() if of_server.pins is not None}
         self._pins = {
@@ -177,8 +183,16 @@ class Admission:
 
     @property
     def shaped(self) -> bool:
-        """Whether any tool of the run has a shape."""
+        """Whether any tool of the run has a shape, or arguments that are checked."""
         return self._shaped
+
+    def schemas(self, server: str, tool: str) -> Schemas | None:
+        """What the arguments of a tool are held against; None if they are not. Of a tool that nobody has listed, nothing
+        fits."""
+        found = self._filters.get(server)
+        if found is None or not found.validates(tool):
+            return None
+        return self._schemas.get((server, tool), Schemas(shown=b"false", own=b"false"))
 
     def describe(self, server: str, kind: Kind, item: dict[str, Any]) -> dict[str, Any] | Hidden:
         """A tool as the agent sees it; the same object if nothing is to be changed."""
@@ -188,13 +202,17 @@ class Admission:
         if (changed := self._changed(server, name, item)) is not None:
             return changed
         shape = self.shape(server, name)
-        if shape is None:
-            return item
         try:
-            return reshaped(item, shape)
+            shown = item if shape is None else reshaped(item, shape)
         except ValueError as error:
             self._tell_once(server, name, {"event": "error", "where": "admission", "error": str(error)})
             return Hidden(str(error))
+        if server in self._filters and self._filters[server].validates(name):
+            own = orjson.dumps(item.get("inputSchema"))
+            self._schemas[server, name] = Schemas(
+                shown=own if shown is item else orjson.dumps(shown.get("inputSchema")), own=own
+            )
+        return shown
 
     def listed(self, server: str, names: Sequence[str]) -> str | None:
         """Told after a server's tools were listed: what the filter names and the server lacks. The record gets the

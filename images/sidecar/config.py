@@ -40,6 +40,8 @@ class ServerRules:
     withheld: tuple[str, ...] = ()
     shapes: Mapping[str, ToolShape] = field(default_factory=dict)
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    validate: tuple[str, ...] | Literal["*"] = ()
+    """Tools whose arguments are held against their schemas."""
     pins: Mapping[str, Any] | None = None
     """What the lock holds of each tool; None: the server is not locked."""
 
@@ -156,7 +158,8 @@ def parse(text: str | bytes) -> SidecarConfig:
 
 def _server(reader: Reader) -> ServerSpec:
     reader.keys(
-        "name", "link", "transport", "url", "headers", "oauth", "tools", "only", "withheld", "as", "bind", "labels", "pins"
+        "name", "link", "transport", "url", "headers", "oauth",
+        "tools", "only", "withheld", "as", "bind", "labels", "validate", "pins",
     )  # fmt: skip
     link, url, prefix, oauth = (reader.get(key) for key in ("link", "url", "as", "oauth"))
     transport = reader.get("transport").one_of("stdio", "http", "sse", default="stdio")
@@ -221,13 +224,14 @@ def _provider(reader: Reader) -> IdentityProvider:
 
 
 def _server_rules(reader: Reader) -> ServerRules:
-    tools, only, pins = reader.get("tools"), reader.get("only"), reader.get("pins")
+    tools, only, validate, pins = (reader.get(key) for key in ("tools", "only", "validate", "pins"))
     return ServerRules(
         tools="*" if tools.value == "*" else tools.strings(),
         only=only.strings() if only.given and only.value != "*" else "*",
         withheld=reader.get("withheld").strings() if reader.get("withheld").given else (),
         shapes=MappingProxyType({name: _shape(item) for name, item in reader.get("bind").optional_members()}),
         labels=MappingProxyType({name: item.strings() for name, item in reader.get("labels").optional_members()}),
+        validate="*" if validate.value == "*" else validate.strings() if validate.given else (),
         pins=MappingProxyType({name: item.value for name, item in pins.members()}) if pins.given else None,
     )
 

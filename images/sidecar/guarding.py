@@ -15,7 +15,8 @@ import orjson
 
 from images.sidecar.config import ModuleConfig, ToolShape
 from images.sidecar.seams import GUARD_FAILURE, Call, Narrows, Verdict
-from images.sidecar.shapes import filled
+from images.sidecar.shapes import Schemas, filled
+from images.sidecar.validating import Misfit, Validating
 
 GUARD_SECONDS = 5.0
 
@@ -68,6 +69,7 @@ class Shapes(Protocol):
     @property
     def shaped(self) -> bool: ...
     def shape(self, server: str, tool: str) -> ToolShape | None: ...
+    def schemas(self, server: str, tool: str) -> Schemas | None: ...
 
 
 class GuardingFailed(RuntimeError):
@@ -100,6 +102,7 @@ class Guarding:
         self._shapes = shapes
         self._emit = emit
         self._seconds = seconds
+        self._validating = Validating()
 
     @property
     def active(self) -> bool:
@@ -117,21 +120,39 @@ class Guarding:
         return Narrowed(module, self._emit) if module.narrows else None
 
     async def request(self, call: Call) -> Verdict:
-        """Judges a request, with what is bound in it."""
+        """Judges a request: what the agent sent by the schema that it was told, then, with what is bound in it, by the
+        guards, then by the server's own schema, if anything was changed."""
         params = dict(call.params)
         key = _ARGUMENTS.get(call.method)
+        is_tool = call.method == "tools/call"
+        shape = self._shapes.shape(call.server, call.name) if is_tool else None
+        schemas = self._shapes.schemas(call.server, call.name) if is_tool else None
         try:
-            shape = self._shapes.shape(call.server, call.name) if call.method == "tools/call" else None
+            if schemas is not None:
+                await self._validating.check(call.server, schemas.shown, _arguments(params))
             if shape is not None:
                 params["arguments"] = filled(_arguments(params), shape)
+        except Misfit as error:
+            return Verdict(kind="deny", rule="schema", reason=f"{error} (correct the call and try again)")
         except ValueError as error:
             return Verdict(kind="deny", rule="bound parameters", reason=str(error))
+        bound = orjson.dumps(params) if shape is not None else b""  # as it is before a guard has it in its hands
         verdict = await self._judge("request", call, params.get(key, {}) if key else params)
         if verdict.kind == "transform":
-            return replace(verdict, value=params | {key: verdict.value} if key else verdict.value)
-        if verdict.kind == "allow" and shape is not None:
-            return replace(verdict, kind="transform", value=params)
+            verdict = replace(verdict, value=params | {key: verdict.value} if key else verdict.value)
+        elif verdict.kind == "allow" and shape is not None:
+            verdict = replace(verdict, kind="transform", value=orjson.loads(bound))
+        if schemas is not None and verdict.kind == "transform":
+            try:
+                await self._validating.check(call.server, schemas.own, _arguments(verdict.value))
+            except Misfit as error:
+                reason = f"with what is bound or was changed by a guard: {error} (no other call would help)"
+                return Verdict(kind="deny", rule="schema", reason=reason)
         return verdict
+
+    async def close(self) -> None:
+        """Ends what checks arguments."""
+        await self._validating.close()
 
     async def result(self, call: Call, raw: bytes) -> Verdict:
         """Judges a result."""

@@ -7,9 +7,18 @@ that sends one is refused, also when the value would be the same.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from images.sidecar.config import ToolShape
+
+
+class Schemas(NamedTuple):
+    """The JSON Schemas of one tool's arguments."""
+
+    shown: bytes
+    """As the agent was told."""
+    own: bytes
+    """As its server has it: what a call must fit with everything that is bound in it."""
 
 
 def reshaped(tool: Mapping[str, Any], shape: ToolShape) -> dict[str, Any]:

@@ -321,6 +321,16 @@ def test_policy_denies_providers() -> None:
             "env config.tools.a exposes 'x', which it binds",
             None,
         ),
+        (
+            {"tools": {"a": {"mcp": "g:t", "validate": "yes"}}},
+            "env config.tools.a.validate must be true or false",
+            None,
+        ),
+        (
+            {"tools": {"a": {"mlld": "f", "validate": True}}},
+            "env config.tools.a.validate is for tools of servers",
+            "types",
+        ),
         ({"tools": {"a": {"mcp": "g:t", "optional": ["x"]}}}, "env config.tools.a says that 'x' is optional", None),
     ],
 )
@@ -334,7 +344,7 @@ def test_faults_of_a_configuration(value: object, message: str, hint: str | None
 def test_a_tool_collection_is_a_scope_and_bindings() -> None:
     collection = {
         "make": {"mcp": "github:create_issue", "bind": {"org": "x"}, "expose": ["title"], "optional": ["title"],
-                 "labels": ["net:w"], "description": "Make one"},
+                 "labels": ["net:w"], "description": "Make one", "validate": True},
         "local": {"mlld": "fn"},
     }  # fmt: skip
     made = spec({"tools": collection})
@@ -347,6 +357,7 @@ def test_a_tool_collection_is_a_scope_and_bindings() -> None:
         {"org": "x"},
     )
     assert (binding.expose, binding.optional, binding.labels) == (("title",), ("title",), ("net:w",))
+    assert binding.validate
 
 
 def test_what_a_configuration_holds() -> None:

@@ -55,7 +55,10 @@ def test_a_server_holds_what_it_was_given() -> None:
     spec = server(
         npm="x", tools=["a", "b", "a"], env={"A": "1", "N": 2}, auth="gh", fs={"read": ["src/"], "write": "./out"},
         net={"allow": ["api.example.com:8443"]}, limits={"mem": "256m"}, **{"as": "@git/hub"}, labels={"close": ["destructive"]},
+        validate=True,
     )  # fmt: skip
+    assert spec.validate
+    assert not server(npm="x").validate
     assert spec.tools == ("a", "b")
     assert spec.env == {"A": "1", "N": "2"}
     assert spec.auth == ("gh",)

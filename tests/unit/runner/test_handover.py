@@ -13,6 +13,7 @@ from runner.errors import SandboxFailure, SecretMissing
 from runner.handover import Handover, environment_block, sidecar_line
 from runner.plan import AGENT, SandboxPlan
 from runner.planner import plan
+from runner.report_plan import plan_text
 from tests.support.plans import full, good, options, readonly, server
 
 TOKEN = "t" * 32
@@ -54,6 +55,17 @@ def test_bindings_labels_and_remote_servers_go_through() -> None:
     assert config.rules["a"].labels["echo"] == ("pii", "destructive")
     assert config.servers[1].url == "https://mcp.example.com/x"
     assert config.servers[1].link is None
+
+
+def test_whose_arguments_are_checked_goes_through() -> None:
+    binding = ToolBinding(exposed="mine", server="a", tool="echo", validate=True)
+    for changes, validated, told in (
+        ({}, ("echo",), "arguments of echo are held against the schema"),
+        ({"validate": True}, "*", "arguments are held against the schema"),
+    ):
+        made = plan(full(mcp=McpConfig(servers=(server("a", **changes),), bindings=(binding,))), options())
+        assert read(made, handover()).rules["a"].validate == validated
+        assert told in plan_text(made)
 
 
 def test_another_text_than_the_planned_one_is_not_handed_over() -> None:
