@@ -48,8 +48,8 @@ class Speaker(Protocol):
         """More came in; takes what it can use from the front of `data`."""
         ...
 
-    def ended(self) -> None:
-        """Nothing more comes in; the connection still takes answers."""
+    def ended(self, rest: bytearray) -> None:
+        """Nothing more comes in after `rest`; the connection still takes answers."""
         ...
 
 
@@ -115,7 +115,7 @@ class Connection:
                 self.close()
             else:
                 self._loop.remove_reader(self._sock)
-                self._speaker.ended()
+                self._speaker.ended(self._in)
             return
         if not self._in:
             self.since = monotonic()

@@ -87,7 +87,9 @@ class LineReader:
             data.clear()
             self._scanned = 0
 
-    def ended(self) -> None:
+    def ended(self, rest: bytearray) -> None:
+        if rest.strip() and not self._skipping:
+            self._message(bytes(rest))  # the last line of a file may have no end
         self._channel.drain()
 
     def _wait(self) -> None:

@@ -160,10 +160,13 @@ async def test_lines_that_end_are_answered_first(tmp_path: Path) -> None:
         await client.open()
         calls = [client.begin("tools/call", {"name": "echo"}) for _ in range(3)]
         await asyncio.sleep(0.05)
+        client.writer.write(b'{"jsonrpc":"2.0","id":"last","method":"ping"}')  # a last line without an end
         client.writer.write_eof()
         assert all("result" in answer for answer in await asyncio.gather(*calls))
         await asyncio.wait_for(client.ended, 5)
         assert w.endpoint.sessions == 0
+        assert [message["id"] for message in client.told] == ["last"]
+        assert [call["isError"] for call in w.gate.of("call")] == [False] * 3, "each is on record once, as it ended"
         await client.close()
 
 
