@@ -110,6 +110,12 @@ def _url(reader: Reader) -> str:
         sound = False
     if not sound or parts.username is not None or parts.password is not None or parts.fragment:
         raise reader.fault(f"is no URL: '{text}'", hint='for example "https://auth.example.com"')
-    if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):
+    if not fit_for_credentials(text):
         raise reader.fault(f"must be https, got '{text}'")
     return text
+
+
+def fit_for_credentials(url: str) -> bool:
+    """Whether what is sent there can be read on the way by nobody: https, or loopback."""
+    parts = urlsplit(url)
+    return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from urllib.parse import urlsplit
 
 from interpreter.declarations import Files, Lifecycle, Limits, McpConfig, Network, PathRule, ServerSpec, SourceKind
-from interpreter.environment_authorization import parse_authorization
+from interpreter.environment_authorization import fit_for_credentials, parse_authorization
 from interpreter.errors import MlldError, listing
 from interpreter.labels import LABEL
 from interpreter.names import camel, same_name, snake
@@ -92,6 +92,8 @@ def _server(reader: Reader, before: Sequence[ServerSpec]) -> ServerSpec:
     labels, validate = reader.get("labels"), reader.get("validate")
     if kind == "url":
         authorization = parse_authorization(auth) if auth else None
+        if authorization and not fit_for_credentials(target):
+            raise reader.at("url").fault("must be https: with `auth`, anybody on the way could read the credential")
         names = authorization.auth if authorization else ()
     else:
         authorization = None

@@ -43,6 +43,12 @@ def _said(event: Event) -> str | None:
         case "server":
             reason = f": {clean(event['reason'])}" if event.get("reason") else ""
             return f"{clean(event.get('state'))}{reason}"
+        case "auth" if event.get("decision") == "allow":
+            scopes = event.get("scopes")
+            named = " ".join(map(str, scopes)) if isinstance(scopes, list) and scopes else "no scope"
+            return f"has a token of {clean(event.get('issuer'))}, for {clean(named)}"
+        case "auth":
+            return f"✗ has no token: {clean(event.get('reason'))}"
         case "state" if event.get("state") in ("starting", "fenced", "ended"):
             code = event.get("exit")
             return f"{clean(event.get('state'))}{'' if code is None else f' with {code}'}"

@@ -20,6 +20,9 @@ from images.sidecar.seams import EndpointSpec, Grant, IdentityProvider, Lifecycl
 from images.sidecar.trace import RunTrace
 from images.sidecar.trace import parse as parse_trace
 
+# Where a credential may be sent: nobody on the way can read it.
+_SECRET_ENOUGH = ("https://", "http://127.0.0.1:", "http://localhost:")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ToolShape:
@@ -167,6 +170,8 @@ def _server(reader: Reader) -> ServerSpec:
         raise reader.error("must have `link` and no `url`, because its transport is stdio")
     if transport != "stdio" and not url.given:
         raise reader.error(f"must have `url`, because its transport is {transport}")
+    if url.given and (oauth.given or reader.get("headers").value) and not url.string().startswith(_SECRET_ENOUGH):
+        raise url.error("must be https, because a credential is sent there")
     return ServerSpec(
         name=reader.get("name").name(),
         link=link.path_like() if link.given else None,

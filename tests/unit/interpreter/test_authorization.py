@@ -94,3 +94,11 @@ def test_what_is_wrong_is_named(auth: object, fault: str) -> None:
     with pytest.raises(ConfigFault) as caught:
         parsed(auth)
     assert fault in str(caught.value)
+
+
+def test_cannot_send_a_credential_in_the_clear() -> None:
+    for auth in ("gh", {"grant": "authorization_code"}):
+        with pytest.raises(ConfigFault, match=r"servers\[0\]\.url must be https: with `auth`"):
+            parsed(auth, url="http://mcp.example.com/mcp")
+    assert parsed("gh", url="http://127.0.0.1:8080/mcp").authorization
+    assert parse_mcp_config({"servers": [{"url": "http://mcp.example.com/mcp"}]}).servers

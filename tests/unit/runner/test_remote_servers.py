@@ -15,6 +15,7 @@ from runner.invariants import check
 from runner.plan import SandboxPlan, to_json
 from runner.planner import plan
 from runner.report_compose import ComposeOptions, compose_text
+from runner.report_events import log_line
 from runner.report_plan import plan_text
 from tests.support.plans import full, options, server
 
@@ -124,3 +125,19 @@ def test_the_sidecar_refuses_a_grant_that_it_does_not_know() -> None:
         with pytest.raises(sidecar.ConfigError, match=fault):
             sidecar.parse(json.dumps(line))
         line["servers"][0]["oauth"].pop("clientsecret", None)
+
+
+def test_the_sidecar_sends_no_credential_in_the_clear() -> None:
+    line = json.loads(sidecar_line(planned(OAUTH), Handover(token="t" * 16, secrets=SECRETS, module=full().module)))
+    line["servers"][0]["url"] = "http://mcp.example.com/mcp"
+    with pytest.raises(sidecar.ConfigError, match=r"servers\[0\]\.url must be https"):
+        sidecar.parse(json.dumps(line))
+    del line["servers"][0]["oauth"]
+    assert sidecar.parse(json.dumps(line)).servers
+
+
+def test_what_happens_with_tokens_is_told() -> None:
+    given = {"event": "auth", "server": "far", "decision": "allow", "issuer": ISSUER, "scopes": ["read"], "t": 1.0}
+    assert "far          has a token of https://auth.example.com, for read" in str(log_line(given))
+    failed = {"event": "auth", "server": "far", "decision": "failed", "reason": "it is\x1b down", "t": 1.0}
+    assert "✗ has no token: it is\\x1b down" in str(log_line(failed))

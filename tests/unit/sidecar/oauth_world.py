@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -59,20 +60,24 @@ class Site:
     def __init__(self, name: str) -> None:
         self.name = name
         self.port = 0
+        self.base = ""
+        """Its URL, where that is not the loopback's."""
         self.seen: list[Request] = []
         self.answers: dict[str, Handler] = {}
         self._tasks: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     @property
     def url(self) -> str:
-        return f"http://{self.name}:{self.port}"
+        return self.base or f"http://{self.name}:{self.port}"
 
     def paths(self) -> list[str]:
         return [request.path for request in self.seen]
 
     @asynccontextmanager
-    async def serving(self) -> AsyncIterator[Site]:
-        server = await asyncio.start_server(self._accept, "127.0.0.1")
+    async def serving(
+        self, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None
+    ) -> AsyncIterator[Site]:
+        server = await asyncio.start_server(self._accept, host, port, ssl=tls)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield self
