@@ -19,7 +19,7 @@ def member_of(event: Event) -> str:
 
 def log_line(event: Event) -> str | None:
     """`12:00:01.250 tickets      text`; None for what only programs want to know."""
-    if (text := _said(event)) is None:
+    if (text := said(event)) is None:
         return None
     at = event.get("at") or event.get("t")
     seconds = float(at) if isinstance(at, (int, float)) else 0.0
@@ -27,7 +27,8 @@ def log_line(event: Event) -> str | None:
     return f"{clock} {clean(member_of(event) or 'run', 24):<{_MEMBER}} {text}"
 
 
-def _said(event: Event) -> str | None:
+def said(event: Event) -> str | None:
+    """The event in words; None for what only programs want to know."""
     denied = event.get("decision") == "deny"
     match event.get("event"):
         case "log":
@@ -54,12 +55,27 @@ def _said(event: Event) -> str | None:
             return f"{clean(event.get('state'))}{'' if code is None else f' with {code}'}"
         case "canary" if not event.get("ok"):
             return f"✗ fence: {clean(event.get('name'))}: {clean(event.get('saw'))}"
+        case "asked":
+            return f"{'✗ ' if denied else ''}asked the agent: {clean(event.get('method'))}"
+        case "narrowed":
+            named = ", ".join(_names(event))
+            return f"the agent has seen {', '.join(map(clean, _strings(event.get('labels'))))}: withdrawn {named}"
         case "oom":
             return "a process went over the memory limit"
         case "error":
             return f"! {clean(event.get('where') or event.get('kind') or '')}: {clean(event.get('error') or event.get('reason'))}"
         case _:
             return _of_the_run(event)
+
+
+def _names(event: Event) -> list[str]:
+    withdrawn = event.get("withdrawn")
+    items = withdrawn if isinstance(withdrawn, list | tuple) else []
+    return [clean(item.get("name")) for item in items if isinstance(item, dict)]
+
+
+def _strings(value: object) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, list | tuple) else []
 
 
 def _of_the_run(event: Event) -> str | None:

@@ -17,6 +17,7 @@ COMMANDS = {
     "ps": ("runner.cli.runs:ps", "The runs that go on; with --all also those that ended."),
     "show": ("runner.cli.runs:show", "Look back at a run: profile, reach, calls, denials, answer, taint."),
     "logs": ("runner.cli.logs:logs", "What a run does, line by line; with -f while it goes on."),
+    "view": ("runner.cli.view:view", "A run as one page for a browser: lanes, calls, denials, labels, what held."),
     "verify": ("runner.cli.runs:verify", "Whether the record of a run is whole."),
     "stop": ("runner.cli.clean:stop", "Stop a run and remove what it made."),
     "gc": ("runner.cli.clean:gc", "Remove what runs have left whose owner is gone."),

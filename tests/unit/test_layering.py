@@ -36,6 +36,7 @@ HOMES = {
     "click": ("runner/cli/",),
     "lark": ("interpreter/parser", "interpreter/lexer", "interpreter/transform"),
     "pydantic_settings": ("runner/settings.py",),
+    "jinja2": ("runner/report_page.py",),
     "opentelemetry": ("runner/telemetry_export.py",),
 }
 # No I/O, clock or randomness.
