@@ -15,6 +15,7 @@ import msgspec
 from interpreter.declarations import ModuleSource
 from runner.errors import SandboxFailure, SecretMissing
 from runner.lock import Pins
+from runner.offers import Offers
 from runner.plan import AGENT, LINKS, Egress, Host, SandboxPlan, Server, guards_digest
 from runner.planner_seats import MCP_PORT, proxy_environment
 from runner.secrets_logins import Credential, tokens
@@ -32,6 +33,7 @@ class Handover:
     # What logins have left, by server.
     credentials: Mapping[str, Credential] = field(default_factory=dict, repr=False)
     pins: Pins = field(default_factory=dict)  # of the lock, by server
+    remembered: Mapping[str, Mapping[str, Offers]] = field(default_factory=dict)  # by server and situation
     tell_pins: bool = False  # have the sidecar tell what a lock is made of
     trace: Trace | None = None  # None: nobody keeps a trace of this run
     host_addresses: tuple[str, ...] = ()  # public ones of this machine: the gate refuses them like private ones
@@ -154,6 +156,7 @@ def _server(server: Server, handover: Handover, links: str) -> dict[str, object]
         "labels": {tool: names for tool, names in labels.items() if names},
         **({"validate": _validated(server)} if _validated(server) else {}),
         **({"pins": handover.pins[server.name]} if server.name in handover.pins else {}),
+        **({"remembered": handover.remembered[server.name]} if server.name in handover.remembered else {}),
         **({} if server.only == "*" else {"only": list(server.only)}),
         **({"withheld": list(server.withheld)} if server.withheld else {}),
     }

@@ -66,6 +66,8 @@ class Sandbox:
     lease: Holder
     # Called with a login that replaces the one which was handed over.
     on_credential: Callable[[str, Credential], None] = lambda *_: None
+    remember: Callable[[Mapping[str, Any]], None] = lambda _: None
+    """Told each list that a server gives in this run, for the next one."""
     _seats: Seats | None = None
     _endpoint: Endpoint | None = None
     _hearing: Hearing = field(init=False)
@@ -80,7 +82,12 @@ class Sandbox:
             self.on_credential(server, credential)
 
         self._hearing = Hearing(
-            plan=self.plan, sink=self.sink, fail=self._fail, mask=masker.bytes, on_credential=renewed
+            plan=self.plan,
+            sink=self.sink,
+            fail=self._fail,
+            mask=masker.bytes,
+            on_credential=renewed,
+            remember=self.remember,
         )
 
     # --------------------------------------------------------------------------------------------------------- life

@@ -54,6 +54,7 @@ class Hearing:
     mask: Callable[[bytes], bytes]  # strikes out what the members were handed
     # Called with a login that replaces the one which was handed over.
     on_credential: Callable[[str, Mapping[str, Any]], None] = lambda *_: None
+    remember: Callable[[Mapping[str, Any]], None] = lambda _: None  # takes what servers offer
     selftest: SelfTest = field(init=False)
     witnessed: list[Mapping[str, Any]] = field(default_factory=list)  # what the agent got to see
     pins: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # what a lock is made of, if it was asked for
@@ -124,6 +125,11 @@ class Hearing:
                 self._troubles.append(event)
             case "pins":
                 self.pins[str(event.get("server"))] = event.get("tools") or {}
+                return
+            case "offers":
+                told = msgspec.json.encode(fields)
+                if self.mask(told) == told:  # a server may write into a list what it was handed
+                    self.remember(fields)
                 return
             case "call" if event.get("session") not in self.own_sessions and _reached(event):
                 self.witnessed.append(event)

@@ -19,6 +19,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import unquote
 
+import msgspec
 import orjson
 
 from images.sidecar.config import ServerRules, ToolShape
@@ -194,12 +195,14 @@ class Admission:
             return None
         return self._schemas.get((server, tool), Schemas(shown=b"false", own=b"false"))
 
-    def describe(self, server: str, kind: Kind, item: dict[str, Any]) -> dict[str, Any] | Hidden:
+    def describe(
+        self, server: str, kind: Kind, item: dict[str, Any], *, remembered: bool = False
+    ) -> dict[str, Any] | Hidden:
         """A tool as the agent sees it; the same object if nothing is to be changed."""
         if kind != "tool":
             return item
         name = str(item.get("name"))
-        if (changed := self._changed(server, name, item)) is not None:
+        if (changed := self._changed(server, name, item, remembered=remembered)) is not None:
             return changed
         shape = self.shape(server, name)
         try:
@@ -208,9 +211,9 @@ class Admission:
             self._tell_once(server, name, {"event": "error", "where": "admission", "error": str(error)})
             return Hidden(str(error))
         if server in self._filters and self._filters[server].validates(name):
-            own = orjson.dumps(item.get("inputSchema"))
+            own = msgspec.json.encode(item.get("inputSchema"))
             self._schemas[server, name] = Schemas(
-                shown=own if shown is item else orjson.dumps(shown.get("inputSchema")), own=own
+                shown=own if shown is item else msgspec.json.encode(shown.get("inputSchema")), own=own
             )
         return shown
 
@@ -240,11 +243,13 @@ class Admission:
             digest = hashlib.sha256(orjson.dumps(shown)).hexdigest()
             self._tell_once(server, digest, {"event": "list", "hidden": shown, "total": len(hidden)})
 
-    def _changed(self, server: str, name: str, item: dict[str, Any]) -> Hidden | None:
+    def _changed(self, server: str, name: str, item: dict[str, Any], *, remembered: bool) -> Hidden | None:
         now = pinned(item)
         where = "the lock" if server in self._locked else "what was first seen in this run"
         former = self._pins.get((server, name))
         if former is None and server not in self._locked:
+            if remembered:
+                return None  # the server has not said it in this run: it is shown, and nothing is measured by it
             # What is not remembered could change unseen, so it is not shown.
             seen = self._seen[server] = self._seen.get(server, 0) + len(name) + len(now) + _OBJECTS
             if seen > MOST_PINNED:
@@ -269,8 +274,8 @@ class Admission:
 def pinned(item: Mapping[str, Any]) -> bytes:
     """What of a tool must stay as it is, in one spelling."""
     found = {key: item[key] for key in _PINNED if item.get(key) is not None}
-    # A copy: what orjson gives holds kilobytes of room, and this is kept for thousands of tools.
-    return bytes(memoryview(orjson.dumps(found, option=orjson.OPT_SORT_KEYS)))
+    # By msgspec, for orjson refuses integers over 64 bits, which JSON allows, and one tool would cost everybody the list.
+    return msgspec.json.encode(found, order="sorted")
 
 
 def _difference(former: bytes, now: bytes) -> str:

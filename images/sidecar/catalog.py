@@ -69,6 +69,10 @@ class Listing(msgspec.Struct, frozen=True, eq=False):
     views: dict[frozenset[str], Any] = {}
     """What is left of it for agents that have seen such labels."""
 
+    def shown(self, name: str) -> bytes | None:
+        """The item of that name as it is shown."""
+        return next((item for key, item in zip(self.index, self.items, strict=True) if key == name), None)
+
 
 class _Item(msgspec.Struct):
     name: str = ""
@@ -147,6 +151,12 @@ class Catalog:
         if kind in self._listings and kind not in self._building:
             self._build(kind)
 
+    async def renew(self) -> None:
+        """Makes every list anew from what is known now; those that are not what they were are told."""
+        for kind, former in list(self._listings.items()):
+            if (await self._make(kind)).pages != former.pages:
+                self._on_replaced(kind)
+
     async def listing(self, kind: Kind) -> Listing:
         """The list, asked from all servers at once the first time. Servers that fail are in its notes."""
         found = self._listings.get(kind)
@@ -168,13 +178,7 @@ class Catalog:
             if former is not None:
                 await asyncio.sleep(self._pause(kind, former))
             self._dirty.discard(kind)
-            gathered = await asyncio.gather(*(self._items(member, kind) for member in self._members))
-            listing = self._merge(kind, gathered)
-            if kind != "tool" and self._asking.active:
-                listing = await self._judged(kind, listing)
-            self._listings[kind] = listing
-            if kind == "template":
-                self._templates = [(literals(uri), entry) for uri, entry in listing.index.items()]
+            listing = await self._make(kind)
         finally:
             self._building.pop(kind, None)
         if former is not None and (not former.missing or former.pages != listing.pages):
@@ -182,6 +186,16 @@ class Catalog:
         if kind in self._dirty:
             # Whoever waits gets this list: a server that changes without end must not keep it from them.
             self._build(kind)
+        return listing
+
+    async def _make(self, kind: Kind) -> Listing:
+        gathered = await asyncio.gather(*(self._items(member, kind) for member in self._members))
+        listing = self._merge(kind, gathered)
+        if kind != "tool" and self._asking.active:
+            listing = await self._judged(kind, listing)
+        self._listings[kind] = listing
+        if kind == "template":
+            self._templates = [(literals(uri), entry) for uri, entry in listing.index.items()]
         return listing
 
     def _pause(self, kind: Kind, former: Listing) -> float:
@@ -278,7 +292,7 @@ class Catalog:
             return None
         if self._admission.shapes(member.name):
             asked = msgspec.json.decode(item)
-            described = self._admission.describe(member.name, kind, asked)
+            described = self._admission.describe(member.name, kind, asked, remembered=kind in member.remembered)
             if isinstance(described, Hidden):
                 left.hide(name, member, described)
                 return None

@@ -88,8 +88,17 @@ class Cohort:
         return len(self._asked)
 
     async def open(self) -> None:
-        """Starts every server, at the same time; those that fail carry their trouble."""
-        await asyncio.gather(*(self._try(member) for member in self.members.values() if member.ready() is None))
+        """Starts every server of which nothing is known, at the same time; those that fail carry their trouble."""
+        unknown = [m for m in self.members.values() if m.ready() is None and not m.unconfirmed]
+        await asyncio.gather(*(self._try(member) for member in unknown))
+
+    async def confirm(self, member: Member) -> None:
+        """Has a server say itself what was remembered of it, before it is used. Raises ServerError."""
+        async with member.confirming:
+            if member.unconfirmed:
+                await member.confirm(self)
+                await self.catalog.renew()
+                member.unconfirmed = False
 
     async def _try(self, member: Member) -> None:
         try:

@@ -13,6 +13,7 @@ from ipaddress import ip_network
 from types import MappingProxyType
 from typing import Any, Literal, cast, get_args
 
+from images.sidecar import remembered
 from images.sidecar.addresses import Network
 from images.sidecar.reading import ConfigError, Reader
 from images.sidecar.rules import BadHost, EgressRules, HostRule, parse_host
@@ -162,7 +163,7 @@ def parse(text: str | bytes) -> SidecarConfig:
 def _server(reader: Reader) -> ServerSpec:
     reader.keys(
         "name", "link", "transport", "url", "headers", "oauth",
-        "tools", "only", "withheld", "as", "bind", "labels", "validate", "pins",
+        "tools", "only", "withheld", "as", "bind", "labels", "validate", "pins", "remembered",
     )  # fmt: skip
     link, url, prefix, oauth = (reader.get(key) for key in ("link", "url", "as", "oauth"))
     transport = reader.get("transport").one_of("stdio", "http", "sse", default="stdio")
@@ -179,6 +180,7 @@ def _server(reader: Reader) -> ServerSpec:
         url=url.string() if url.given else None,
         headers=_headers(reader.get("headers")),
         oauth=_oauth(oauth, url) if oauth.given else None,
+        remembered=remembered.read(reader.get("remembered")),
         prefix=prefix.name() if prefix.given else None,
     )
 

@@ -11,6 +11,7 @@ from msgspec import Raw
 from images.sidecar import jsonrpc
 from images.sidecar.handshake import envelope, greet
 from images.sidecar.process import Events, Ignored, Process, ServerError
+from images.sidecar.remembered import Offers, situation
 from images.sidecar.seams import Kind, Lifecycle
 from images.sidecar.upstream import Upstream
 
@@ -40,10 +41,17 @@ class Member:
         self._starting: asyncio.Task[Process] | None = None
         self._started = 0.0
         self._lists: dict[Kind, asyncio.Task[list[bytes]]] = {}
+        self._situation = situation(capabilities, modern=modern)
+        known: Offers | None = (upstream.spec.remembered or {}).get(self._situation)
+        self.remembered: dict[Kind, list[bytes]] = dict(known.lists) if known else {}
+        """Lists of an earlier run, in place of those that the server has not been asked for yet."""
+        self.unconfirmed = known is not None
+        """Whether something of what it shows comes from an earlier run: before it is used the server is asked."""
+        self.confirming = asyncio.Lock()
         self.process: Process | None = None
-        self.capabilities: dict[str, Any] | None = None
+        self.capabilities: dict[str, Any] | None = dict(known.capabilities) if known else None
         """What the server said it can do; None as long as it never started."""
-        self.instructions = ""
+        self.instructions = known.instructions if known else ""
         self.trouble = ""
         """Why the server cannot be used, or not fully, at present."""
         self.level = ""
@@ -200,9 +208,19 @@ class Member:
     def changed(self, kind: Kind) -> None:
         """The server says that a list is another one now."""
         self._lists.pop(kind, None)
+        self.remembered.pop(kind, None)
+
+    async def confirm(self, events: Events) -> None:
+        """Has the server tell by itself what an earlier run has told so far. Raises ServerError."""
+        await self.wake(events)
+        await asyncio.gather(*(self._asked(kind, events) for kind in self.remembered))
+        self.remembered = {}
 
     async def items(self, kind: Kind, events: Events) -> list[bytes]:
         """The raw items of a list, asked for once. Raises ServerError."""
+        return self.remembered[kind] if kind in self.remembered else await self._asked(kind, events)
+
+    async def _asked(self, kind: Kind, events: Events) -> list[bytes]:
         task = self._lists.get(kind)
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
             task = self._lists[kind] = self._loop.create_task(self._fetch(kind, events))
@@ -231,6 +249,7 @@ class Member:
             size += sum(map(len, page))
             cursor = result.get("nextCursor", b"")
             if cursor in (b"", b"null", b'""') and len(items) <= MAX_ITEMS:
+                self._tell_list(kind, items)
                 return items
             if not cursor or cursor in seen or len(items) >= MAX_ITEMS or size > _MAX_BYTES:
                 break
@@ -238,3 +257,12 @@ class Member:
         kept = items[:MAX_ITEMS]
         self.trouble = f"server {self.name}: {method} is too long or does not end: only its first {len(kept)} are used"
         return kept
+
+    def _tell_list(self, kind: Kind, items: list[bytes]) -> None:
+        """Has a complete list remembered, if it is not what is remembered already."""
+        told = self.upstream.told
+        known: Offers | None = (self.upstream.spec.remembered or {}).get(self._situation)
+        if told is not None and (
+            known is None or known.lists.get(kind) != items or known.capabilities != self.capabilities
+        ):
+            told.tell(self._situation, kind, items, self.capabilities or {}, self.instructions)

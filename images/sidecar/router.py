@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from functools import partial
 from itertools import count
 from typing import Any, NamedTuple, Protocol
 
@@ -18,7 +19,7 @@ from images.sidecar.member import LISTS
 from images.sidecar.process import Process, ServerError
 from images.sidecar.receipt import Receipt
 from images.sidecar.relay import Caller, Judges, Relay
-from images.sidecar.seams import Admission, Call, Hidden, Kind
+from images.sidecar.seams import Admission, Call, Hidden, Kind, Verdict
 from images.sidecar.sessions import LEVELS, Session
 
 _KIND_OF_LIST: dict[str, Kind] = {method: kind for kind, (method, _, _) in LISTS.items()}
@@ -174,7 +175,7 @@ class Router:
         listing = caller.cohort.catalog.known(use.kind)
         entry = listing.index.get(use.name) if listing is not None else None
         process = entry.member.ready() if entry is not None else None
-        if entry is None or process is None or self._judges.guarding.active:
+        if entry is None or process is None or entry.member.unconfirmed or self._judges.guarding.active:
             self.later(exchange, self._use_later(caller, exchange, use, fields))
         elif self._admitted(entry, use):
             if entry.schema:
@@ -184,8 +185,9 @@ class Router:
             self.later(exchange, self._unknown(caller, exchange, use))
 
     async def _use_later(self, caller: Asker, exchange: Exchange, use: Use, fields: RawMap) -> None:
-        catalog = caller.cohort.catalog
-        entry = await (catalog.find_resource(use.name) if use.kind == "resource" else catalog.find(use.kind, use.name))
+        entry = await self._confirmed(caller, exchange, use)
+        if exchange.answered:
+            return
         if entry is None or not self._admitted(entry, use):
             await self._unknown(caller, exchange, use)
             return
@@ -202,6 +204,26 @@ class Router:
     async def _judged_fields(self, relay: Relay, fields: RawMap) -> RawMap | None:
         """The params as guards leave them; None if they refused, and the agent has been told."""
         return await relay.judge(fields) if self._judges.guarding.active else fields
+
+    async def _confirmed(self, caller: Asker, exchange: Exchange, use: Use) -> Entry | None:
+        """Where a thing is, by what its server says in this run. What an earlier run remembered is only ever shown: a
+        request for something that is not what was shown is not passed on, since its sender meant another thing."""
+        catalog = caller.cohort.catalog
+        find = catalog.find_resource if use.kind == "resource" else partial(catalog.find, use.kind)
+        entry = await find(use.name)
+        if entry is None or not entry.member.unconfirmed or not self._admitted(entry, use):
+            return entry
+        shown = (await catalog.listing(use.kind)).shown(use.name)
+        try:
+            await caller.cohort.confirm(entry.member)
+        except ServerError as e:
+            self._relay(caller, exchange, use, entry).on_failed(e.code, str(e))
+            return None
+        entry = await find(use.name)
+        if entry is not None and (await catalog.listing(use.kind)).shown(use.name) != shown:
+            text = f"{use.name} is not what the list said, which came from an earlier run. The list is correct now: read it"
+            self._relay(caller, exchange, use, entry).deny(Verdict(kind="deny", rule="remembered", reason=text))
+        return entry
 
     async def _judged(self, relay: Relay, process: Process, fields: RawMap) -> None:
         judged = await self._judged_fields(relay, fields)
@@ -300,7 +322,9 @@ class Router:
     ) -> None:
         """A server hears of a resource's first subscriber and of its last."""
         use = Use(f"resources/{'subscribe' if watch else 'unsubscribe'}", "resource", uri, "uri")
-        entry = await session.cohort.catalog.find_resource(uri)
+        entry = await self._confirmed(session, exchange, use)
+        if exchange.answered:
+            return
         if entry is None or not self._admitted(entry, use):
             await self._unknown(session, exchange, use)
             return
@@ -350,13 +374,16 @@ class Router:
         self.later(exchange, self._complete_later(caller, exchange, fields, ref))
 
     async def _complete_later(self, caller: Asker, exchange: Exchange, fields: RawMap, ref: RawMap) -> None:
-        catalog = caller.cohort.catalog
         if jsonrpc.text(ref, "type") == "ref/prompt":
             use = Use("completion/complete", "prompt", jsonrpc.text(ref, "name"), "ref")
-            entry = await catalog.find("prompt", use.name)
+            entry = await self._confirmed(caller, exchange, use)
         else:
             use = Use("completion/complete", "template", jsonrpc.text(ref, "uri"), "ref")
-            entry = await catalog.find("template", use.name) or await catalog.find_resource(use.name)
+            entry = await self._confirmed(caller, exchange, use) or await self._confirmed(
+                caller, exchange, use._replace(kind="resource")
+            )
+        if exchange.answered:
+            return
         if entry is None or not self._admitted(entry, use):
             await self._unknown(caller, exchange, use)
             return

@@ -76,6 +76,8 @@ class ServerSpec:
     oauth: OAuth | None = None
     command: tuple[str, ...] = ()
     """A child process of the endpoint itself: for benchmarks and conformance runs, never in a sandbox."""
+    remembered: Mapping[str, Any] | None = None
+    """What it offered in an earlier run (`remembered.Offers`), by situation; None: not to be remembered."""
     prefix: str | None = None
     """`as` of the declaration: the name in front of `__` where tools of two servers collide."""
 
@@ -137,8 +139,11 @@ class Admission(Protocol):
         """Whether `describe` may change an item of this server: when False, items are never parsed."""
         ...
 
-    def describe(self, server: str, kind: Kind, item: dict[str, Any]) -> dict[str, Any] | Hidden:
-        """The item of a list as the agent sees it: without bound parameters, and checked by its pin.
+    def describe(
+        self, server: str, kind: Kind, item: dict[str, Any], *, remembered: bool = False
+    ) -> dict[str, Any] | Hidden:
+        """The item of a list as the agent sees it: without bound parameters, and checked by its pin. One that is
+        `remembered` from an earlier run is held against the lock like any other, but is no first sight of a tool.
 
         The very same object means that its bytes may go out as they came.
         """

@@ -18,6 +18,7 @@ from images.sidecar.child import Child
 from images.sidecar.health import Health
 from images.sidecar.jsonrpc import METHOD_NOT_FOUND, SERVER_LOST, failure
 from images.sidecar.process import Events, Process, ServerError
+from images.sidecar.remembered import Told
 from images.sidecar.seams import Audit, Dial, Lifecycle, Limits, ServerSpec
 from images.sidecar.wire import Wire
 
@@ -78,7 +79,9 @@ class Upstream:
         self._listening: socket.socket | None = None
         self._spares: deque[socket.socket] = deque()
         self._waiters: deque[asyncio.Future[socket.socket]] = deque()
-        self._warm = False
+        # One whose lists are known from an earlier run starts when it is used, not before.
+        self._warm = bool(spec.remembered)
+        self.told = Told(spec.name, audit.emit) if spec.remembered is not None else None
         self._failures = 0
         self._not_before = 0.0
         self._first: Child | None = None
@@ -104,7 +107,7 @@ class Upstream:
 
     def listen(self) -> None:
         """Opens the link for the server's bridge. The first process starts before anybody asks for it."""
-        if self.spec.command:
+        if self.spec.command and not self._warm:
             with contextlib.suppress(OSError):  # told when it is needed
                 self._first = Child(self.spec.command)
         if self.spec.link is None:

@@ -15,6 +15,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -43,6 +44,7 @@ from runner.images_run import images_for
 from runner.invariants import check
 from runner.lease import Lease, owner
 from runner.lease_sweep import sweep_dead
+from runner.offers import OffersStore
 from runner.plan import AGENT, SandboxPlan, digest
 from runner.planner import plan as make_plan
 from runner.planner_options import Images, PlanOptions
@@ -260,6 +262,11 @@ class Sandboxes:
         record: RunRecord,
         trace: Trace | None,
     ) -> Sandbox:
+        cache = environ.cache_directory(self.env)
+        offers = OffersStore(environ.data_directory(self.env) / "offers")
+        # Whoever accepts tools into a lock wants to see what the servers say now; where nothing holds a server in a
+        # container, nothing says which program it is.
+        remembers = not self.locking and plan.provider != "local"
         handover = Handover(
             token=token,
             secrets=values,
@@ -267,11 +274,11 @@ class Sandboxes:
             policy=spec.policy,
             pins={} if self.locking else lock.read(self.project, spec.name),
             tell_pins=self.locking,
+            remembered=await asyncio.to_thread(offers.read, plan) if remembers else {},
             trace=trace,
             host_addresses=self.host_addresses(plan),
             credentials=credentials,
         )
-        cache = environ.cache_directory(self.env)
         lease = self._lease = self._lease or Lease(cache=cache)
         keep = self._keeper(spec, credentials)
         if plan.provider == "local":
@@ -286,7 +293,16 @@ class Sandboxes:
             # What earlier owners left is removed beside our own start, and never stops it.
             self._sweeping = asyncio.create_task(_sweep(client.api, cache))
         backend = DockerBackend(client, owner=lease.owner, cache=cache)
-        sandbox = Sandbox(plan=plan, handover=handover, backend=backend, sink=record, lease=lease, on_credential=keep)
+        remember = partial(offers.keep, plan)
+        sandbox = Sandbox(
+            plan=plan,
+            handover=handover,
+            backend=backend,
+            sink=record,
+            lease=lease,
+            on_credential=keep,
+            remember=remember,
+        )
         await sandbox.__aenter__()
         return sandbox
 

@@ -31,7 +31,9 @@ class Permissive:
     def shapes(self, server: str) -> bool:
         return False
 
-    def describe(self, server: str, kind: Kind, item: dict[str, Any]) -> dict[str, Any] | Hidden:
+    def describe(
+        self, server: str, kind: Kind, item: dict[str, Any], *, remembered: bool = False
+    ) -> dict[str, Any] | Hidden:
         return item
 
     def listed(self, server: str, names: Sequence[str]) -> str | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import os
 import re
 import statistics
@@ -188,6 +189,9 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.soak", description=__doc__)
     parser.add_argument("--seconds", type=float, default=120.0)
     options = parser.parse_args(arguments)
+    logging.getLogger("asyncio").setLevel(
+        logging.ERROR
+    )  # which tells of every connection that was ended on an attacker
     with tempfile.TemporaryDirectory(prefix="mlld-soak-") as folder, sidecar(Path(folder)) as tested:
         samples, attacks = asyncio.run(soak(tested, options.seconds))
         alive = tested.process.poll() is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -82,3 +83,15 @@ async def test_the_lines_of_a_key_are_secrets_each() -> None:
     for line in key.encode().splitlines():
         heard.line("tickets", "stderr", b"> " + line)
     assert kept.lines("tickets") == [f"> {MASK}", f"> {MASK}", "> short", f"> {MASK}"]
+
+
+async def test_what_servers_offer_is_remembered_and_not_recorded_and_holds_no_secret() -> None:
+    kept, remembered = Kept(), []
+    heard = hearing(kept)
+    heard.remember = remembered.append
+    for text in ("reads a file", f"reads a file with {SECRET}"):
+        heard.line(
+            "sidecar", "stdout", json.dumps({"event": "offers", "t": 1, "server": "s", "items": [text]}).encode()
+        )
+    assert remembered == [{"server": "s", "items": ["reads a file"]}]
+    assert kept.events == []

@@ -55,7 +55,7 @@ class Gate:
     def shapes(self, server: str) -> bool:
         return server in self.descriptions
 
-    def describe(self, server: str, kind: Kind, item: Message) -> Message | Hidden:
+    def describe(self, server: str, kind: Kind, item: Message, *, remembered: bool = False) -> Message | Hidden:
         return {**item, "description": self.descriptions[server]}
 
     def listed(self, server: str, names: Sequence[str]) -> str | None:

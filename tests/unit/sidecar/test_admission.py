@@ -370,3 +370,11 @@ def test_cannot_show_ever_more_tools_that_nobody_remembers() -> None:
     assert [isinstance(each, Hidden) for each in shown] == [False] * 7 + [True] * 5
     assert not isinstance(decides.describe("s", "tool", {"name": "t0", **large}), Hidden)
     assert not isinstance(decides.describe("other", "tool", {"name": "t11", **large}), Hidden)
+
+
+def test_a_number_that_no_machine_word_holds_costs_nobody_the_list() -> None:
+    decides = admission(s=ServerRules())
+    item = {"name": "t", "inputSchema": {"type": "object", "maximum": 10**30}}
+    assert decides.describe("s", "tool", item) is item
+    changed = {"name": "t", "inputSchema": {"type": "object", "maximum": 10**30 + 1}}
+    assert isinstance(decides.describe("s", "tool", changed), Hidden)
