@@ -46,8 +46,7 @@ class Lane:
 
     def answer(self, status: int, parts: Buffers, *, extra: bytes = b"") -> None:
         """The whole answer. There is no status here, and no header."""
-        # Other messages share the stream: what is no text must not break it.
-        self.send(b"".join(parts).decode(errors="replace").encode())
+        self.send(jsonrpc.as_text(b"".join(parts)))
         self.finish()
 
     def stream(self) -> Lane:

@@ -89,8 +89,7 @@ class Exchange:
             self.receipt.answered(sum(map(len, parts)))
         head = b'{"jsonrpc":"2.0","id":%s,"result":' % self.id
         if self.stream is not None:
-            # Other events share this stream: what is no text must not break it.
-            self.stream.send(b"".join((head, *parts, b"}")).decode(errors="replace").encode())
+            self.stream.send(jsonrpc.as_text(b"".join((head, *parts, b"}"))))
             self.stream.finish()
         else:
             self._connection.answer(200, (head, *parts, b"}"), extra=self._headers)

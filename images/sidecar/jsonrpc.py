@@ -217,6 +217,15 @@ def foreign_meta(meta: Raw | None) -> bytes:
     return encode(kept)[1:-1]
 
 
+def as_text(message: bytes) -> bytes:
+    """The message with whatever in it is no UTF-8 replaced: where other messages follow, it must not break those."""
+    try:
+        str(message, "utf-8")
+    except UnicodeDecodeError:
+        return message.decode(errors="replace").encode()
+    return message
+
+
 def one_line(message: bytes) -> bytes:
     """The message without line ends: JSON allows them between tokens, where they would end a line or an SSE field."""
     if b"\r" in message or b"\n" in message:

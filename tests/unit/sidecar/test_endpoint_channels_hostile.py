@@ -242,3 +242,19 @@ async def test_cannot_reach_a_hidden_tool_over_a_channel(tmp_path: Path, transpo
             "hidden",
         ]
         await client.close()
+
+
+@BOTH
+async def test_a_result_that_is_no_text_cannot_break_a_channel(tmp_path: Path, transport: Dialled) -> None:
+    async def blob(line: Line, message: Message) -> None:
+        # Over the size up to which a server's line is checked as a whole.
+        line.raw(b'{"jsonrpc":"2.0","id":%d,"result":{"content":[{"type":"text","text":"' % message["id"])
+        line.raw(b"\xff\xfe\r" + b"x" * 200_000 + b'"}]}}\n')
+
+    async with world(tmp_path, FakeServer("bad", handlers={"tools/call": blob}), FakeServer("good", ("good",))) as w:
+        client = await transport.dial(w.agent())
+        await client.open()
+        bad = await client.call("echo")
+        assert "error" in bad or bad["result"]["content"][0]["text"].startswith("\ufffd\ufffd")
+        assert "good" in (await client.call("good"))["result"]["content"][0]["text"]
+        await client.close()
