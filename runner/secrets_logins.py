@@ -33,6 +33,12 @@ def tokens(credential: Credential) -> tuple[str, ...]:
     return tuple(str(value) for value in named if value)
 
 
+def has_ended(credential: Credential, now: float) -> bool:
+    """Whether a login is over by its own account: its token has lapsed, and nothing renews it."""
+    lapses = credential.get("lapses")
+    return not credential.get("refresh_token") and isinstance(lapses, int | float) and lapses <= now
+
+
 @dataclass(frozen=True, kw_only=True)
 class Logins:
     """The logins of this user. `directory`: of the user alone, made when it is needed."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import secrets
 import time
 from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 import msgspec
 from msgspec import Meta
 
+from images.sidecar.masking import MASK
 from images.sidecar.oauth import (
     Client,
     Discovered,
@@ -37,6 +38,10 @@ _JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 _TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 _ID_JAG = "urn:ietf:params:oauth:token-type:id-jag"
 _ID_TOKEN = "urn:ietf:params:oauth:token-type:id_token"
+_SECRET_FIELDS = (
+    "client_secret", "client_assertion", "assertion", "refresh_token", "code", "code_verifier", "subject_token",
+)  # fmt: skip
+_SHORTEST_SECRET = 4
 _WITHOUT_METADATA = ("client_secret_basic",)  # RFC 8414 §2
 
 
@@ -202,6 +207,7 @@ class Grants:
             fault = answer.fault()
             if fault is None:
                 break
+            fault = _without(fault, (client.secret, *(signed[name] for name in _SECRET_FIELDS if name in signed)))
             nonce = answer.headers.get("dpop-nonce", "")
             if not (first and prover is not None and fault.error == "use_dpop_nonce" and nonce):
                 raise Refused(server.issuer, fault)
@@ -283,3 +289,12 @@ class Grants:
                 f"{shown(server.issuer)} registered a client for {shown(method, 60)}, which cannot be done"
             )
         return Client(issuer=server.issuer, id=made.client_id, secret=made.client_secret, method=method)
+
+
+def _without(fault: Fault, secrets: Iterable[str]) -> Fault:
+    """The fault without what we have sent: its text goes to the agent, and a server may say back whatever it was told."""
+    code, text = fault.error, fault.error_description
+    for secret in secrets:
+        if len(secret) >= _SHORTEST_SECRET:
+            code, text = code.replace(secret, MASK), text.replace(secret, MASK)
+    return Fault(error=code, error_description=text)

@@ -151,7 +151,11 @@ class Remote:
             self._learn(incoming, body)
             self._hear(body)
         elif spelt_id:
-            hint = ": it wants to be logged in to" if response.status in (401, 403) else ""
+            hint = (
+                ": it wants another credential than it got (`auth` of the server)"
+                if response.status in (401, 403)
+                else ""
+            )
             self._failed(spelt_id, f"HTTP {response.status}{hint}")
 
     async def _stream(self, response: Response, incoming: Incoming, spelt_id: bytes) -> None:

@@ -57,7 +57,10 @@ async def _login(
         if not no_browser and _has_browser(sandboxes.env):
             webbrowser.open(url)
 
-    credential = await log_in(plan, handover, env=sandboxes.env, port=port, scopes=scopes, on_url=on_url)
+    # Asking for more is no reason to lose what there was.
+    former = (sandboxes.logins.read(environment_of(spec), name) or {}).get("scopes", ()) if scopes else ()
+    wanted = tuple(dict.fromkeys((*former, *scopes)))
+    credential = await log_in(plan, handover, env=sandboxes.env, port=port, scopes=wanted, on_url=on_url)
     sandboxes.logins.write(environment_of(spec), name, credential)
     click.echo(_told(name, credential), err=True)
 

@@ -51,7 +51,7 @@ from runner.planner_options import Images, PlanOptions
 from runner.record import RunRecord, new_name
 from runner.sandbox import NothingHeld, Sandbox
 from runner.secrets import Secrets, resolve
-from runner.secrets_logins import Credential, Logins, tokens
+from runner.secrets_logins import Credential, Logins, has_ended, tokens
 from runner.survey import survey
 from runner.telemetry import Telemetry
 from runner.trace import Trace, trace_of
@@ -187,9 +187,10 @@ class Sandboxes:
             if server.authorization is None or server.authorization.grant != "authorization_code":
                 continue
             credential = self.logins.read(environment_of(spec), server.name)
-            if credential is None:
+            if credential is None or has_ended(credential, time.time()):
                 raise CheckFailure(
-                    f"nobody is logged in to the server {server.name}",
+                    f"nobody is logged in to the server {server.name}"
+                    + (": the login has ended" if credential is not None else ""),
                     remedy=f"mlld sandbox login {server.name} --env REF",
                     place=server.place,
                 )

@@ -144,6 +144,11 @@ def test_a_run_without_a_login_says_so_before_anything_starts(tmp_path: Path) ->
     assert "mlld sandbox login mail" in raised.value.remedy
     sandboxes.logins.write(environment_of(declared), "mail", GOLD)
     assert sandboxes._credentials(made, declared) == {"mail": GOLD}
+    sandboxes.logins.write(environment_of(declared), "mail", GOLD | {"lapses": 1.0})  # something renews it
+    assert sandboxes._credentials(made, declared)
+    sandboxes.logins.write(environment_of(declared), "mail", GOLD | {"lapses": 1.0, "refresh_token": ""})
+    with pytest.raises(CheckFailure, match="nobody is logged in to the server mail: the login has ended"):
+        sandboxes._credentials(made, declared)
     assert {"gold-access", "gold-refresh"} <= Handover(token="t" * 16, credentials={"mail": GOLD}).values()
 
 

@@ -396,6 +396,15 @@ async def test_a_refusal_is_not_asked_for_again_and_again(w: OAuthWorld) -> None
     assert w.authority.paths().count("/token") == 1
 
 
+@pytest.mark.parametrize("where", ["error", "error_description"])
+async def test_cannot_have_a_secret_said_back_to_the_agent(w: OAuthWorld, where: str) -> None:
+    said = {"error": "invalid_client", where: "no client-secret-1 of refresh-token-7 here"}
+    w.authority.answers["/token"] = lambda _: Response(said, 401)
+    async with agent_of(w) as agent:
+        listed = (await agent.request("tools/list")).result["_meta"]["dev.mlld/servers"]
+    assert "no •••• of refresh-token-7 here" in listed["far"]["reason"]
+
+
 async def test_cannot_find_tokens_in_the_record_or_in_errors(w: OAuthWorld) -> None:
     reading, writing = os.pipe()
     audit = Audit(writing, secrets=w.spec().oauth.secrets(), leased=False, on_failure=lambda e: None)  # type: ignore[union-attr]

@@ -169,7 +169,7 @@ BAD: dict[str, tuple[bytes, str]] = {
         "over the limit",
     ),
     "no JSON": (whole(b"<html>"), "Parse error"),
-    "a login page": (whole(b"<html>", "text/html", "401 Unauthorized"), "it wants to be logged in to"),
+    "a login page": (whole(b"<html>", "text/html", "401 Unauthorized"), "it wants another credential than it got"),
     "a bad chunk": (
         b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
         "too early",
