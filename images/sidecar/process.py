@@ -282,7 +282,8 @@ class Process:
         self._timer = None
         now = monotonic()
         for number, slot in list(self._slots.items()):
-            if slot.stands:
+            # What one request's end is told to may end others: a client that is gone takes all of its requests along.
+            if slot.stands or number not in self._slots:
                 continue
             if self.held:
                 slot.deadline += _TICK

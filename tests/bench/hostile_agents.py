@@ -143,9 +143,43 @@ async def asks_every_tool(path: str) -> None:
     await agent.http(b"")
 
 
+async def half_open_channels(path: str) -> None:
+    """Opens what has one stream for everything, over HTTP+SSE and in lines, and never initializes."""
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(10):
+            for target, lines in (("/sse", ""), ("/mcp", "Connection: Upgrade\r\nUpgrade: mcp-stdio\r\n")):
+                _, writer = await stack.enter_async_context(connection(path))
+                writer.write((HEAD.replace("POST /mcp", f"GET {target}") + lines + "\r\n").encode())
+        await asyncio.sleep(PATIENCE)
+
+
+async def unread_lines(path: str) -> None:
+    """Asks for much in lines, some of which are none or far too long, and reads nothing."""
+    about = {"protocolVersion": "2025-03-26", "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}}
+    async with connection(path) as (_, writer):
+        switch = "Connection: Upgrade\r\nUpgrade: mcp-stdio\r\n\r\n"
+        writer.write((HEAD.replace("POST", "GET") + switch).encode() + message("initialize", about) + b"\n")
+        writer.write(b"[" * 100_000 + b"\n\xff\n" + b"x" * (5 << 20) + b"\n")
+        for number in range(300):
+            writer.write(message("tools/call", {"name": "large", "arguments": {}}, id=number) + b"\n")
+        await asyncio.sleep(PATIENCE)
+
+
+async def full_batches(path: str) -> None:
+    """As many calls as a batch may have, good ones and others, again and again."""
+    agent = Agent(path)
+    about = {"protocolVersion": "2025-03-26", "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}}
+    await agent.ask("initialize", about)
+    names = ("large", "flood", "forge", "never")
+    calls = [message("tools/call", {"name": names[n % 4]}, id=n % 60) for n in range(64)]
+    async with connection(path) as (_, writer):
+        writer.write(request(b"[%s]" % b",".join(calls), f"Mcp-Session-Id: {agent.session}"))
+        await asyncio.sleep(1)
+
+
 ATTACKS: tuple[Callable[[str], Awaitable[None]], ...] = (
     slow_heads, abandoned_sessions, large_bodies, unread_answers, unread_stream, broken_requests, leaves_early,
-    cancels_and_answers, asks_every_tool,
+    cancels_and_answers, asks_every_tool, half_open_channels, unread_lines, full_batches,
 )  # fmt: skip
 
 

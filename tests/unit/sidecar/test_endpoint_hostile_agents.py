@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from images.sidecar import connection, stream
+from images.sidecar.seams import Lifecycle
 from images.sidecar.sessions import MAX_OWNERS, MAX_SESSIONS
 from images.sidecar.stateless import MAX_CALLERS, MAX_LISTENERS
 from tests.unit.sidecar.endpoint_world import Agent, FakeServer, Line, Message, Reply, World, world
@@ -385,3 +386,28 @@ async def test_listeners_and_kinds_of_stateless_clients_are_bounded(tmp_path: Pa
         assert len(w.endpoint.stateless.callers) == MAX_CALLERS
         for writer in held:
             writer.close()
+
+
+async def test_requests_that_end_together_take_no_others_timeout_along(tmp_path: Path) -> None:
+    async def never(line: Line, message: Message) -> None:
+        await asyncio.Event().wait()
+
+    server = FakeServer("a", handlers={"tools/call": never})
+    async with world(tmp_path, server, lifecycle=Lifecycle(call_timeout=0.5)) as w:
+        leaving, staying = w.agent(), w.agent()
+        for agent in (leaving, staying):
+            await agent.open()
+            await agent.tools()
+        emit = w.gate.emit
+
+        def ending(event: Message) -> None:
+            """The first call that times out has its whole session end."""
+            emit(event)
+            session = w.endpoint.reception.sessions.get(str(event.get("session")).encode())
+            if event["event"] == "call" and session is not None and len(w.gate.of("call")) == 1:
+                w.endpoint.reception.end(session)
+
+        w.gate.emit = ending  # type: ignore[method-assign]
+        calls = [asyncio.create_task(agent.call("echo")) for agent in (leaving, leaving, staying)]
+        replies = await asyncio.wait_for(asyncio.gather(*calls), 5)
+        assert [reply.error["code"] for reply in replies] == [-32001, -32800, -32001]
