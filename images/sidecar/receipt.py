@@ -25,13 +25,13 @@ class Receipt:
     """What the record gets to know of a request beside its outcome. The request's span is ours: its id is made here."""
 
     __slots__ = (
-        "_audit", "_began", "_denied", "_start",
+        "_audit", "_began", "_denied",
         "bytes_in", "id", "method", "session", "span_id", "trace", "withheld",
     )  # fmt: skip
 
     def __init__(self, audit: Audit, id: int, session: str, method: str, size: int, trace: Trace) -> None:
         self._audit = audit
-        self._began, self._start = monotonic(), time.time()
+        self._began = monotonic()
         self._denied: dict[str, Any] | None = None
         self.id, self.session, self.method, self.bytes_in = id, session, method[:_LONGEST_METHOD], size
         self.trace = trace
@@ -73,9 +73,10 @@ class Receipt:
         """Writes the event."""
         if self.withheld:
             more["withheld"] = self.withheld
+        took = monotonic() - self._began
         self._audit.emit({
             "event": event, "id": self.id, "session": self.session, "method": self.method,
             "decision": decision, "rule": rule, "labels": [], "bytesIn": self.bytes_in, "bytesOut": size,
-            "start": round(self._start, 6), "ms": self.milliseconds, "isError": is_error,
+            "start": round(time.time() - took, 6), "ms": round(took * 1000, 3), "isError": is_error,
             "trace": self.trace.trace_id, "span": self.span_id, "parent": self.trace.span_id, **more,
         })  # fmt: skip
