@@ -136,7 +136,12 @@ async def load_environment(
     found = find_module(ref, project=project, files=ports.files, home=home, directory=directory)
     composed = await _policy(policy, project, ports, home, directory)
     options = RunOptions(
-        root=project, profile=profile, strict_profiles=strict, provider=provider, settings=dict(settings or {})
+        root=project,
+        home=home,
+        profile=profile,
+        strict_profiles=strict,
+        provider=provider,
+        settings=dict(settings or {}),
     )
     read = await read_module(
         found.entry, root=found.root, project=project, ports=ports, policy=composed, options=options

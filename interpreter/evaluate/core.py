@@ -94,7 +94,9 @@ class Run:
     limits: Limits = Limits()
     variables: dict[str, Value] = field(default_factory=dict)  # @payload, @state and the like
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))  # mlld-config.json
+    home: Path | None = None  # of the user
     modules: dict[str, Any] = field(default_factory=dict)
+    pins: dict[Path, Any] = field(default_factory=dict)  # what the lock says about files of the cache
     secrets: set[str] = field(default_factory=set)  # masked wherever something is shown
     engines: list[ScriptEngine] = field(default_factory=list)  # none or one: made at first use
     steps: int = 0

@@ -150,7 +150,7 @@ async def write_file(path: Path, text: str, value: Value, env: Env, node: n.Node
         raise absent("files", node.span, env)
     operation = Operation(
         kind="append" if append else "output", labels=enclosing_labels(env), inputs=(value.labels,),
-        paths=spellings(str(path), root=str(env.run.root), home=env.ports.env.get("HOME", "/nonexistent")),
+        paths=spellings(str(path), root=str(env.run.root), home=str(env.run.home or "/nonexistent")),
     )  # fmt: skip
 
     async def run(given: tuple[Value, ...]) -> Value:

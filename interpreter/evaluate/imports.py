@@ -13,6 +13,7 @@ from interpreter import values_text as vt
 from interpreter.environment_modules import find_module
 from interpreter.errors import ImportFault, MlldError
 from interpreter.labels import Labels
+from interpreter.lexer_words import STATEMENT_WORDS
 from interpreter.operations_output import Document
 from interpreter.policy_subjects import Operation
 from interpreter.source import Mode, Source
@@ -21,6 +22,7 @@ from interpreter.values import NULL, Value, record
 from .core import Env, absent, at, handles
 from .declarations import PolicyValue
 from .frontmatter import read as read_frontmatter
+from .metadata import FileInfo
 from .modules import Module
 from .paths import is_url, resolve, shown
 from .templates import text_of_parts
@@ -363,6 +365,12 @@ async def read_module(target: Path | str, name: str, node: n.Node, env: Env) -> 
         raise not_found(target, name, node) from None
     except PermissionError as error:
         raise ImportFault(f"Cannot read module '{name}': {error}", span=node.span) from None
+    if isinstance(target, Path) and target in env.run.pins:
+        from .registry import check_pin
+
+        info = (value.meta or {}).get("file")
+        check_pin(target, info.raw if isinstance(info, FileInfo) else "", node, env)
+        return Source(name=f"{name}{cached_suffix(vt.text(value))}", text=vt.text(value))
     shown_name = shown(target, env) if isinstance(target, Path) else target
     if not str(target).endswith(MODULE_SUFFIXES) and isinstance(target, Path):
         kind = {".json": "data", ".jsonl": "data", ".yaml": "data", ".att": "template", ".mtt": "template"}.get(
@@ -373,6 +381,14 @@ async def read_module(target: Path | str, name: str, node: n.Node, env: Env) -> 
             hint=f"load it: `var @x = <{name}>`" if kind != "template" else 'exe @t(a) = template "file.att"',
         )  # fmt: skip
     return Source(name=shown_name, text=vt.text(value))
+
+
+def cached_suffix(text: str) -> str:
+    """How a module of the cache is written, where all are called `content.mld`: a document begins with `/…` or prose."""
+    body = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL)
+    first = next((line.strip() for line in body.splitlines() if line.strip() and not line.strip().startswith(">>")), "")
+    word = re.match(r"[a-z]+", first)
+    return ".mld" if not first or (word is not None and word[0] in STATEMENT_WORDS) else ".mld.md"
 
 
 def new_module(path: Path | None, name: str, source: Source, env: Env) -> Module:

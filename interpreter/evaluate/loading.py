@@ -192,7 +192,7 @@ async def load_one(path: Path, node: n.FileLoad, env: Env, *, raw: bool = False)
     if files is None:
         raise absent("files", node.span, env)
     operation = Operation(
-        kind="read", paths=spellings(str(path), root=str(env.run.root), home=env.ports.env.get("HOME", "/nonexistent"))
+        kind="read", paths=spellings(str(path), root=str(env.run.root), home=str(env.run.home or "/nonexistent"))
     )
 
     async def read(given: tuple[Value, ...]) -> Value:

@@ -105,7 +105,7 @@ async def project_text(path: str, env: Env, span: Span | None) -> Value:
     from .loading import file_labels
 
     operation = Operation(
-        kind="read", paths=spellings(str(place), root=str(env.run.root), home=env.ports.env.get("HOME", "/nonexistent"))
+        kind="read", paths=spellings(str(place), root=str(env.run.root), home=str(env.run.home or "/nonexistent"))
     )
 
     async def read(given: tuple[Value, ...]) -> Value:

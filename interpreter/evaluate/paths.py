@@ -17,10 +17,8 @@ def resolve(text: str, env: Env) -> Path:
     for prefix in ("@root", "@base"):
         if text == prefix or text.startswith(prefix + "/"):
             return (env.run.root / text[len(prefix) :].lstrip("/")).absolute()
-    if text.startswith("~/"):
-        home = env.ports.env.get("HOME")
-        if home:
-            return Path(home) / text[2:]
+    if text.startswith("~/") and env.run.home is not None:
+        return env.run.home / text[2:]
     path = Path(text)
     if env.box is not None and env.box.mount is not None and path.is_relative_to(env.box.mount.path):
         path = env.run.root / path.relative_to(

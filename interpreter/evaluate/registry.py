@@ -1,4 +1,4 @@
-"""Modules by name: `@local/x`, prefixes of mlld-config.json, and registry names from what is installed.
+"""Modules by name: `@local/x`, prefixes of mlld-config.json, and registry names from the lock file and its cache.
 
 Nothing is fetched here: a name that is not installed is an error which says where it was looked for.
 """
@@ -6,30 +6,35 @@ Nothing is fetched here: a name that is not installed is an error which says whe
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from interpreter import nodes as n
 from interpreter import operations
 from interpreter.environment_modules import Found, ModuleNotFound, NotAnEnvironment, find_module
 from interpreter.errors import ImportFault, MlldError
+from interpreter.registry_lock import LOCK, BadLock, Locked, read_lock, satisfies
 
 from .core import Env
 
 SUFFIXES = (".mld", ".mld.md", ".md", "/index.mld")
 PART = re.compile(r"[A-Za-z0-9_.-]+\Z")
+CACHE = Path(".mlld", "cache")  # below the project, and below the home
+MOST_LOCAL = 500  # modules of `llm/modules` that are looked at for `import local`
 
 
 def find(origin: n.ImportOrigin, node: n.Import, env: Env) -> tuple[Path, str]:
     name = origin.name or ""
-    return find_text(name if name.startswith("@") else f"@{name}", node, env)
+    text = name if name.startswith("@") else f"@{name}"
+    return find_text(f"{text}@{origin.version}" if origin.version else text, node, env)
 
 
 def find_text(text: str, node: n.Node, env: Env) -> tuple[Path, str]:
-    """The file of `@author/name`, and its name. Errors: `ImportFault` naming the places that were tried."""
+    """The file of `@author/name[@version]`, and its name. Errors: `ImportFault` naming the places that were tried."""
     name = text.lstrip("@")
     prefix, _, rest = name.partition("/")
-    version = re.search(r"@[\w.^~*-]+$", rest)
-    rest = rest[: version.start()] if version else rest
+    rest, _, version = rest.partition("@")
     if prefix in ("root", "base"):
         return env.run.root / rest, text
     if not rest or not all(PART.match(part) and part not in (".", "..") for part in [prefix, *rest.split("/")]):
@@ -40,28 +45,29 @@ def find_text(text: str, node: n.Node, env: Env) -> tuple[Path, str]:
         found = environment(text, node, env)
         if found is not None:
             return found.entry, text
-    places = candidates(prefix, rest, env)
-    files = env.ports.files
-    assert files is not None
-    for place in places:
-        for suffix in ("", *SUFFIXES):
-            path = Path(f"{place}{suffix}")
-            try:
-                if operations.file_exists(files, path) and not operations.is_directory(files, path):
-                    return path, text
-            except PermissionError:
-                continue
+    places = list(configured(prefix, rest, node, env))
+    if found_at := first_file(places, env):
+        return found_at, text
+    if isinstance(node, n.Import) and node.kind == "local" and (own := in_development(prefix, rest, env)):
+        return own, text
+    # Before the directories: what is locked is that text and no other.
+    locked = lock_of(node, env).get(f"@{prefix}/{rest}")
+    if locked is not None:
+        return cached(locked, version, node, env), text
+    directories = list(installed(prefix, rest, env))
+    if found_at := first_file(directories, env):
+        return found_at, text
+    places += directories
     raise ImportFault(
         f"Module '{text}' is not installed", span=node.span, code="IMPORT_NOT_FOUND",
-        hint=f"looked in {', '.join(str(p) for p in places)}; put the module there, or import it by its path",
+        hint=f"{LOCK} does not name it, nor is it in {', '.join(str(p) for p in places)}; put it there, or import it by its path",
     )  # fmt: skip
 
 
 def environment(text: str, node: n.Node, env: Env) -> Found | None:
-    home = env.ports.env.get("HOME")
     assert env.ports.files is not None
     try:
-        return find_module(text, project=env.run.root, files=env.ports.files, home=Path(home) if home else None)
+        return find_module(text, project=env.run.root, files=env.ports.files, home=env.run.home)
     except NotAnEnvironment:
         return None
     except ModuleNotFound as error:
@@ -71,20 +77,122 @@ def environment(text: str, node: n.Node, env: Env) -> Found | None:
         raise
 
 
-def candidates(prefix: str, rest: str, env: Env) -> list[Path]:
-    root = env.run.root
-    places: list[Path] = []
-    for entry in (
-        env.run.settings.get("resolvers", {}).get("prefixes", ()) if isinstance(env.run.settings, dict) else ()
-    ):
-        wanted = str(entry.get("prefix", "")).strip("@/")
-        base = entry.get("basePath") or entry.get("config", {}).get("basePath")
-        if wanted == prefix and isinstance(base, str):
-            places.append((root / base / rest).absolute())
+def first_file(places: list[Path], env: Env) -> Path | None:
+    for place in places:
+        for suffix in ("", *SUFFIXES):
+            path = Path(f"{place}{suffix}")
+            if is_file(path, env):
+                return path
+    return None
+
+
+def is_file(path: Path, env: Env) -> bool:
+    files = env.ports.files
+    assert files is not None
+    try:
+        return operations.file_exists(files, path) and not operations.is_directory(files, path)
+    except PermissionError:
+        return False
+
+
+def configured(prefix: str, rest: str, node: n.Node, env: Env) -> Iterator[Path]:
+    """Where the project says that modules of a prefix lie."""
+    root, home = env.run.root, env.run.home
+    for entry in prefixes(env.run.settings):
+        said = entry.get("config")
+        config = said if isinstance(said, Mapping) else {}
+        base = entry.get("basePath") or config.get("basePath")
+        if str(entry.get("prefix", "")).strip("@/") != prefix:
+            continue
+        if (kind := str(entry.get("resolver", "LOCAL")).upper()) != "LOCAL":
+            raise ImportFault(
+                f"@{prefix}/ is resolved by {kind}, and modules are read from this machine only", span=node.span,
+                code="IMPORT_NOT_FOUND", hint='clone it, and give the prefix "resolver": "LOCAL" and a "basePath"',
+            )  # fmt: skip
+        if isinstance(base, str):
+            yield home / base[2:] / rest if home and base.startswith("~/") else (root / base / rest).absolute()
     if prefix == "local":
-        places += [root / "llm" / "modules" / rest, root / ".mlld" / "env" / rest, root / ".mlld" / "box" / rest]
-    places += [root / "llm" / "modules" / prefix / rest, root / ".mlld" / "modules" / prefix / rest]
-    home = env.ports.env.get("HOME")
+        yield from (root / "llm" / "modules" / rest, root / ".mlld" / "env" / rest, root / ".mlld" / "box" / rest)
+
+
+def installed(prefix: str, rest: str, env: Env) -> Iterator[Path]:
+    """Directories of modules that were put there by hand."""
+    root, home = env.run.root, env.run.home
+    yield from (root / "llm" / "modules" / prefix / rest, root / ".mlld" / "modules" / prefix / rest)
     if home:
-        places.append(Path(home) / ".mlld" / "modules" / prefix / rest)
-    return places
+        yield home / ".mlld" / "modules" / prefix / rest
+
+
+def prefixes(settings: Any) -> Iterator[Mapping[str, Any]]:
+    """Entries of `resolvers.prefixes`, and of `resolverPrefixes` as older files write it."""
+    resolvers = settings.get("resolvers") if isinstance(settings, Mapping) else None
+    for held in (resolvers.get("prefixes") if isinstance(resolvers, Mapping) else (), settings.get("resolverPrefixes")):
+        yield from (entry for entry in (held if isinstance(held, list) else ()) if isinstance(entry, Mapping))
+
+
+def in_development(author: str, name: str, env: Env) -> Path | None:
+    """The file of `llm/modules` whose front matter says `author` and `name`: what `import local` means."""
+    from .frontmatter import read
+
+    files = env.ports.files
+    assert files is not None
+    try:
+        found = [*operations.find_files(files, env.run.root / "llm" / "modules", "*.mld*")]
+        for path in found[:MOST_LOCAL]:
+            said = read(operations.read_file(files, path).decode("utf-8", "replace"))[0]
+            if isinstance(said, Mapping) and (said.get("author"), said.get("name")) == (author, name):
+                return path
+    except OSError:
+        return None
+    return None
+
+
+# ── The lock ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def lock_of(node: n.Node, env: Env) -> dict[str, Locked]:
+    """The project's lock, read once per run. Errors: it is there and says nothing that can be checked."""
+    path = env.run.root / LOCK
+    known = env.run.modules.get(str(path))
+    if known is None:
+        files = env.ports.files
+        assert files is not None
+        try:
+            known = (
+                read_lock(operations.read_file(files, path).decode("utf-8", "replace")) if is_file(path, env) else {}
+            )
+        except BadLock as error:
+            raise ImportFault(
+                f"{LOCK} cannot be used: {error}", span=node.span, code="lock", hint="install the modules again"
+            ) from None
+        env.run.modules[str(path)] = known
+    return known
+
+
+def cached(locked: Locked, version: str, node: n.Node, env: Env) -> Path:
+    """The text of a locked module, its hash checked. Errors: it is another version, not there, or not what was locked."""
+    if version and not satisfies(locked.version, version):
+        raise ImportFault(
+            f"'{locked.name}@{version}' is asked for, and {LOCK} has {locked.version or 'no version of it'}", span=node.span,
+            code="lock", hint=f"import {locked.name}@{locked.version or 'latest'}, or install {version}",
+        )  # fmt: skip
+    roots = [root for root in (env.run.root, env.run.home) if root is not None]
+    places = [root / CACHE / locked.place for root in roots]
+    path = next((place for place in places if is_file(place, env)), None)
+    if path is None:
+        raise ImportFault(
+            f"Module '{locked.name}' is locked and not in the cache", span=node.span, code="IMPORT_NOT_FOUND",
+            hint=f"looked at {', '.join(map(str, places))}; nothing is fetched: install it where there is a network",
+        )  # fmt: skip
+    env.run.pins[path] = locked
+    return path
+
+
+def check_pin(path: Path, text: str, node: n.Node, env: Env) -> None:
+    """Nothing is read as a program that is not what the lock says. Errors: `ImportFault`."""
+    locked = env.run.pins.get(path)
+    if locked is not None and not locked.fits(text.encode()):
+        raise ImportFault(
+            f"Module '{locked.name}' is not what {LOCK} says: its SHA-256 differs", span=node.span, code="lock",
+            hint=f"somebody changed {path}: remove it, and install the module again",
+        )  # fmt: skip

@@ -29,6 +29,7 @@ class RunOptions:
     """What whoever starts a script decides about it."""
 
     root: Path
+    home: Path | None = None  # of the user; by default the variable HOME, if the script may read it
     directory: Path | None = None  # where commands start; the directory of the script by default
     mode: Mode | None = None
     payload: Any = None
@@ -76,8 +77,9 @@ def deepen() -> None:
 
 def make_env(source: Source, path: Path | None, document: n.Document | None, ports: Ports, options: RunOptions) -> Env:
     directory = options.directory or (path.parent if path is not None else options.root)
+    home = options.home or (Path(said) if (said := ports.env.get("HOME")) else None)
     run = Run(
-        root=options.root, directory=directory, document=Document.nowhere(), limits=Limits(recursion=options.recursion),
+        root=options.root, home=home, directory=directory, document=Document.nowhere(), limits=Limits(recursion=options.recursion),
         settings=options.settings or {}, profile=options.profile, strict_profiles=options.strict_profiles,
         provider=options.provider, quiet=options.quiet,
     )  # fmt: skip

@@ -28,8 +28,8 @@ async def working_directory(node: n.Node | None, env: Env) -> Value | None:
     if getattr(value.data, "kind", None) == "workspace":
         return value
     text = vt.text(value)
-    if text.startswith("~"):
-        text = env.ports.env.get("HOME", "~") + text[1:] if "HOME" in env.ports.env else text
+    if text.startswith("~") and env.run.home is not None:
+        text = f"{env.run.home}{text[1:]}"
     if not text.startswith(("/", "~")):
         raise EvaluationError(
             f"the working directory must be an absolute path, got {text!r}", span=node.span,

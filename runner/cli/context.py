@@ -84,7 +84,7 @@ class Context:
         """The project and `more`; written only in the project."""
         if anywhere:
             return HostFiles([Path("/")], writable=[Path("/")])
-        modules = [self.home / ".mlld" / "env", self.home / ".mlld" / "box"]
+        modules = [self.home / ".mlld" / name for name in ("env", "box", "modules", "cache")]
         return HostFiles([*more, *modules], writable=[self.project, *more])
 
     def variables(self) -> Mapping[str, str]:

@@ -43,6 +43,7 @@ def run(
     context = Context.here(start=None if path is None else path.parent)
     options = RunOptions(
         root=context.project,
+        home=context.home,
         directory=context.cwd if path is None else None,
         payload=dict(_pair(value) for value in values),
         settings=context.config,
