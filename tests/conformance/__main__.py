@@ -19,7 +19,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -198,7 +200,9 @@ def main(arguments: list[str]) -> int:
                 if not good:
                     print(said[-6000:])
     for revision in () if options.server else options.revision or AS_CLIENT:
-        outcomes = [run_as_client(program, entry, scenario, revision) for scenario in AS_CLIENT[revision]]
+        with ThreadPoolExecutor(os.cpu_count()) as several:
+            ask = partial(run_as_client, program, entry, revision=revision)
+            outcomes = list(several.map(ask, AS_CLIENT[revision]))
         for scenario, (_, failed, said) in zip(AS_CLIENT[revision], outcomes, strict=True):
             if failed:
                 print(f"FAILED  as a client at {revision}: {scenario}\n{said[-3000:]}")

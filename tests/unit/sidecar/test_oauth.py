@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
+import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from images.sidecar.oauth import (
     Challenge,
     OAuthError,
+    ResourceMetadata,
+    ServerMetadata,
     TokenAnswer,
+    chosen_issuer,
     covers,
     endpoint,
+    issuer_checked,
     pkce,
+    redirected_code,
+    resource_checked,
     resource_documents,
+    scopes_in,
     server_documents,
     shown,
 )
+from images.sidecar.oauth_fetch import Answer
+from images.sidecar.oauth_grants import Registered
+
+FIELDS = [
+    "resource", "authorization_servers", "scopes_supported", "issuer", "token_endpoint", "code_challenge_methods_supported",
+    "access_token", "token_type", "expires_in", "refresh_token", "scope", "client_id", "client_secret",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -125,3 +143,36 @@ def test_the_challenge_of_pkce_is_that_of_the_rfc() -> None:
 
 def test_words_of_a_server_are_printable_and_short() -> None:
     assert shown("a\x1b[31m\n" + "b" * 500, 10) == "a\N{REPLACEMENT CHARACTER}[31m\N{REPLACEMENT CHARACTER}bbb…"
+
+
+TEXT = st.text(max_size=200) | st.from_regex(r"(https?://)?[a-z\[\]:@#?/.%0-9 -]{0,40}", fullmatch=True)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=6),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(TEXT, TEXT, JSON)
+def test_cannot_be_upset_by_what_a_server_says(text: str, other: str, value: object) -> None:
+    """Whatever comes, the outcome is a value within bounds, or an `OAuthError`."""
+    challenge = Challenge.read(text)
+    assert len(challenge.scopes) <= 64
+    assert isinstance(covers(text, "https://h/mcp"), bool)
+    answer = Answer(status=200, headers={}, body=msgspec.json.encode(value))
+    for kind in (ResourceMetadata, ServerMetadata, TokenAnswer, Registered):
+        with contextlib.suppress(OAuthError):
+            read = answer.read(kind, "it")
+            match read:
+                case ResourceMetadata():
+                    chosen_issuer(resource_checked(read, "https://h/mcp"), None)
+                case ServerMetadata():
+                    issuer_checked(read, text)
+                    redirected_code({"state": "s", "iss": other, "code": text}, state="s", server=read)
+                case TokenAnswer():
+                    token = read.token(text, scopes_in(other), 0, None)
+                    assert token.value.isascii()
+                    assert token.value.isprintable()
+    with contextlib.suppress(OAuthError):
+        assert server_documents(endpoint(text, "it"))
