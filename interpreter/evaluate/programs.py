@@ -268,8 +268,14 @@ const wrap = (body) => {
   }
   return body;
 };
-const helpers = input.helpers.map(([name, names, body]) =>
-  `${/\bawait\b/.test(body) ? 'async ' : ''}function ${name}(${names.join(', ')}) {\n${wrap(body)}\n}`).join('\n');
+const helpers = input.helpers.map(([name, names, body]) => {
+  const declared = (text) => `${/\bawait\b/.test(body) ? 'async ' : ''}function ${name}(${names.join(', ')}) {\n${text}\n}`;
+  const whole = declared(wrap(body));
+  // One of them with a fault must not break bodies that never call it.
+  try { new Function(whole); return whole; } catch (fault) {
+    return declared(`throw new SyntaxError(${JSON.stringify(`${name}: ${fault.message}`)});`);
+  }
+}).join('\n');
 const source = `${helpers}\nreturn async function (${input.names.join(', ')}) {\n${wrap(input.body)}\n};`;
 // A structure that is used as text says what it was read from.
 const dress = (x, i) => {

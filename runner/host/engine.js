@@ -48,8 +48,12 @@
     const found = compiled.get(key);
     if (found) return found;
     const helpers = functions.map(([name, parameters, source]) => {
-      const inner = wrap(source);
-      return `${/\bawait\b/.test(source) ? "async " : ""}function ${name}(${parameters.join(", ")}) {\n${inner}\n}`;
+      const declared = (body) => `${/\bawait\b/.test(source) ? "async " : ""}function ${name}(${parameters.join(", ")}) {\n${body}\n}`;
+      const whole = declared(wrap(source));
+      // One of them with a fault must not break bodies that never call it.
+      try { new Function(whole); return whole; } catch (fault) {
+        return declared(`throw new SyntaxError(${JSON.stringify(`${name}: ${fault.message}`)});`);
+      }
     }).join("\n");
     const source = `${helpers}\nreturn async function (${names.join(", ")}) {\n${wrap(body)}\n};`;
     const made = new Function("console", ...ambient, source);
