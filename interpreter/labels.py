@@ -108,6 +108,17 @@ class Labels:
             return self
         if self is NONE:
             return other
+        key = (id(self), id(other))
+        known = _JOINS.get(key)
+        if known is not None and known[0] is self and known[1] is other:
+            return known[2]
+        if len(_JOINS) >= _MOST_JOINS:
+            _JOINS.clear()
+        result = self._joined_with(other)
+        _JOINS[key] = (self, other, result)
+        return result
+
+    def _joined_with(self, other: Labels) -> Labels:
         declared = _exclude(_join(self._declared, other._declared))
         automatic = _join(self._automatic, other._automatic)
         sources = _join(self._sources, other._sources)
@@ -171,6 +182,9 @@ class Labels:
 
 
 NONE = Labels()
+# A script joins the same few objects over and over: by identity, with the two kept so that no id is taken by another.
+_JOINS: dict[tuple[int, int], tuple[Labels, Labels, Labels]] = {}
+_MOST_JOINS = 4096
 
 
 def from_flat(names: Iterable[str]) -> Labels:

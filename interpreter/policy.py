@@ -275,7 +275,10 @@ def added_labels(policy: Policy, operation: Operation) -> tuple[str, ...]:
 def effective_taint(policy: Policy, labels: Labels) -> tuple[str, ...]:
     """The labels as rules see them: with `untrusted` where the policy says that unlabelled data is."""
     marks = labels.marks
-    if policy.unlabeled == "untrusted" and marks and all(m.startswith(("src:", "dir:", "mcp:")) for m in marks):
+    if policy.unlabeled != "untrusted":
+        return marks
+    from_elsewhere = [mark for mark in marks if mark not in ("src:exe", "src:template")]
+    if from_elsewhere and all(mark.startswith(("src:", "dir:", "mcp:")) for mark in from_elsewhere):
         return (*marks, "untrusted")
     return marks
 

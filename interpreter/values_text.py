@@ -175,11 +175,21 @@ def shown(value: Any) -> str:
     """What `show` prints: `display`, and a text that is JSON is laid out like the data that it stands for."""
     said = display(value)
     data = value.data if isinstance(value, Value) else value
+    if isinstance(value, Value) and value.meta and "namespace" in value.meta:
+        return layout(exports(to_plain(data), value.meta.get("frontmatter")))
     if not isinstance(data, list | dict) or (isinstance(value, Value) and value.meta and "file" in value.meta):
         read = parse_loosely(said)
         if not isinstance(read, str):
             return layout(read)
     return said
+
+
+def exports(plain: dict[str, Any], frontmatter: Any) -> dict[str, Any]:
+    """An imported module for reading: what it says about itself, its values and its functions."""
+    functions = {name: said for name, said in plain.items() if str(said).startswith("<function(")}
+    values = {name: said for name, said in plain.items() if name not in functions}
+    about = {"frontmatter": frontmatter} if frontmatter else {}
+    return {**about, "exports": {"variables": values, "executables": functions}}
 
 
 def layout(plain: Any) -> str:

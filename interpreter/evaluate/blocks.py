@@ -86,10 +86,17 @@ def declared_labels(labels: tuple[str, ...], node: n.Node) -> Labels:
 
 @handles(n.Let)
 async def let(node: n.Let, env: Env) -> Value:
-    if node.name in env.module.defined and "exe" not in env.mx and node.name in env.module.scope.names:
+    function = env.mx.get("exe")
+    of_file = node.name in env.module.defined and node.name in env.module.scope.names
+    if of_file or (function is not None and node.name in function.names):
+        whose = (
+            "names at the top of a file are constant"
+            if function is None or of_file
+            else f"it is a parameter of @{function.name}"
+        )
         raise EvaluationError(
             f"Variable '{node.name}' is already defined and cannot be redefined", span=node.span,
-            code="variable-redefinition", hint="names at the top of a file are constant; choose another one",
+            code="variable-redefinition", hint=f"{whose}; choose another one",
         )  # fmt: skip
     value = defined(await action_value(node.value, env))
     if node.labels:

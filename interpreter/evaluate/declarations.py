@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any, cast
 
 from interpreter import nodes as n
 from interpreter import values_text as vt
 from interpreter.errors import EvaluationError
-from interpreter.labels import NONE
+from interpreter.labels import NONE, Labels, ToolUse
 from interpreter.operations import MAX_RETRIES, Request, RetryWanted, perform
 from interpreter.policy import Policy
 from interpreter.policy_parse import parse_auth, parse_policy
@@ -132,10 +133,24 @@ async def exe(node: n.Exe, env: Env) -> Value:
     function = Function(
         name=node.name, parameters=node.parameters or (), body=body, env=env.copy(mx={}, calls=None, box=None, depth=0),
         labels=node.labels, options=node.options, using=node.using, description=description,
-        span=node.span, taint=NONE,
+        span=node.span, taint=provenance(node),
     )  # fmt: skip
     define(node.name, Value(function), node, env)
     return NULL
+
+
+def provenance(node: n.Exe) -> Labels:
+    """What every result of a function tells of it: its place in the lineage, and that a template or a mlld body made it.
+
+    One object for all calls: results of a loop share it, and joining them allocates nothing.
+    """
+    body = node.body
+    made = "src:template" if isinstance(body, n.Template) else "src:exe" if isinstance(body, MLLD_BODIES) else None
+    use = ToolUse(name=node.name, arguments=tuple(p.name for p in node.parameters or ()), audit=str(uuid.uuid4()))
+    return (Labels.of(automatic=(made,)) if made else NONE).used(use)
+
+
+MLLD_BODIES = (n.Block, n.When, n.For, n.Foreach, n.Loop)
 
 
 @handles(n.ShadowEnvironment)

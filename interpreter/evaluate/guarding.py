@@ -133,6 +133,7 @@ def guard_env(node: n.Guard, call: g.GuardCall, env: Env, privileged: bool) -> E
                   "reasons": [], "hints": []},
         "labels": list(labels.labels), "taint": list(labels.taint), "sources": list(labels.sources),
         "args": arguments(operation, inputs), "privileged": privileged, "input": given, "output": shown,
+        "history": [use.json() for use in (shown.labels | whole.labels).tools],
     }  # fmt: skip
     names = {"input": given, "output": shown}
     run = replace(env.run, limits=DECLARING, steps=0, deadline=None)

@@ -49,7 +49,13 @@ def _profile(env: Env) -> Any:
 def _tools(env: Env) -> Any:
     calls = [call["name"] for call in env.run.tool_calls]
     scope = env.box.tool_names() if env.box is not None else {}
-    return {"calls": calls, "history": list(env.run.tool_calls), **scope}
+    return {
+        "calls": calls,
+        "history": env.mx.get("history", list(env.run.tool_calls)),
+        "allowed": [],
+        "denied": [],
+        **scope,
+    }
 
 
 def _policy(env: Env) -> Any:
