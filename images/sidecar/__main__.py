@@ -17,7 +17,7 @@ import sys
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from images.sidecar import config as configuration
 from images.sidecar import guarding
@@ -110,6 +110,7 @@ async def run(config: SidecarConfig, *, leased: bool, started: float, fenced: bo
         leased=leased,
         on_failure=lambda failure: ending.because(EXIT_RECORD, f"{failure}; nothing may be decided unseen"),
     )
+    loop.set_exception_handler(lambda _, context: audit.emit(_fault(context)))
     problem = None
     if fenced:
         problem = fence_problem(config, networks())
@@ -148,6 +149,12 @@ async def run(config: SidecarConfig, *, leased: bool, started: float, fenced: bo
             loop.add_reader(STDIN, lambda: None if os.read(STDIN, 4096) else ending.because(0))
         audit.emit({"event": "ready", "ms": round((time.monotonic() - started) * 1000, 1)})
         return await ending.wait()
+
+
+def _fault(context: dict[str, Any]) -> dict[str, Any]:
+    """What nobody caught, for the record: on stderr alone nobody would see it."""
+    reason = context.get("exception") or context.get("message")
+    return {"event": "error", "where": "loop", "reason": repr(reason), "in": repr(context.get("handle"))[:200]}
 
 
 def _loading(config: SidecarConfig, audit: Audit, ending: Ending) -> asyncio.Future[guarding.Module] | None:

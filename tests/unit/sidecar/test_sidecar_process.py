@@ -158,3 +158,36 @@ async def test_arguments_that_the_endpoint_cut_are_told_as_text(tmp_path: Path) 
         (call,) = await s.until("call")
         assert call["arguments"]["head"].startswith('{"text"')
         assert len(call["arguments"]["head"]) <= 4096
+
+
+BROKEN = """
+import asyncio, sys
+import images.sidecar.__main__ as program
+
+class Broken(program.Endpoint):
+    def listen_unix(self, path):
+        super().listen_unix(path)
+        asyncio.get_running_loop().call_soon(lambda: 1 / 0)
+
+program.Endpoint = Broken
+sys.exit(program.main(["--unfenced"]))
+"""
+
+
+def test_what_nobody_caught_is_on_record_and_ends_nothing(tmp_path: Path) -> None:
+    (tmp_path / "agent").mkdir()
+    config = {"version": 1, "run": "r", "token": "t", "agent": {"link": str(tmp_path / "agent")}, "servers": []}
+    with subprocess.Popen(
+        [sys.executable, "-c", BROKEN], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps(config).encode() + b"\n")
+        process.stdin.flush()
+        events = {}
+        while "error" not in events:
+            event = json.loads(process.stdout.readline())
+            events[event["event"]] = event
+        assert (events["error"]["where"], "ZeroDivisionError" in events["error"]["reason"]) == ("loop", True)
+        _, errors = process.communicate(timeout=10)  # the lease ends, and nothing before it did
+        assert (process.returncode, errors) == (0, b"")
