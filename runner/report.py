@@ -14,7 +14,7 @@ from typing import Any
 
 from interpreter.declarations import Place
 from runner.environ import typed
-from runner.plan import AGENT, SIDECAR, Container, Mount, SandboxPlan, from_json
+from runner.plan import AGENT, SIDECAR, Container, Mount, SandboxPlan, Server, from_json
 from runner.record import Event
 from runner.report_servers import ServerLife
 
@@ -177,7 +177,8 @@ def _seats(plan: SandboxPlan) -> list[str]:
     lines = [f"  {AGENT:<{width}}  has {reach}; {_grants(plan, AGENT)}"]
     for server in plan.servers:
         tools = "all its tools" if server.tools == "*" else f"tools {', '.join(map(clean, server.tools)) or 'none'}"
-        lines.append(f"  {server.name:<{width}}  {clean(server.source)}; {tools}; {_grants(plan, server.name)}")
+        told = f"{authorization_text(server)}; " if server.url else ""
+        lines.append(f"  {server.name:<{width}}  {clean(server.source)}; {tools}; {told}{_grants(plan, server.name)}")
     for refusal in plan.refused:
         lines.append(f"  {refusal.member:<{width}}  asked for {clean(refusal.asked)}: denied, {clean(refusal.rule)}")
     network = "one network, for the hosts above" if plan.networked else "no network: no packet can leave the run"
@@ -202,6 +203,23 @@ def _grants(plan: SandboxPlan, member: str) -> str:
     if held := [f"{s.variable}{at(s.place)}" for s in plan.secrets if member in s.holders]:
         parts.append(f"holds {', '.join(held)}")
     return "; ".join(parts)
+
+
+def authorization_text(server: Server) -> str:
+    """How a remote server is told who asks; secrets by name."""
+    said = server.authorization
+    if said is None:
+        return "asks without a credential"
+    way = {
+        "bearer": f"by the bearer auth:{clean(said.bearer or '')}",
+        "authorization_code": "by the login of a person (mlld sandbox login)",
+        "client_credentials": f"by OAuth client credentials as {clean(said.client_id or '')}",
+        "jwt_bearer": "by the assertion of a workload",
+        "identity_assertion": "by an assertion of the enterprise's identity provider",
+    }[said.grant]
+    issuer = f", at {clean(said.issuer)} only" if said.issuer else ""
+    scopes = f", for {clean(' '.join(said.scopes))} at most" if said.scopes is not None else ""
+    return f"authenticates {way}{issuer}{scopes}"
 
 
 def shown_mounts(container: Container) -> dict[str, list[Mount]]:

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterator
 
 from runner.plan import AGENT, SIDECAR, Container, Egress, SandboxPlan, Server, digest
-from runner.report import at, clean, shown_mounts
+from runner.report import at, authorization_text, clean, shown_mounts
 
 _MARGIN = 12
 
@@ -44,27 +44,10 @@ def _profile(plan: SandboxPlan) -> Iterator[str]:
 def _remote(plan: SandboxPlan, server: Server) -> Iterator[str]:
     yield f"remote, at {clean(server.url or '')}{at(server.place)}"
     yield f"reaches {_reach(plan, server.name)}"
-    yield _authorization(server)
+    yield authorization_text(server)
     if held := list(_held(plan, server.name)):
         yield f"sends what is in {', '.join(held)}"
     yield from _tools(server)
-
-
-def _authorization(server: Server) -> str:
-    """How a remote server is told who asks; secrets by name."""
-    said = server.authorization
-    if said is None:
-        return "asks without a credential"
-    way = {
-        "bearer": f"by the bearer auth:{clean(said.bearer or '')}",
-        "authorization_code": "by the login of a person (mlld sandbox login)",
-        "client_credentials": f"by OAuth client credentials as {clean(said.client_id or '')}",
-        "jwt_bearer": "by the assertion of a workload",
-        "identity_assertion": "by an assertion of the enterprise's identity provider",
-    }[said.grant]
-    issuer = f", at {clean(said.issuer)} only" if said.issuer else ""
-    scopes = f", for {clean(' '.join(said.scopes))} at most" if said.scopes is not None else ""
-    return f"authenticates {way}{issuer}{scopes}"
 
 
 def _seat(plan: SandboxPlan, container: Container) -> Iterator[str]:

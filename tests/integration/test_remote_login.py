@@ -34,13 +34,20 @@ def test_remote_servers_are_told_who_asks_and_nobody_else_is(tmp_path: Path) -> 
     assert kinds.count("refresh_token") == 2, "each run used what the one before it had handed back"
     assert "client_credentials" in kinds
     assert seen["asked"] == ["auth.example.com", "mail.example.com"]
+    assert (
+        "mail     url https://mail.example.com/mcp; all its tools; authenticates by the login of a person"
+        in seen["show"]["out"]
+    )
+    assert "has a token of https://auth.example.com" in seen["logs"]["out"]
     assert seen["logout"]["code"] == 0
     assert seen["after"]["code"] == 3
 
     records = sorted((tmp_path / "data" / "mlld" / "runs").rglob("*"))
     texts = [path.read_text() for path in records if path.is_file()]
     assert any('"auth"' in text for text in texts)
-    said = texts + [seen[name][stream] for name in ("login", "renewed", "after") for stream in ("out", "err")]
+    said = texts + [
+        seen[name][stream] for name in ("login", "renewed", "show", "logs", "after") for stream in ("out", "err")
+    ]
     assert not [secret for secret in SECRETS for text in said if secret in text]
     kept = tmp_path / "data" / "mlld" / "logins"
     assert stat.S_IMODE(kept.stat().st_mode) == 0o700

@@ -142,6 +142,8 @@ async def main(folder: Path) -> None:
             login = json.loads(kept.read_text())
             kept.write_text(json.dumps({**login, "credential": {**login["credential"], "lapses": 0}}))
             seen[turn] = await run("call", "mail__there")
+        for look in ("show", "logs"):
+            seen[look] = await mlld(env, folder / "project", look, "last")
         seen["forms"] = world.token_requests()
         seen["asked"] = sorted({name for name, _ in names.asked})
         seen["logout"] = await run("logout", "mail")
