@@ -176,7 +176,7 @@ sys.exit(program.main(["--unfenced"]))
 
 def test_what_nobody_caught_is_on_record_and_ends_nothing(tmp_path: Path) -> None:
     (tmp_path / "agent").mkdir()
-    config = {"version": 1, "run": "r", "token": "t", "agent": {"link": str(tmp_path / "agent")}, "servers": []}
+    config = {"version": 1, "run": "r", "token": "t" * 20, "agent": {"link": str(tmp_path / "agent")}, "servers": []}
     with subprocess.Popen(
         [sys.executable, "-c", BROKEN], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
