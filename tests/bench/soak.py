@@ -11,27 +11,22 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import logging
 import os
-import re
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
 from tests.bench.hostile_agents import ATTACKS, repeat
-from tests.unit.sidecar.sidecar_process import TOKEN, Agent
+from tests.bench.whole import ROOT, Sidecar, sidecar
+from tests.unit.sidecar.sidecar_process import Agent
 
-ROOT = Path(__file__).parents[2]
 MODES = ("calls", "pages", "many", "shifting", "mute", "stillborn")
 WINDOWS = 12
 SETTLING = 0.4
@@ -53,72 +48,11 @@ def growth(values: Sequence[float]) -> float:
     return statistics.median(slopes) * (len(middles) - 1) if slopes else 0.0
 
 
-@dataclass
-class Sidecar:
-    """The process, where agents find it, and what it wrote down."""
-
-    process: subprocess.Popen[bytes]
-    path: str
-    events: Counter[str] = field(default_factory=Counter)
-    faults: list[str] = field(default_factory=list)
-
-    def read(self) -> None:
-        """Takes the record as it comes; without a reader the sidecar would wait."""
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            event = json.loads(line)
-            self.events[event["event"]] += 1
-            if event["event"] == "error" and event.get("where") != "admission" and len(self.faults) < 100:
-                self.faults.append(line.decode())
-
-    def rss_mib(self) -> float:
-        found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{self.process.pid}/status").read_text())
-        assert found, "the sidecar is gone"
-        return int(found[1]) / 1024
-
-    def files(self) -> int:
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
-
-
-@contextmanager
-def sidecar(folder: Path) -> Iterator[Sidecar]:
-    """A sidecar over all servers, each with its bridge."""
-    here = ROOT / "tests" / "bench"
-    python = [sys.executable, "-S", "-E"]
-    commands = {"good": [*python, str(here / "echo_server.py"), "good"]}  # first, so that the first page has its tools
-    commands |= {mode: [*python, str(here / "hostile_server.py"), mode] for mode in MODES}
-    links = {name: folder / name for name in ("agent", *commands)}
-    for link in links.values():
-        link.mkdir()
-    config = {
-        "version": 1, "run": "soak", "token": TOKEN, "agent": {"link": str(links["agent"])}, "lifecycle": LIFECYCLE,
-        "servers": [{"name": name, "link": str(links[name]), "tools": "*"} for name in commands],
-    }  # fmt: skip
-    process = subprocess.Popen(
-        [sys.executable, "-m", "images.sidecar", "--unfenced"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    bridges = [
-        subprocess.Popen(
-            [*python, str(here / "dialing.py"), str(links[name] / "stdio.sock"), *command], stderr=subprocess.DEVNULL
-        )
-        for name, command in commands.items()
-    ]
-    assert process.stdin is not None
-    started = Sidecar(process, str(links["agent"] / "mcp.sock"))
-    reader = threading.Thread(target=started.read, daemon=True)
-    reader.start()
-    try:
-        process.stdin.write(json.dumps(config).encode() + b"\n")
-        process.stdin.flush()
-        yield started
-    finally:
-        process.stdin.close()
-        for bridge in bridges:
-            bridge.terminate()
-            bridge.wait(10)
-        process.wait(15)
-        reader.join(10)
+def commands() -> dict[str, list[str]]:
+    """The servers; the good one first, so that the first page of the tools has its."""
+    here, python = ROOT / "tests" / "bench", [sys.executable, "-S", "-E"]
+    hostile = {mode: [*python, str(here / "hostile_server.py"), mode] for mode in MODES}
+    return {"good": [*python, str(here / "echo_server.py"), "good"], **hostile}
 
 
 @dataclass
@@ -192,7 +126,10 @@ def main(arguments: list[str]) -> int:
     logging.getLogger("asyncio").setLevel(
         logging.ERROR
     )  # which tells of every connection that was ended on an attacker
-    with tempfile.TemporaryDirectory(prefix="mlld-soak-") as folder, sidecar(Path(folder)) as tested:
+    with (
+        tempfile.TemporaryDirectory(prefix="mlld-soak-") as folder,
+        sidecar(Path(folder), commands(), LIFECYCLE) as tested,
+    ):
         samples, attacks = asyncio.run(soak(tested, options.seconds))
         alive = tested.process.poll() is None
     return 0 if verdict(tested, samples, attacks) and alive and not tested.process.returncode else 1

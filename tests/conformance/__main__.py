@@ -105,14 +105,18 @@ def node() -> str:
     return str(binary)
 
 
+def npm(program: str) -> list[str]:
+    """The npm that belongs to a node, else the machine's."""
+    beside = Path(program).resolve().parents[1] / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+    return [program, str(beside)] if beside.exists() else ["npm"]
+
+
 def suite(program: str) -> Path:
     """The suite's entry file, installed once."""
     entry = CACHE / "suite" / "node_modules" / "@modelcontextprotocol" / "conformance" / "dist" / "index.js"
     if not entry.exists():
-        beside = Path(program).resolve().parents[1] / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-        npm = [program, str(beside)] if beside.exists() else ["npm"]
         (CACHE / "suite").mkdir(parents=True, exist_ok=True)
-        subprocess.run([*npm, "install", "--silent", "--prefix", str(CACHE / "suite"), SUITE], check=True)
+        subprocess.run([*npm(program), "install", "--silent", "--prefix", str(CACHE / "suite"), SUITE], check=True)
     return entry
 
 
