@@ -198,9 +198,6 @@ class Unsupported(CheckFailure):
     code = "unsupported"
 
 
-# ----------------------------------------------------------------------------------------------------------- 4: denied
-
-
 class TelemetryMissing(CheckFailure):
     """An endpoint for telemetry is set, and the packages that would speak to it are not installed."""
 
@@ -211,6 +208,9 @@ class TelemetryMissing(CheckFailure):
             f"OTEL_EXPORTER_OTLP_ENDPOINT asks for telemetry, and {' and '.join(missing)} cannot be imported",
             remedy="pip install 'mlld-sandbox[otel]', or OTEL_SDK_DISABLED=true to export nothing",
         )
+
+
+# ----------------------------------------------------------------------------------------------------------- 4: denied
 
 
 class Denied(RunnerError):

@@ -43,7 +43,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from runner.errors import AmbiguousRun, RecordFailed, UnknownRun
+from runner.errors import AmbiguousRun, RecordFailed, RunnerError, UnknownRun
 
 Event = Mapping[str, object]
 
@@ -197,7 +197,7 @@ class Tail:
     """Reads a record that is still written: each event once, as soon as its line is whole."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("rb")
+        self._path, self._file = path, path.open("rb")
         self._rest = b""
 
     def __enter__(self) -> Tail:
@@ -207,11 +207,17 @@ class Tail:
         self._file.close()
 
     def news(self) -> Iterator[dict[str, object]]:
-        """The events since the last time."""
+        """The events since the last time. Errors: `RunnerError` at a line that no runner wrote."""
         while chunk := self._file.read(1 << 20):
             *lines, self._rest = (self._rest + chunk).split(b"\n")
             for line in lines:
-                event = json.loads(line)
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    name = self._path.stem.rpartition("-")[2]
+                    raise RunnerError(
+                        f"the record of {name} cannot be read on from here", remedy=f"mlld sandbox verify {name}"
+                    ) from None
                 if isinstance(event, dict):
                     yield event
 

@@ -18,7 +18,7 @@ from runner.trace import Trace
 Attribute = str | int | float | bool | list[str]
 OTHER = "_OTHER"
 NAMES_PER_SERVER = 200
-_LONGEST, _MOST_LABELS = 200, 32
+_LONGEST, _MOST_LABELS, _MOST_SESSIONS = 200, 32, 1_000
 _METHODS = frozenset((
     "completion/complete", "initialize", "logging/setLevel", "ping", "prompts/get", "prompts/list", "resources/list",
     "resources/read", "resources/subscribe", "resources/templates/list", "resources/unsubscribe", "server/discover",
@@ -68,6 +68,7 @@ class RunTelemetry:
         self._run: dict[str, Attribute] = {}
         self._error = ""
         self._ready = began
+        self._versions: dict[str, str] = {}  # protocol revision of the sessions that are open
 
     def __call__(self, event: Event) -> None:
         hears = getattr(self, f"_on_{event.get('event')}", None)
@@ -172,6 +173,13 @@ class RunTelemetry:
 
     # ------------------------------------------------------------------------------------------------------- requests
 
+    def _on_session(self, event: dict[str, Any]) -> None:
+        session = _text(event.get("session"))
+        if event.get("state") == "opened" and len(self._versions) < _MOST_SESSIONS:
+            self._versions[session] = _text(event.get("version"))
+        elif event.get("state") == "closed":
+            self._versions.pop(session, None)
+
     def _on_call(self, event: dict[str, Any]) -> None:
         self._request(event, self._name(_text(event.get("server")), _text(event.get("name"))))
 
@@ -218,6 +226,8 @@ class RunTelemetry:
             decided["mlld.rule"] = _text(rule)
         if event.get("error") is not None:
             decided["rpc.response.status_code"] = str(event["error"])
+        if version := self._versions.get(_text(event.get("session"))):
+            decided["mcp.protocol.version"] = version
         name = " ".join(filter(None, (method, target if method in _TARGETS else "")))
         foreign = event["trace"] != self._trace.trace_id
         self._outlet.span(

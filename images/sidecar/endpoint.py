@@ -8,6 +8,8 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from msgspec import Raw
+
 from images.sidecar import batch, jsonrpc, lines, oldsse
 from images.sidecar.asking import Asking
 from images.sidecar.channel import BATCHED, Channels
@@ -146,7 +148,7 @@ class Endpoint:
         if head is not self._welcome_head and (refusal := self._refusal(head)) is not None:
             status, reason = refusal
             extra = b'WWW-Authenticate: Bearer realm="mlld"\r\n' if status == 401 else b""
-            connection.answer(status, (jsonrpc.failure(b"", jsonrpc.INVALID_REQUEST, reason),), extra=extra)
+            self._reject(connection, status, reason, extra=extra)
             return
         if head.target.startswith((oldsse.STREAM, oldsse.MESSAGES)):
             self._old_sse.serve(connection, head, body)
@@ -263,8 +265,22 @@ class Endpoint:
             self._reject(connection, 404, "No such session: send initialize again")
         return session
 
-    def _reject(self, connection: Connection, status: int, reason: str, code: int = jsonrpc.INVALID_REQUEST) -> None:
-        connection.answer(status, (jsonrpc.failure(b"", code, reason),))
+    def _reject(
+        self,
+        connection: Connection,
+        status: int,
+        reason: str,
+        code: int = jsonrpc.INVALID_REQUEST,
+        *,
+        extra: bytes = b"",
+    ) -> None:
+        """Refuses what is no request of a session; the record hears of it like of any other."""
+        exchange = Exchange(connection, b"", None)
+        receipt = self.reception.router.receive(exchange, "", "", Raw(b""))
+        if status in (401, 403):
+            receipt.denied("", "endpoint", reason)
+        exchange.with_headers(extra)
+        exchange.reply(jsonrpc.failure(b"", code, reason), status)
 
     def _get(self, connection: Connection, head: Head) -> None:
         if b"text/event-stream" not in head.get(b"accept"):

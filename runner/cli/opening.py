@@ -47,7 +47,7 @@ def sandboxes_for(
         find_module=served,
         say=say,
         warn=warn,
-        telemetry=open_telemetry(context.env, warn),
+        open_telemetry=lambda: open_telemetry(context.env, warn),
         on_record=on_record,
         asked=asked,
     )

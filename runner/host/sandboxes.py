@@ -15,7 +15,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import msgspec
@@ -87,7 +87,8 @@ class Sandboxes:
     asked: Mapping[str, object] = field(default_factory=dict)  # fields of the record's first line
     # False: whoever listens to the record closes it, with the exit code that only they know.
     close_records: bool = True
-    telemetry: Telemetry | None = None  # where spans and metrics of every run go
+    # Where spans and metrics of every run go; asked when the first one begins, since looking alone exports nothing.
+    open_telemetry: Callable[[], Telemetry | None] = lambda: None
     locking: bool = False  # look at the tools as they are, whatever the lock says, to lock them anew
     # Set by `mlld sandbox shell`: commands run in the user's terminal, and this is called before the first.
     on_terminal: Callable[[], None] | None = None
@@ -102,6 +103,7 @@ class Sandboxes:
         if spec.provider == "local":
             self.warn(NOT_ISOLATED)
         began = time.time()
+        telemetry = self._telemetry
         plan = await asyncio.to_thread(self.plan, spec)
         if violations := check(plan):
             raise PlanViolated([str(violation) for violation in violations])
@@ -110,7 +112,7 @@ class Sandboxes:
         self.agent_secrets = {s.variable: values[s.name] for s in plan.secrets if AGENT in s.holders}
         token = randomness.token_urlsafe(24)
         self.secrets.masker.add(token)
-        exported = self.telemetry is not None and self.telemetry.signals.traces
+        exported = telemetry is not None and telemetry.signals.traces
         trace = trace_of(self.env, exported=exported)
         record = self._record(plan, spec, trace, began)
         try:
@@ -245,8 +247,8 @@ class Sandboxes:
         directory = environ.data_directory(self.env) / "runs"
         record = RunRecord.create(directory, now=time.time, mask=self.secrets.masker.value, name=plan.run)
         self.on_record(record)
-        if self.telemetry is not None:
-            record.listen(self.telemetry.follow(trace, began))
+        if self._telemetry is not None:
+            record.listen(self._telemetry.follow(trace, began))
         traced = {} if trace is None else {"trace": trace.trace_id, "span": trace.span_id, "parent": trace.parent_id}
         first = {"env": spec.name, "agent": plan.agent, "pid": os.getpid(), "owner": owner(), **self.asked}
         record.append("run", name=record.name, **first, **traced, images=self._images_seconds)
@@ -307,10 +309,14 @@ class Sandboxes:
         await sandbox.__aenter__()
         return sandbox
 
+    @cached_property
+    def _telemetry(self) -> Telemetry | None:
+        return self.open_telemetry()
+
     def close(self) -> None:
         """After the last sandbox: the watchdog has nothing to watch any more, and telemetry nothing to wait for."""
-        if self.telemetry is not None:
-            self.telemetry.close()
+        if "_telemetry" in self.__dict__ and self._telemetry is not None:
+            self._telemetry.close()
         if self._lease is not None:
             self._lease.close()
 

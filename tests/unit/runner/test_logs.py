@@ -165,6 +165,15 @@ def test_whoever_has_seen_enough_leaves_without_a_word(run: RunRecord, following
     run.append("log", member="git", line="the run goes on")
 
 
+def test_following_a_damaged_record_says_so(run: RunRecord, capsys: pytest.CaptureFixture[str]) -> None:
+    with run.path.open("a") as file:
+        file.write("not a line of ours\n")
+    assert mlld("sandbox", "logs", "last", "-f") == 1
+    told = capsys.readouterr()
+    assert told.out.splitlines()[-1].endswith("server git ended by itself")
+    assert f"next: mlld sandbox verify {run.name}" in told.err
+
+
 def test_a_line_that_is_being_written_is_waited_for(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_bytes(b'{"n":0}\n{"n":')

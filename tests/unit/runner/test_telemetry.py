@@ -230,6 +230,22 @@ def test_what_failed_says_how(exporting: Telemetry, kept: Collector, fields: dic
     assert point[0]["error.type"] == error
 
 
+def test_a_call_is_told_with_the_revision_of_its_session(exporting: Telemetry, kept: Collector) -> None:
+    opened = {"event": "session", "session": "s1", "state": "opened", "version": "2025-11-25"}
+    told(exporting, opened, request(), opened | {"state": "closed"}, request(name="late"))
+    assert attributes(kept.span("tools/call list").attributes)["mcp.protocol.version"] == "2025-11-25"
+    assert "mcp.protocol.version" not in attributes(kept.span("tools/call late").attributes)
+
+
+def test_looking_alone_opens_nothing(project: Project, kept: Collector) -> None:
+    ref = project.module("m", "exe @spawn(prompt) = cmd { echo }\nexport { @spawn }\n")
+    ask = ("sandbox", "check", "net a.example", "--env", ref, "--provider", "local")
+    # A protocol that is refused would be told if anything were opened.
+    wrong = {"OTEL_EXPORTER_OTLP_ENDPOINT": kept.endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+    assert "OTEL" not in project.mlld(*ask, **wrong).err
+    assert "OTEL_EXPORTER_OTLP_PROTOCOL is 'grpc'" in project.mlld("sandbox", "spawn", "x", *ask[3:], **wrong).err
+
+
 def test_an_agent_in_a_trace_of_its_own_stays_linked_to_the_run(exporting: Telemetry, kept: Collector) -> None:
     told(exporting, request(trace="e" * 32, parent="f" * 16))
     span = kept.span("tools/call list")

@@ -79,6 +79,40 @@ async def test_initialize_is_told_with_its_session(tmp_path: Path) -> None:
         assert (event["method"], event["session"]) == ("initialize", opened.headers["mcp-session-id"])
 
 
+@pytest.mark.parametrize(
+    ("headers", "status", "event", "rule"),
+    [
+        ({"Authorization": "Bearer guessed"}, 401, "denied", "endpoint"),
+        ({"Origin": "http://evil.example"}, 403, "denied", "endpoint"),
+        ({"Host": "evil.example"}, 403, "denied", "endpoint"),
+        ({"Content-Type": "text/plain"}, 415, "request", "protocol"),
+        ({"Mcp-Session-Id": "made-up"}, 404, "request", "protocol"),
+    ],
+)
+async def test_cannot_knock_unheard(
+    tmp_path: Path, headers: dict[str, str], status: int, event: str, rule: str
+) -> None:
+    async with world(tmp_path, FakeServer("a")) as w:
+        agent = w.agent()
+        await agent.open()
+        before = len(told(w.gate))
+        body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "ping"}).encode()
+        assert (await agent.http("POST", body, headers)).status == status
+        (heard,) = told(w.gate)[before:]
+        assert (heard["event"], heard["decision"], heard["rule"]) == (event, "deny", rule)
+        assert "guessed" not in json.dumps(heard)
+
+
+async def test_what_is_no_message_is_told_too(tmp_path: Path) -> None:
+    async with world(tmp_path, FakeServer("a")) as w:
+        agent = w.agent()
+        await agent.open()
+        before = len(told(w.gate))
+        assert (await agent.http("POST", b"{")).status == 400
+        (heard,) = told(w.gate)[before:]
+        assert (heard["event"], heard["decision"], heard["error"]) == ("request", "deny", -32700)
+
+
 async def test_the_stateless_era_is_told_too(tmp_path: Path) -> None:
     async with world(tmp_path, FakeServer("a", ("one",))) as w:
         agent = Stateless(w.port)
