@@ -188,8 +188,10 @@ class Guards:
         return bool(self.all)
 
     def __or__(self, other: Guards | Guard) -> Guards:
-        more = other.all if isinstance(other, Guards) else (other,)
-        return Guards(all=(*self.all, *(guard for guard in more if guard not in self.all)))
+        if isinstance(other, Guard):
+            return Guards(all=(*self.all, other))
+        known = set(map(id, self.all))  # two modules may share an imported guard: it judges once
+        return Guards(all=(*self.all, *(guard for guard in other.all if id(guard) not in known)))
 
     def without(self, *, names: Iterable[str] = (), only: Iterable[str] | None = None) -> Guards:
         """`with { guards: { except: […] } }` or `{ only: […] }`; `only=()` is `guards: false`. Privileged guards

@@ -30,6 +30,8 @@ BUILT_IN = words(
     not exists fileExists
     """
 )
+MOST_HINTS = 50
+"""So many unknown names are compared with all known ones: a file with more of them is not misspelled, but of another kind."""
 PREDEFINED = RESERVED | BUILT_IN | {"union", "_"}
 
 LABELS = words(
@@ -83,6 +85,7 @@ class Resolver:
         self.document = document
         self.found: list[Diagnostic] = []
         self.labels: set[str] = set()
+        self.hints: dict[str, str | None] = {}
         self.open_world = False
         self.imports = False
 
@@ -205,8 +208,10 @@ class Resolver:
     def _known(self, name: str, node: n.Node, scope: Scope) -> None:
         if self.open_world or name in PREDEFINED or scope.find(name) is not None:
             return
-        hint = did_you_mean(name, [*scope.all(), *PREDEFINED], "@")
-        self.warn("unknown-name", node, f"@{name} is not defined here", hint or f"declare it: var @{name} = …")
+        if name not in self.hints and len(self.hints) < MOST_HINTS:
+            self.hints[name] = did_you_mean(name, [*scope.all(), *PREDEFINED], "@")
+        hint = self.hints.get(name) or f"declare it: var @{name} = …"
+        self.warn("unknown-name", node, f"@{name} is not defined here", hint)
 
     def _arity(self, node: n.Call, function: n.Node | None) -> None:
         if not isinstance(function, n.Exe) or function.parameters is None:

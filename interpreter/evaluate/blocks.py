@@ -6,10 +6,11 @@ from interpreter import nodes as n
 from interpreter import values_text as vt
 from interpreter.errors import EvaluationError, LimitReached, UserBail
 from interpreter.labels import LabelConflict, Labels
-from interpreter.values import NULL, UNDEFINED, Undefined, Value, array, record, type_name
+from interpreter.values import NULL, UNDEFINED, Undefined, Value, type_name
 
-from .core import Env, LoopContinue, LoopDone, RetryAsked, Returned, Skipped, evaluate, handles, optional
+from .core import Env, LoopContinue, LoopDone, RetryAsked, Returned, Skipped, at, evaluate, handles, optional
 from .expressions import defined
+from .growing import can_grow
 from .lookup import nearest
 from .operators import apply_operator
 
@@ -107,54 +108,33 @@ async def let(node: n.Let, env: Env) -> Value:
 
 @handles(n.Augment)
 async def augment(node: n.Augment, env: Env) -> Value:
-    old = env.scope.find(node.name)
+    old = env.scope.peek(node.name)
     if old is None:
         raise EvaluationError(
             f'Cannot use {node.operator} on undefined variable @{node.name}. Use "let @{node.name} = ..." first.',
             span=node.span, code="undefined-variable", hint=nearest(node.name, env),
         )  # fmt: skip
     value = defined(await action_value(node.value, env))
-    if node.operator == "+=":
-        value = added(old, value, node)
-    if not env.scope.assign(node.name, value):
+    if node.operator == "+=" and can_grow(old, value):
+        try:
+            done = env.scope.grow(node.name, value)
+        except LimitReached as limit:
+            raise at(limit, node.span) from None
+    else:
+        done = env.scope.assign(node.name, added(old, value, node) if node.operator == "+=" else value)
+    if not done:
         raise EvaluationError(f"@{node.name} cannot be changed here", span=node.span)
     return NULL
 
 
 def added(old: Value, new: Value, node: n.Augment) -> Value:
-    """Arrays get the elements, text is continued, objects are merged, numbers are added."""
-    if isinstance(old.data, list):
-        extra = new.data if isinstance(new.data, list) else None
-        if len(old.data) > vt.MAX_NODES:
-            raise LimitReached("the array has too many elements", span=node.span)
-        if extra is not None and new.own is new.labels and not new.own:
-            return Value([*old.data, *extra], old.own, labels=old.labels)
-        return joined_arrays(old, new)
-    if isinstance(old.data, str):
-        text = old.data + vt.text(new)
-        if len(text) > vt.MAX_TEXT:
-            raise LimitReached("the text is too long", span=node.span)
-        return Value(text, old.labels | new.labels)
-    if isinstance(old.data, dict) and isinstance(new.data, dict):
-        merged = {key: old.item(item) for key, item in old.data.items()}
-        merged.update((key, new.item(item)) for key, item in new.data.items())
-        return record(merged, old.own)
+    """Numbers are added; what grows by elements or text is in `growing`."""
     if isinstance(old.data, int | float) and not isinstance(old.data, bool) and isinstance(new.data, int | float):
         return apply_operator("+", old, new)
     raise EvaluationError(
         f"+= requires array, string, or object target; @{node.name} is {type_name(old)}", span=node.span, code="type",
         hint="a number grows by a number: `@count += 1`" if isinstance(old.data, int | float) else None,
     )  # fmt: skip
-
-
-def joined_arrays(old: Value, new: Value) -> Value:
-    """`old` with the elements of `new`, or with `new` as one element. Labels are joined once, not per element."""
-    if isinstance(new.data, list):
-        if new.own:
-            new = array(list(new.items()))
-        return Value([*old.data, *new.data], old.own, labels=old.labels | new.labels)
-    one = new.data if not new.labels and new.meta is None else new
-    return Value([*old.data, one], old.own, labels=old.labels | new.labels)
 
 
 @handles(n.Return)

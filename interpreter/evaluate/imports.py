@@ -12,6 +12,7 @@ from interpreter import operations
 from interpreter import values_text as vt
 from interpreter.environment_modules import find_module
 from interpreter.errors import ImportFault, MlldError
+from interpreter.guards import Guards
 from interpreter.labels import Labels
 from interpreter.lexer_words import STATEMENT_WORDS
 from interpreter.operations_output import Document
@@ -280,7 +281,7 @@ def names_guards(loaded: Module, node: n.Import, env: Env, offered: dict[str, Va
     for item in node.what:
         guard = loaded.own_guards.get(item.name)
         if guard is not None:
-            env.module.guards = env.module.guards | guard
+            env.module.guards = env.module.guards | Guards(all=(guard,))
             env.module.version += 1
             offered.setdefault(item.name, NULL)
 

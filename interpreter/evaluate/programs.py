@@ -153,7 +153,7 @@ def around(text: str, env: Env, without: Mapping[str, Any]) -> dict[str, Value]:
     while scope is not None:
         for name in scope.names.keys() & wanted:
             if name not in found and name not in without:
-                found[name] = scope.names[name]
+                found[name] = scope.settled(name, scope.names[name])
         scope = scope.parent  # type: ignore[assignment]
     return found
 

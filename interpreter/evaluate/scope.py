@@ -5,6 +5,8 @@ from __future__ import annotations
 from interpreter.errors import EvaluationError
 from interpreter.values import Value
 
+from .growing import Growing
+
 
 class Scope:
     """The names of one block, function call or file; what is not here is looked for in `parent`.
@@ -14,7 +16,7 @@ class Scope:
     the same module, and none may leave a mark there that another one meets.
     """
 
-    __slots__ = ("barrier", "names", "parent", "sealed")
+    __slots__ = ("barrier", "growing", "names", "parent", "sealed")
 
     def __init__(
         self, parent: Scope | None = None, names: dict[str, Value] | None = None, *, barrier: bool = False
@@ -23,8 +25,19 @@ class Scope:
         self.names: dict[str, Value] = {} if names is None else names
         self.barrier = barrier
         self.sealed = False
+        self.growing: dict[str, Growing] | None = None  # of some names, what `+=` added since they were read
 
     def find(self, name: str) -> Value | None:
+        scope: Scope | None = self
+        while scope is not None:
+            found = scope.names.get(name)
+            if found is not None:
+                return found if scope.growing is None else scope.settled(name, found)
+            scope = scope.parent
+        return None
+
+    def peek(self, name: str) -> Value | None:
+        """The value of a name without what `+=` added since it was read last: its type is the same."""
         scope: Scope | None = self
         while scope is not None:
             found = scope.names.get(name)
@@ -33,11 +46,41 @@ class Scope:
             scope = scope.parent
         return None
 
+    def settled(self, name: str, found: Value) -> Value:
+        """The value of a name of this scope with all that was added."""
+        growing = self.growing.pop(name, None) if self.growing else None
+        if growing is not None:
+            found = self.names[name] = growing.settled()
+        return found
+
     def define(self, name: str, value: Value) -> None:
         self.names[name] = value
+        if self.growing:
+            self.growing.pop(name, None)
 
     def assign(self, name: str, value: Value) -> bool:
         """Give a new value to a name where it was defined. False: nobody defined it."""
+        scope = self._to_change(name)
+        if scope is not None:
+            scope.define(name, value)
+        return scope is not None
+
+    def grow(self, name: str, extra: Value) -> bool:
+        """Add to the value of a name where it was defined. False: nobody defined it. Errors: `LimitReached`."""
+        scope = self._to_change(name)
+        if scope is None:
+            return False
+        if scope.growing is None:
+            scope.growing = {}
+        growing = scope.growing.get(name)
+        if growing is None:
+            growing = scope.growing[name] = Growing(scope.names[name])
+        if growing.add(extra):
+            scope.settled(name, growing.value)
+        return True
+
+    def _to_change(self, name: str) -> Scope | None:
+        """The scope in which a name was defined. Errors: `EvaluationError` if it cannot be changed from here."""
         scope: Scope | None = self
         crossed = False
         while scope is not None:
@@ -54,11 +97,10 @@ class Scope:
                         code="parallel-write",
                         hint="collect results: `let @all = for parallel @x in @xs => …`",
                     )
-                scope.names[name] = value
-                return True
+                return scope
             crossed = crossed or scope.barrier
             scope = scope.parent
-        return False
+        return None
 
     def visible(self) -> list[str]:
         """Every name that can be used here, nearest first: for "did you mean"."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import runpy
 import sys
 
-WITHOUT_ENGINE = ("start", "syntax", "language", "calls")
+WITHOUT_ENGINE = ("start", "syntax", "language", "growth", "calls")
 NAMES = (*WITHOUT_ENGINE, "spawn", "soak", "peers")
 
 

@@ -7,22 +7,42 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench import growth, reference
 from tests.bench.__main__ import main
-from tests.bench.language import GROWTHS, Growth, compared, cost, evaluated, fill, parsed
-from tests.bench.soak import growth
+from tests.bench.growth import GROWTHS, LIMIT, Growth, fill, ratio
+from tests.bench.process import MLLD, cost
+from tests.bench.soak import growth as soak_growth
 
 
-@pytest.mark.parametrize("growth", GROWTHS, ids=lambda growth: growth.name)
-def test_every_script_runs_to_its_end(growth: Growth, tmp_path: Path) -> None:
-    fill(tmp_path / "10", 10)
-    text = growth.script(10)
-    assert parsed(text) > 0
-    assert evaluated(text, tmp_path) > 0
+@pytest.mark.parametrize("row", GROWTHS, ids=lambda row: row.name)
+def test_twice_the_input_takes_about_twice_the_time(row: Growth, tmp_path: Path) -> None:
+    for size in (row.size, 2 * row.size) if row.measure is growth.evaluated else ():
+        if "/*.md>" in row.make(1) or "import " in row.make(10):
+            fill(tmp_path / str(size), size)
+    small, large, found = ratio(row, tmp_path, turns=2)
+    assert found <= LIMIT, f"{small * 1000:.0f} ms, then {large * 1000:.0f} ms"
 
 
-def test_the_least_of_each_is_compared() -> None:
-    small, large = iter((3.0, 1.0, 2.0)), iter((5.0, 6.0, 4.0))
-    assert compared(lambda: next(small), lambda: next(large), 3) == (1.0, 4.0)
+def test_what_is_quadratic_is_noticed(tmp_path: Path) -> None:
+    def slow(text: str, root: Path) -> float:
+        return len(text) ** 2 / 1000
+
+    assert ratio(Growth(name="slow", make=lambda n: "x" * n, measure=slow, size=10), tmp_path)[2] == 4
+
+
+def test_what_fails_is_no_result(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="no"):
+        growth.evaluated("bail `no`\n", tmp_path)
+
+
+@pytest.mark.parametrize("script", [reference.START, *reference.SCRIPTS], ids=lambda script: script.name)
+def test_the_scripts_for_two_implementations_print_what_they_say(script: reference.Script, tmp_path: Path) -> None:
+    reference.prepare(tmp_path)
+    (tmp_path / "script.mld").write_text(script.text)
+    reference.check((*MLLD, "run", str(tmp_path / "script.mld")), script)
+    other = reference.Script(name="other", text=script.text, prints="something else")
+    with pytest.raises(RuntimeError, match="ended with 0"):
+        reference.check((*MLLD, "run", str(tmp_path / "script.mld")), other)
 
 
 def test_a_process_is_measured_without_the_memory_of_the_one_that_measures() -> None:
@@ -40,7 +60,7 @@ def test_an_unknown_benchmark_is_refused_with_the_known_ones(capsys: pytest.Capt
 def test_growth_is_told_from_noise_and_from_peaks() -> None:
     noise = [100 + (i * 7919) % 11 for i in range(600)]
     peaks = [value + 300 * (i % 50 == 0) for i, value in enumerate(noise)]
-    assert abs(growth(noise)) < 2
-    assert abs(growth(peaks)) < 2
-    assert growth([value + i / 20 for i, value in enumerate(noise)]) > 20
-    assert growth([1.0]) == 0
+    assert abs(soak_growth(noise)) < 2
+    assert abs(soak_growth(peaks)) < 2
+    assert soak_growth([value + i / 20 for i, value in enumerate(noise)]) > 20
+    assert soak_growth([1.0]) == 0
