@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shlex
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 import msgspec
@@ -18,14 +20,15 @@ import msgspec
 from images.sidecar.httpclient import HttpClient, Response
 from images.sidecar.oauth import Challenge, Client, Discovered, OAuthError, Token, covers, origin
 from images.sidecar.oauth_fetch import Fetch, Refused, discover
-from images.sidecar.oauth_grants import Consent, Grants
+from images.sidecar.oauth_grants import LONGEST_NONCE, Consent, Grants
 from images.sidecar.seams import Dial, OAuth, ServerSpec
 
 _ROUNDS = 4  # a token, a wider one, a nonce, and the request itself
 _MARGIN_SECONDS = 10.0
 _RENEWALS, _WINDOW_SECONDS = 8, 60.0
+_SCOPES_SHOWN = 8
+_ENDED = ("invalid_grant", "invalid_client", "unauthorized_client")
 _REFUSED_SECONDS, _FAILED_SECONDS = 30.0, 2.0
-_LONGEST_NONCE = 1024
 
 
 class Custody(Protocol):
@@ -139,7 +142,7 @@ class Authorizer:
     def heard(self, response: Response, url: str) -> None:
         """Keeps the nonce that the next proof has to show (RFC 9449 §9)."""
         nonce = response.headers.get("dpop-nonce", "")
-        if nonce and len(nonce) <= _LONGEST_NONCE and self._grants.prover is not None:
+        if nonce and len(nonce) <= LONGEST_NONCE and self._grants.prover is not None:
             self._grants.prover.nonces[str(origin(url))] = nonce
 
     async def renew(self, status: int, challenge: Challenge, used: Token | None) -> None:
@@ -192,14 +195,18 @@ class Authorizer:
             try:
                 return await self._grants.refresh(found, used), found
             except Refused as e:
-                if alone:
+                if alone and e.error in _ENDED:
+                    self.token = replace(used, refresh="")  # it is worth nothing any more, and is not tried again
                     raise OAuthError(f"its login has ended ({e}): mlld sandbox login {self._name}") from None
+                if alone:
+                    raise
         if alone:
             raise self._login(challenge)
         return await self._grants.obtain(found, self._scopes(found, challenge, used)), found
 
     def _login(self, challenge: Challenge) -> OAuthError:
-        scopes = "".join(f" --scope {scope}" for scope in challenge.scopes)
+        # Quoted: a server that names its scopes must not write a command for whoever copies this line.
+        scopes = "".join(f" --scope {shlex.quote(scope)}" for scope in challenge.scopes[:_SCOPES_SHOWN])
         return OAuthError(f"somebody has to log in to it: mlld sandbox login {self._name}{scopes}")
 
     def _scopes(self, found: Discovered, challenge: Challenge, used: Token | None) -> tuple[str, ...]:

@@ -87,19 +87,23 @@ class Loopback:
             raise OAuthError(f"nobody came back from the browser within {_PERSON_SECONDS / 60:g} minutes") from None
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            async with asyncio.timeout(_REQUEST_SECONDS):
-                head = await reader.readuntil(b"\r\n\r\n")
-                status, text = self._received(head.decode("latin-1").split("\r\n"))
-                page = _PAGE.format(html.escape(text)).encode()
-                writer.write(
-                    f"HTTP/1.1 {status}\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: {len(page)}\r\n"
-                    "Cache-Control: no-store\r\nReferrer-Policy: no-referrer\r\nConnection: close\r\n"
-                    "Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'\r\n\r\n".encode()
-                    + page
-                )
-                await writer.drain()
-        writer.close()
+        faults = (OSError, TimeoutError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError)
+        try:
+            # What is no request gets no answer.
+            with contextlib.suppress(*faults):
+                async with asyncio.timeout(_REQUEST_SECONDS):
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    status, text = self._received(head.decode("latin-1").split("\r\n"))
+                    page = _PAGE.format(html.escape(text)).encode()
+                    writer.write(
+                        f"HTTP/1.1 {status}\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: {len(page)}\r\n"
+                        "Cache-Control: no-store\r\nReferrer-Policy: no-referrer\r\nConnection: close\r\n"
+                        "Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'\r\n\r\n".encode()
+                        + page
+                    )
+                    await writer.drain()
+        finally:
+            writer.close()
 
     def _received(self, lines: list[str]) -> tuple[str, str]:
         """Status and text for a request. Only the answer to our own question counts: any page in the browser can come here,

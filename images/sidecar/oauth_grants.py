@@ -42,6 +42,7 @@ _SECRET_FIELDS = (
     "client_secret", "client_assertion", "assertion", "refresh_token", "code", "code_verifier", "subject_token",
 )  # fmt: skip
 _SHORTEST_SECRET = 4
+LONGEST_NONCE = 1024
 _WITHOUT_METADATA = ("client_secret_basic",)  # RFC 8414 §2
 
 
@@ -209,7 +210,8 @@ class Grants:
                 break
             fault = _without(fault, (client.secret, *(signed[name] for name in _SECRET_FIELDS if name in signed)))
             nonce = answer.headers.get("dpop-nonce", "")
-            if not (first and prover is not None and fault.error == "use_dpop_nonce" and nonce):
+            wanted = fault.error == "use_dpop_nonce" and 0 < len(nonce) <= LONGEST_NONCE
+            if not (first and prover is not None and wanted):
                 raise Refused(server.issuer, fault)
             prover.nonces[place] = nonce
         raise OAuthError(f"{shown(server.issuer)} gives no token: HTTP {answer.status}")

