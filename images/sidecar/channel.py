@@ -17,7 +17,7 @@ from images.sidecar import jsonrpc
 from images.sidecar.connection import Buffers
 from images.sidecar.exchange import Exchange
 from images.sidecar.jsonrpc import Batched, Incoming, Malformed
-from images.sidecar.reception import Reception
+from images.sidecar.reception import Reception, Transport
 from images.sidecar.sessions import Session
 from images.sidecar.stateless import Stateless, StatelessExchange
 from images.sidecar.stream import MessageStream
@@ -84,11 +84,11 @@ class Receiver(Protocol):
 
 
 class Channel:
-    """The messages of one such client. `modern`: whether the transport exists in the stateless era."""
+    """The messages of one such client."""
 
-    def __init__(self, receiver: Receiver, stream: MessageStream, *, modern: bool) -> None:
-        self._reception = receiver.reception
-        self._stateless = receiver.stateless if modern else None
+    def __init__(self, receiver: Receiver, stream: MessageStream, transport: Transport) -> None:
+        self._reception, self._transport = receiver.reception, transport
+        self._stateless = receiver.stateless if transport == "stdio" else None  # the other ended with the sessions
         self._stream = stream
         self._lanes: dict[bytes, Lane] = {}
         self._draining = False
@@ -137,7 +137,8 @@ class Channel:
             lane = self._lane(spelt, endless=method == "subscriptions/listen")
             self._stateless.dispatch(StatelessExchange(lane, spelt, method, lane.stream, None), method, message.params)
         elif method == "initialize":
-            self.session = self._reception.open(self._exchange(spelt), message, self._stream)
+            exchange = self._exchange(spelt)
+            self.session = self._reception.open(exchange, message, self._transport, self._stream)
         else:
             self._refuse(message, "Send initialize first")
 
@@ -221,9 +222,9 @@ class Channels:
         self._channels = {key: channel for key, channel in self._channels.items() if channel.open}
         return len(self._channels) >= MAX_CHANNELS
 
-    def add(self, stream: MessageStream, *, modern: bool) -> tuple[bytes, Channel]:
+    def add(self, stream: MessageStream, transport: Transport) -> tuple[bytes, Channel]:
         """A new one for a stream that is attached, under a name that nobody can guess."""
-        name, channel = secrets.token_hex(16).encode(), Channel(self._receiver, stream, modern=modern)
+        name, channel = secrets.token_hex(16).encode(), Channel(self._receiver, stream, transport)
         self._channels[name] = channel
         return name, channel
 

@@ -202,7 +202,7 @@ class Endpoint:
         if message.method == "initialize" and bytes(message.id):
             exchange = Exchange(connection, bytes(message.id), None)
             exchange.carrier = of_headers(head.headers)
-            opened = self.reception.open(exchange, message)
+            opened = self.reception.open(exchange, message, "http")
             if opened is not None:
                 exchange.with_headers(b"Mcp-Session-Id: %s\r\n" % opened.id.encode())
             return
@@ -246,7 +246,7 @@ class Endpoint:
         if self._channels.full():
             self._reject(connection, 503, "Too many clients are connected already")
             return
-        _, channel = self._channels.add(LineStream(connection), modern=True)
+        _, channel = self._channels.add(LineStream(connection), "stdio")
         connection.switch(lines.PROTOCOL, LineReader(connection, channel, self._audit, self._spec.limits.body_bytes))
 
     def _session(self, connection: Connection, head: Head) -> Session | None:

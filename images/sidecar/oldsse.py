@@ -48,7 +48,7 @@ class OldSse:
         else:
             stream = EventStream("", resumable=False)
             stream.attach(connection)
-            name, channel = self._channels.add(stream, modern=False)
+            name, channel = self._channels.add(stream, "sse")
             connection.write_stream((b"event: endpoint\ndata: %s?sessionId=%s\n\n" % (MESSAGES, name),))
             self._loop.call_later(OPENING_SECONDS, _let_go, channel)
 

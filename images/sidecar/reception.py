@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Literal
 
 from msgspec import Raw
 
@@ -22,6 +23,7 @@ from images.sidecar.upstream import Upstream
 
 _SESSION_IDLE_SECONDS = 1800.0
 _SHARED_COHORTS = 4
+Transport = Literal["http", "stdio", "sse"]
 
 
 class Reception:
@@ -46,7 +48,9 @@ class Reception:
         self._own: dict[Session, Cohort] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def open(self, exchange: Exchange, message: Incoming, main: MessageStream | None = None) -> Session | None:
+    def open(
+        self, exchange: Exchange, message: Incoming, transport: Transport, main: MessageStream | None = None
+    ) -> Session | None:
         """A session for an `initialize`, which is answered when the servers are known; None if that was refused.
 
         `main` carries everything to this client, where its transport has one stream for all.
@@ -75,7 +79,8 @@ class Reception:
         displaced = self.sessions.add(session)
         if displaced is not None:
             self.end(displaced)
-        self._audit.emit({"event": "session", "session": session.id, "state": "opened", "version": version})
+        told = {"session": session.id, "state": "opened", "version": version, "transport": transport}
+        self._audit.emit({"event": "session", **told})
         task = exchange.task = self._loop.create_task(self._welcome(exchange, session))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

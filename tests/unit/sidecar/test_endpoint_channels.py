@@ -34,6 +34,7 @@ async def test_a_channel_carries_a_session(tmp_path: Path, transport: Dialled) -
         assert (await client.request("ping"))["result"] == {}
         assert (await client.request("nope"))["error"]["code"] == -32601
         assert [event["name"] for event in w.gate.of("call")] == ["one"] * 20
+        assert w.gate.of("session")[0]["transport"] == ("stdio" if transport is Stdio else "sse")
         await client.close()
         async with asyncio.timeout(5):
             while w.endpoint.sessions:
