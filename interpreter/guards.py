@@ -125,23 +125,13 @@ class Guard:
                 return operation.kind != "var" and bool(operation.name) and same_name(self.filter, operation.name)
             case "operation":
                 wanted = self.filter.removesuffix(":*")
-                names = (*_operation_names(operation), *(f"op:{label}" for label in operation.labels))
-                return any(under(f"op:{wanted}", name) for name in names)
+                return any(under(f"op:{wanted}", name) for name in operation.guarded_as)
             case "label":
                 return any(under(self.filter, label) for label in operation.labels)
 
     def flags(self, labels: Labels) -> bool:
         """Whether a label filter matches data: what was declared, all its taint, and the tools that it came through."""
         return self.kind == "label" and any(under(self.filter, label) for label in labels.marks)
-
-
-def _operation_names(operation: Operation) -> tuple[str, ...]:
-    extra = [f"op:{operation.directive}"] if operation.directive else []
-    if operation.kind in ("exe", "mcp"):  # a tool is called like any other function
-        extra.append("op:exe")
-    if operation.kind in ("secret", "template"):
-        extra.append(f"op:{operation.kind}")
-    return (*operation.operation_labels, *extra)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,19 +202,21 @@ class Guards:
         """What is decided before it happens. Each guard changes what the one before it let through, so that a redaction is
         not lost in the next change; but each is asked about the original too, so that no change hides what it denies.
         """
-        result = _Tally(inputs=tuple(inputs))
+        given = tuple(inputs)
+        result = _Tally(inputs=given)
+        call = GuardCall(operation=operation, moment="before", inputs=given, attempt=attempt, hint=hint)
         for guard in self.all:
             if not guard.watches("before"):
                 continue
-            call = GuardCall(operation=operation, moment="before", inputs=tuple(inputs), attempt=attempt, hint=hint)
             if guard.concerns(operation):
-                result.hear(guard, await _ask_of_both(guard, call, replace(call, inputs=result.inputs)), None)
+                now = call if result.inputs is given else replace(call, inputs=result.inputs)
+                result.hear(guard, await _ask_of_both(guard, call, now), None)
             else:
                 for index, each in enumerate(inputs):
                     if guard.flags(each.labels):
-                        now = result.inputs[index]
+                        changed = result.inputs[index]
                         first = replace(call, subject=each, inputs=(each,))
-                        second = replace(call, subject=now, inputs=(now,))
+                        second = first if changed is each else replace(call, subject=changed, inputs=(changed,))
                         result.hear(guard, await _ask_of_both(guard, first, second), index)
         return result.verdict()
 
@@ -267,7 +259,7 @@ async def _ask(guard: Guard, call: GuardCall) -> GuardDecision:
 async def _ask_of_both(guard: Guard, original: GuardCall, current: GuardCall) -> GuardDecision:
     """The decision about the inputs as they are now, unless the original ones are denied."""
     about_original = await _ask(guard, original)
-    if current == original or isinstance(about_original, Deny):
+    if current is original or isinstance(about_original, Deny):
         return about_original
     return await _ask(guard, current)
 

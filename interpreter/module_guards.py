@@ -25,7 +25,17 @@ from interpreter.labels import Labels, from_flat
 from interpreter.module_messages import OF_TASKS, Unfit, plain, put_back, text_of
 from interpreter.module_read import ReadModule, mcp_config_of, read_module
 from interpreter.names import camel, same_name
-from interpreter.policy import Denied, Policy, added_labels, confining, effective_taint, judge, under, withdrawn
+from interpreter.policy import (
+    Decision,
+    Denied,
+    Policy,
+    added_labels,
+    confining,
+    effective_taint,
+    judge,
+    under,
+    withdrawn,
+)
 from interpreter.policy_parse import from_json
 from interpreter.policy_rules import confined
 from interpreter.policy_subjects import Operation
@@ -35,6 +45,7 @@ from interpreter.values import Value
 T = TypeVar("T")
 ROOT = Path("/module")
 MANIFEST = "module.yml"
+_MOST_KNOWN = 2048
 # What a server asks of the agent: its text comes from the server, whatever the request's own labels are.
 FROM_SERVERS = ("sampling/createMessage", "elicitation/create")
 
@@ -51,10 +62,24 @@ class ModuleVerdict:
 
 
 ALLOWED = ModuleVerdict()
+_NOTHING: frozenset[str] = frozenset()
 # What an agent can do about a label: nothing that would take it away.
 _GO_ON = (
     "What was read cannot be unread, so this stays closed: go on without it, and say in the answer what is left to do"
 )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Asked:
+    """What is the same in every judgement about one name and one set of labels, whatever the message says."""
+
+    operation: Operation
+    incoming: Labels
+    forbidden: str | None
+    decision: Decision
+    added: frozenset[str]
+    watched: bool
+    """Whether any guard looks at what comes back."""
 
 
 def _in_force(read: ReadModule, profile: str | None) -> None:
@@ -76,6 +101,7 @@ class ModuleGuards:
     guards: Guards
     policy: Policy
     mcp: McpConfig = field(default_factory=McpConfig)
+    _known: dict[object, _Asked] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def load(
@@ -135,14 +161,40 @@ class ModuleGuards:
 
         `labels` are of the data, `tool_labels` what the endpoint knows of the tool.
         """
-        incoming = from_flat(
-            sorted(labels | {"src:mcp"} if direction == "result" or method in FROM_SERVERS else labels)
-        )
-        is_tool = method == "tools/call" or (direction == "result" and method in OF_TASKS)
-        operation = self._operation(method, server, name, incoming, tool_labels, is_tool=is_tool)
+        asked = self._asked(direction, method, server, name, labels, tool_labels)
         if direction == "request":
-            return await self._request(operation, method, value, incoming)
-        return await self._result(operation, method, value, incoming)
+            return await self._request(asked, value)
+        return await self._result(asked, method, value)
+
+    def watches(self, method: str, server: str, name: str, labels: frozenset[str]) -> bool:
+        """Whether any guard looks at what comes back: if none does, nobody needs to read it."""
+        return self._asked("result", method, server, name, labels, _NOTHING).watched
+
+    def _asked(
+        self, direction: str, method: str, server: str, name: str, labels: frozenset[str], tool_labels: frozenset[str]
+    ) -> _Asked:
+        key = (direction, method, server, name, labels, tool_labels)
+        known = self._known.get(key)
+        if known is None:
+            from_server = direction == "result" or method in FROM_SERVERS
+            incoming = from_flat(sorted(labels | {"src:mcp"} if from_server else labels))
+            is_tool = method == "tools/call" or (direction == "result" and method in OF_TASKS)
+            operation = self._operation(method, server, name, incoming, tool_labels, is_tool=is_tool)
+            known = _Asked(
+                operation=operation,
+                incoming=incoming,
+                forbidden=denied_tool(self.policy, server, name) if method == "tools/call" else None,
+                decision=judge(self.policy, operation),
+                added=frozenset(added_labels(self.policy, operation)),
+                watched=any(
+                    guard.watches("after") and (guard.concerns(operation) or guard.flags(incoming))
+                    for guard in self.guards.all
+                ),
+            )
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[key] = known
+        return known
 
     def _operation(
         self, method: str, server: str, name: str, incoming: Labels, tool_labels: frozenset[str], *, is_tool: bool
@@ -170,19 +222,19 @@ class ModuleGuards:
                 found.update(dict.fromkeys(binding.labels))
         return tuple(found)
 
-    async def _request(self, operation: Operation, method: str, value: Any, incoming: Labels) -> ModuleVerdict:
-        if method == "tools/call" and (rule := denied_tool(self.policy, operation.server, operation.tool)):
-            return ModuleVerdict(
-                kind="deny", rule=rule, reason=f"tool '{operation.tool}' is not permitted in environments"
-            )
+    async def _request(self, asked: _Asked, value: Any) -> ModuleVerdict:
+        operation, incoming = asked.operation, asked.incoming
+        if asked.forbidden:
+            reason = f"tool '{operation.tool}' is not permitted in environments"
+            return ModuleVerdict(kind="deny", rule=asked.forbidden, reason=reason)
         verdict = await self.guards.before(operation, (Guarded(value=Value(value, incoming), labels=incoming),))
         if verdict.kind in ("deny", "retry"):
             return _refused(verdict)
-        decision = settle(judge(self.policy, operation), verdict)
+        decision = settle(asked.decision, verdict)
         if isinstance(decision, Denied):
             reason = f"{decision.reason}. {_GO_ON}" if decision.label else decision.reason
             return ModuleVerdict(kind="deny", rule=str(decision), reason=reason)
-        extra = frozenset(added_labels(self.policy, operation)) | _new(verdict.inputs[0], incoming)
+        extra = asked.added | _new(verdict.inputs[0], incoming)
         if verdict.kind == "transform":
             changed = plain(verdict.inputs[0].value)
             if not isinstance(changed, dict):
@@ -192,7 +244,8 @@ class ModuleGuards:
             return ModuleVerdict(kind="transform", value=changed, rule=verdict.rule, labels=extra)
         return ModuleVerdict(rule=verdict.rule or None, labels=extra) if extra or verdict.rule else ALLOWED
 
-    async def _result(self, operation: Operation, method: str, value: Any, incoming: Labels) -> ModuleVerdict:
+    async def _result(self, asked: _Asked, method: str, value: Any) -> ModuleVerdict:
+        operation, incoming = asked.operation, asked.incoming
         shown = text_of(value)
         inputs = (Guarded(value=Value(None), labels=Labels()),)
         verdict = await self.guards.after(operation, inputs, Guarded(value=Value(shown, incoming), labels=incoming))
@@ -259,6 +312,8 @@ def _refused(verdict: Verdict) -> ModuleVerdict:
 
 
 def _new(guarded: Guarded, before: Labels) -> frozenset[str]:
+    if guarded.labels is before:
+        return _NOTHING
     return frozenset(guarded.labels.taint) - frozenset(before.taint)
 
 

@@ -114,6 +114,16 @@ class Operation:
                 labels[f"op:{kind}"] = None
         return (*labels, *(label for label in self.labels if label not in labels))
 
+    @cached_property
+    def guarded_as(self) -> tuple[str, ...]:
+        """What the filters of guards on operations are matched against: all of it, as `op:…`."""
+        extra = [f"op:{self.directive}"] if self.directive else []
+        if self.kind in ("exe", "mcp"):  # a tool is called like any other function
+            extra.append("op:exe")
+        if self.kind in ("secret", "template"):
+            extra.append(f"op:{self.kind}")
+        return (*self.operation_labels, *extra, *(f"op:{label}" for label in self.labels))
+
     def subjects(self) -> Iterator[tuple[Subject, str]]:
         """What capability rules judge, each with its name for people. Errors: `ValueError` for an unreadable
         command.

@@ -7,13 +7,14 @@ this is where the parameters that a tool collection binds are put into calls, be
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any, Literal, Protocol
 
 import orjson
 
 from images.sidecar.config import ModuleConfig, ToolShape
+from images.sidecar.eager import Done, begin
 from images.sidecar.seams import GUARD_FAILURE, Call, Narrows, Verdict
 from images.sidecar.shapes import Schemas, filled
 from images.sidecar.validating import Misfit, Validating
@@ -45,7 +46,7 @@ class Module(Protocol):
     @property
     def active(self) -> bool: ...
 
-    async def judge(
+    def judge(
         self,
         direction: Literal["request", "result"],
         method: str,
@@ -53,7 +54,9 @@ class Module(Protocol):
         name: str,
         value: Any,
         labels: frozenset[str],
-    ) -> Judgement: ...
+    ) -> Coroutine[Any, Any, Judgement]: ...
+
+    def watches(self, method: str, server: str, name: str, labels: frozenset[str]) -> bool: ...
 
     @property
     def narrows(self) -> bool: ...
@@ -154,9 +157,21 @@ class Guarding:
         """Ends what checks arguments."""
         await self._validating.close()
 
+    def watches(self, call: Call) -> bool:
+        """Whether a guard may look at the result. Where that cannot be said, one does."""
+        if self._loading is None:
+            return False
+        if not self._loading.done() or self._loading.exception() is not None:
+            return True
+        module = self._loading.result()
+        try:
+            return module.active and module.watches(call.method, call.server, call.name, call.labels)
+        except Exception:
+            return True
+
     async def result(self, call: Call, raw: bytes) -> Verdict:
         """Judges a result."""
-        if self._loading is None:
+        if not self.watches(call):
             return Verdict(kind="allow")
         try:
             value = orjson.loads(raw)
@@ -169,11 +184,16 @@ class Guarding:
             return Verdict(kind="allow")
         try:
             # Shielded: a caller that gives up must not take the module from all others.
-            module = await asyncio.shield(self._loading)
+            module = self._loading.result() if self._loading.done() else await asyncio.shield(self._loading)
             if not module.active:
                 return Verdict(kind="allow")
+            # A judgement that never waits needs no clock: nothing could end it. One that takes long waits now and then.
+            begun = begin(module.judge(direction, call.method, call.server, call.name, value, call.labels))
+            if isinstance(begun, Done):
+                return _verdict(begun.value)
+            await asyncio.sleep(0)  # from here on in a task, as a clock wants it
             async with asyncio.timeout(self._seconds):
-                return _verdict(await module.judge(direction, call.method, call.server, call.name, value, call.labels))
+                return _verdict(await begun)
         except TimeoutError:
             reason = f"a guard did not decide within {self._seconds:g} s, which is a denial"
         except Exception as error:

@@ -17,6 +17,7 @@ from msgspec import Raw
 
 from images.sidecar import jsonrpc
 from images.sidecar.catalog import Entry
+from images.sidecar.eager import start
 from images.sidecar.exchange import Exchange
 from images.sidecar.handshake import META
 from images.sidecar.jsonrpc import OURS, RawMap
@@ -172,15 +173,15 @@ class Relay:
     def on_result(self, result: RawMap, size: int) -> None:
         if self._caller.takes(self, result):
             return
-        if self._judges.guarding.active:
+        if self._judges.guarding.active and self._judges.guarding.watches(self._returning()):
             copied = {key: Raw(bytes(value)) for key, value in result.items()}
-            self.exchange.task = asyncio.get_running_loop().create_task(self._judge_result(copied, size))
+            self.exchange.task = start(self._judge_result(copied, size))
         else:
             self._pass(result, size)
 
     def on_error(self, error: Raw) -> None:
-        if self._judges.guarding.active:
-            self.exchange.task = asyncio.get_running_loop().create_task(self._judge_error(Raw(bytes(error))))
+        if self._judges.guarding.active and self._judges.guarding.watches(self._returning()):
+            self.exchange.task = start(self._judge_error(Raw(bytes(error))))
         else:
             self._pass_error(error)
 
@@ -193,8 +194,7 @@ class Relay:
     async def _judge_error(self, error: Raw) -> None:
         """An error carries a server's text too, and a guard that may not see it cannot keep it back."""
         shown = jsonrpc.encode({"content": [{"type": "text", "text": bytes(error).decode()}], "isError": True})
-        labels = self._caller.sight.labels | frozenset(self.entry.labels)
-        verdict = await self._judges.guarding.result(self._call({}, labels), shown)
+        verdict = await self._judges.guarding.result(self._returning(), shown)
         if verdict.kind == "allow":
             self._pass_error(error)
             return
@@ -209,7 +209,8 @@ class Relay:
             self._fail(jsonrpc.INTERNAL_ERROR, mark)
             return
         # What is no whole result cannot be judged, so where guards are it is not shown either.
-        shown = [] if self._judges.guarding.active else [{"type": "text", "text": excerpt(head)}]
+        watched = self._judges.guarding.active and self._judges.guarding.watches(self._returning())
+        shown = [] if watched else [{"type": "text", "text": excerpt(head)}]
         content = [*shown, {"type": "text", "text": mark}]
         meta = b'{%s,"%scut":{"bytes":%d,"limit":%d}}' % (self.entry.mark, OURS.encode(), size, limit)
         self.delivered = frozenset(self.entry.labels)
@@ -230,8 +231,7 @@ class Relay:
             self._progress = asyncio.get_running_loop().create_task(self._judge_progress(jsonrpc.encode(fields)))
 
     async def _judge_progress(self, params: bytes) -> None:
-        labels = self._caller.sight.labels | frozenset(self.entry.labels)
-        call = replace(self._call({}, labels), method="notifications/progress")
+        call = replace(self._returning(), method="notifications/progress")
         verdict = await self._judges.guarding.result(call, params)
         if verdict.kind == "allow":
             self._pass_progress(params)
@@ -266,9 +266,7 @@ class Relay:
     async def _judge_result(self, result: RawMap, size: int) -> None:
         raw = b"".join(result_parts(dict(result), b""))
         before = self._verdict
-        labels = self._caller.sight.labels | frozenset(self.entry.labels)
-        params = json.loads(jsonrpc.encode(self.fields))
-        verdict = await self._judges.guarding.result(self._call(params, labels), raw)
+        verdict = await self._judges.guarding.result(self._returning(), raw)
         if verdict.kind == "deny":
             self._verdict, self._withheld = verdict, len(_items(result))
             self.deny(verdict)
@@ -308,6 +306,10 @@ class Relay:
             id=self.id, session=self._caller.id, server=self.entry.member.name, method=self.method,
             name=self.entry.name, params=params, labels=labels,
         )  # fmt: skip
+
+    def _returning(self) -> Call:
+        """The call as those see it who judge what comes back."""
+        return self._call({}, self._caller.sight.labels | frozenset(self.entry.labels))
 
     def _audit(self, size: int, *, is_error: bool = False, result: bytes = b"") -> None:
         self._caller.ended(self)

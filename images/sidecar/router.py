@@ -13,6 +13,7 @@ from msgspec import Raw
 from images.sidecar import jsonrpc
 from images.sidecar.catalog import Entry, Listing
 from images.sidecar.cohort import Cohort
+from images.sidecar.eager import start
 from images.sidecar.exchange import Exchange
 from images.sidecar.jsonrpc import OURS, Incoming, Malformed, RawMap
 from images.sidecar.member import LISTS
@@ -61,7 +62,6 @@ class Router:
 
     def __init__(self, admission: Admission, judges: Judges) -> None:
         self._admission, self._judges = admission, judges
-        self._loop = asyncio.get_running_loop()
         self._received = count(1)
         self._of_sessions: dict[str, Callable[[Session, Exchange, RawMap], None]] = {
             "ping": lambda _, exchange, __: exchange.result((b"{}",)),
@@ -134,7 +134,7 @@ class Router:
                 exchange.error(jsonrpc.INTERNAL_ERROR, f"The sandbox failed: {type(e).__name__}")
                 self._judges.audit.emit({"event": "error", "where": "router", "reason": repr(e)})
 
-        exchange.task = self._loop.create_task(guarded())
+        exchange.task = start(guarded())
 
     # --- lists
 
@@ -175,12 +175,16 @@ class Router:
         listing = caller.cohort.catalog.known(use.kind)
         entry = listing.index.get(use.name) if listing is not None else None
         process = entry.member.ready() if entry is not None else None
-        if entry is None or process is None or entry.member.unconfirmed or self._judges.guarding.active:
+        if entry is None or process is None or entry.member.unconfirmed:
             self.later(exchange, self._use_later(caller, exchange, use, fields))
         elif self._admitted(entry, use):
             if entry.schema:
                 exchange.verify(entry.schema, fields)
-            self._relay(caller, exchange, use, entry).send(process, self._spelt(entry, use, fields))
+            relay = self._relay(caller, exchange, use, entry)
+            if self._judges.guarding.active:
+                self.later(exchange, self._judged(relay, process, self._spelt(entry, use, fields)))
+            else:
+                relay.send(process, self._spelt(entry, use, fields))
         else:
             self.later(exchange, self._unknown(caller, exchange, use))
 

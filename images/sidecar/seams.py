@@ -165,6 +165,7 @@ class Call:
     name: str
     """Tool, prompt, URI or task id, in the server's own spelling; empty where the method has none."""
     params: Mapping[str, Any]
+    """Of a request; empty where a result is judged."""
     labels: frozenset[str] = frozenset()
     """Of the data: what the session had seen when it asked; for a result, those of the result too."""
 
@@ -212,6 +213,10 @@ class Guarding(Protocol):
 
     async def request(self, call: Call) -> Verdict:
         """Judges `call.params` before the message goes on (also a server's own request to the agent)."""
+        ...
+
+    def watches(self, call: Call) -> bool:
+        """Whether `result` has anything to say about the result of a call; when False it is not read for it."""
         ...
 
     async def result(self, call: Call, raw: bytes) -> Verdict:

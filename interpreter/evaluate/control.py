@@ -29,12 +29,12 @@ async def choose(node: n.When, env: Env) -> Chosen | None:
     inside = env.block()
     labels = NONE if subject is None else subject.labels
     denied = bool(env.mx.get("denied"))
-    handles_denial = any(isinstance(case, n.Case) and asks_denial(case.condition) for case in node.cases)
+    handles_denial = denied and any(isinstance(case, n.Case) and asks_denial(case.condition) for case in node.cases)
     for case in node.cases:
         if not isinstance(case, n.Case):
             await evaluate(case, inside)
             continue
-        if denied and handles_denial and not asks_denial(case.condition):
+        if handles_denial and not asks_denial(case.condition):
             continue  # what was denied must not happen after all
         verdict = await matches(case.condition, subject, inside)
         if verdict.labels is not NONE:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -117,6 +118,13 @@ class Run:
     def __post_init__(self) -> None:
         if self.limits.seconds is not None and self.deadline is None:
             self.deadline = time.monotonic() + self.limits.seconds
+
+    def judging(self) -> Run:
+        """The same run for one judgement, whose steps and time are its own."""
+        new = copy(self)
+        new.limits, new.steps, new.deadline = DECLARING, 0, None
+        new.__post_init__()
+        return new
 
     def check(self, span: Span | None) -> None:
         """Called every few steps: an evaluation that is only a declaration must end by itself."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from interpreter import guards as g
@@ -18,7 +17,7 @@ from interpreter.values import NULL, Undefined, Value, array, record
 
 from .blocks import action_value
 from .control import choose
-from .core import DECLARING, Env, Returned, Signal, evaluate, handles
+from .core import Env, Returned, Signal, evaluate, handles
 
 if TYPE_CHECKING:
     from interpreter.policy_subjects import Operation
@@ -136,9 +135,8 @@ def guard_env(node: n.Guard, call: g.GuardCall, env: Env, privileged: bool) -> E
         "history": [use.json() for use in (shown.labels | whole.labels).tools],
     }  # fmt: skip
     names = {"input": given, "output": shown}
-    run = replace(env.run, limits=DECLARING, steps=0, deadline=None)
     ports = powerless(env.ports, engine=not env.module.is_environment)
-    inside = env.copy(run=run, ports=ports, authority=UNBOUND, calls=None, depth=0).block(names)
+    inside = env.copy(run=env.run.judging(), ports=ports, authority=UNBOUND, calls=None, depth=0).block(names)
     inside.mx = mx
     return inside
 

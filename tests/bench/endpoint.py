@@ -1,7 +1,7 @@
 """Runs the endpoint alone over servers that it starts itself: `python tests/bench/endpoint.py --config F --port N`.
 
-F is the `{"mcpServers": {name: {"command": …, "args": […]}}}` that every MCP host reads. Nothing is filtered, guarded or
-recorded, and there is no token: for benchmarks and for the conformance suite, which cannot send one.
+F is the `{"mcpServers": {name: {"command": …, "args": […]}}}` that every MCP host reads. Nothing is filtered or recorded, nor
+guarded without `--guards`, and there is no token: for benchmarks and for the conformance suite, which cannot send one.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from images.sidecar import guarding as judging
+from images.sidecar.admission import Admission
+from images.sidecar.config import ModuleConfig, ServerRules
 from images.sidecar.endpoint import Endpoint
 from images.sidecar.seams import Allowed, Call, EndpointSpec, Hidden, Kind, Lifecycle, ServerSpec, Verdict
 
@@ -44,6 +47,9 @@ class Permissive:
 
     async def request(self, call: Call) -> Verdict:
         return Verdict(kind="allow")
+
+    def watches(self, call: Call) -> bool:
+        return False
 
     async def result(self, call: Call, raw: bytes) -> Verdict:
         return Verdict(kind="allow")
@@ -74,7 +80,30 @@ async def dial(server: str, host: str, port: int) -> socket.socket:
     return sock
 
 
-async def serve(config: Path, where: int | str, lifecycle: Lifecycle) -> None:
+GUARDS = """
+policy @bench = {
+  defaults: { rules: ["no-secret-exfil"] },
+  labels: { secret: { deny: ["op:mcp:s0:s0_write_1"] } }
+}
+guard @small before op:mcp = when [
+  @mx.args.arguments.size > 100000000 => deny "nobody needs that much"
+  * => allow
+]
+exe @mcpConfig() = { servers: [] }
+"""
+
+
+def guarded(permissive: Permissive, servers: Sequence[ServerSpec]) -> tuple[Admission, judging.Guarding]:
+    """What decides in a sidecar, about the same servers: one guard, and a policy of two rules."""
+    files = {"index.mld": GUARDS, "module.yml": "name: bench\ntype: environment\nentry: index.mld\n"}
+    module = judging.load(ModuleConfig(entry="index.mld", files=files, name="bench", profile=None, policy={}))
+    loaded: asyncio.Future[judging.Module] = asyncio.get_running_loop().create_future()
+    loaded.set_result(module)
+    admission = Admission({server.name: ServerRules() for server in servers}, permissive.emit)
+    return admission, judging.Guarding(loaded, admission, permissive.emit)
+
+
+async def serve(config: Path, where: int | str, lifecycle: Lifecycle, *, guards: bool = False) -> None:
     """Serves until a signal ends it."""
     declared = json.loads(config.read_text())["mcpServers"]
     servers = tuple(
@@ -83,7 +112,8 @@ async def serve(config: Path, where: int | str, lifecycle: Lifecycle) -> None:
         for name, entry in declared.items()
     )  # fmt: skip
     gate = Permissive()
-    endpoint = Endpoint(EndpointSpec(servers=servers, lifecycle=lifecycle), gate, gate, gate, dial)
+    admission, guarding = guarded(gate, servers) if guards else (gate, gate)
+    endpoint = Endpoint(EndpointSpec(servers=servers, lifecycle=lifecycle), admission, guarding, gate, dial)
     if isinstance(where, str):
         endpoint.listen_unix(where)
     else:
@@ -104,6 +134,7 @@ if __name__ == "__main__":
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--socket", default="", help="listen on this Unix socket instead")
     parser.add_argument("--concurrent", type=int, default=64)
+    parser.add_argument("--guards", action="store_true", help="with a module that has a guard and two policy rules")
     parser.add_argument("--call-seconds", type=float, default=60.0)
     options = parser.parse_args()
     asyncio.run(
@@ -111,5 +142,6 @@ if __name__ == "__main__":
             options.config,
             options.socket or options.port,
             Lifecycle(max_concurrent=options.concurrent, call_timeout=options.call_seconds),
+            guards=options.guards,
         )
     )

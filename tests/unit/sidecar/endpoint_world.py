@@ -67,6 +67,9 @@ class Gate:
     async def request(self, call: Call) -> Verdict:
         return await self.judge_request(call) if self.judge_request else Verdict(kind="allow")
 
+    def watches(self, call: Call) -> bool:
+        return self.active
+
     async def result(self, call: Call, raw: bytes) -> Verdict:
         return await self.judge_result(call, raw) if self.judge_result else Verdict(kind="allow")
 

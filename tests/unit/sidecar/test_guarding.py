@@ -58,6 +58,9 @@ class FakeModule:
         self.asked.append((direction, method, name, value))
         return await self.decide(direction, method, server, name, value, labels)
 
+    def watches(self, method: str, server: str, name: str, labels: frozenset[str]) -> bool:
+        return True
+
     def telling(self, labels: frozenset[str]) -> frozenset[str]:
         return labels
 

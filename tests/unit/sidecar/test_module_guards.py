@@ -195,6 +195,18 @@ async def test_a_guard_that_spins_is_ended_by_its_time_limit() -> None:
     assert time.monotonic() - began < 1.0
 
 
+async def test_what_no_guard_looks_at_is_not_read_and_what_one_does_must_be_readable() -> None:
+    loading: asyncio.Future[Module] = asyncio.get_running_loop().create_future()
+    loading.set_result(ModuleGuards.load(module(NUMBERS)["files"], "index.mld", None, {}))
+    judge = Guarding(loading, Admission({}, print), print)
+    for name, labels, watched in (("echo", (), False), ("other", (), True)):
+        call = Call(
+            id=1, session="s", server="one", method="tools/call", name=name, params={}, labels=frozenset(labels)
+        )  # fmt: skip
+        assert judge.watches(call) is watched
+        assert (await judge.result(call, b"no JSON")).kind == ("deny" if watched else "allow")
+
+
 async def test_cannot_leave_a_mark_in_the_module_for_the_next_judgement() -> None:
     source = """
 var @seen = 0
