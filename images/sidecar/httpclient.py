@@ -9,6 +9,7 @@ import asyncio
 import re
 import ssl
 from collections.abc import AsyncIterator, Mapping
+from functools import cache
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -133,13 +134,19 @@ class Response:
                 raise HttpError(f"an event is over the limit of {self._limit} bytes")
 
 
+@cache
+def _trust() -> ssl.SSLContext:
+    """The certificate authorities, for all clients: reading them takes longer than many requests, and everybody waits."""
+    return ssl.create_default_context()
+
+
 class HttpClient:
     """Requests to one origin, dialled by the rules of the server that it stands for."""
 
     def __init__(self, server: str, url: str, headers: Mapping[str, str], dial: Dial, limit: int) -> None:
         self.address = Address.of(url)
         self._server, self._headers, self._dial, self._limit = server, headers, dial, limit
-        self._tls = ssl.create_default_context() if self.address.scheme == "https" else None
+        self._tls = _trust() if self.address.scheme == "https" else None
 
     async def request(
         self, method: str, headers: Mapping[str, str], body: bytes = b"", target: str | None = None

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from images.sidecar import httpclient
 from images.sidecar.remote import shown
 from images.sidecar.seams import Limits, ServerSpec
-from tests.unit.sidecar.endpoint_world import TOKEN, FakeServer, Line, Message, world
+from tests.unit.sidecar.endpoint_world import TOKEN, FakeServer, Line, Message, dial, world
 from tests.unit.sidecar.test_endpoint_eras import Stateless, eliciting
 
 
@@ -103,6 +105,18 @@ async def test_cannot_leave_without_a_grant(tmp_path: Path) -> None:
         listed = (await agent.request("tools/list")).result
         assert [tool["name"] for tool in listed["tools"]] == ["here"]
         assert "192.0.2.1 was refused" in listed["_meta"]["dev.mlld/servers"]["far"]["reason"]
+
+
+def test_certificate_authorities_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    httpclient._trust.cache_clear()
+    monkeypatch.setattr(
+        ssl, "create_default_context", lambda: made.append("read") or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    )
+    for url in ("https://one.example.com/mcp", "https://two.example.com/mcp", "http://three.example.com/mcp"):
+        httpclient.HttpClient("far", url, {}, dial, 1024)
+    httpclient._trust.cache_clear()
+    assert made == ["read"]
 
 
 Answering = Callable[[dict[str, Any], asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
