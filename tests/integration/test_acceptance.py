@@ -356,7 +356,8 @@ export { @spawn, @mcpConfig }
     taint, *said, created = done.out.strip().splitlines()
     assert {"src:cmd", "src:mcp", "secret"} <= set(taint.split(","))
     report = json.loads("\n".join(said))
-    assert report["tools"] == ["close_ticket", "list_tickets"]
+    # Asked after the calls: by @mine, whoever has seen what an MCP server says has no destructive tool any more.
+    assert report["tools"] == ["list_tickets"]
     assert report["token"] == len(token)
     assert report["answers"][0] == ["list_tickets", "ok", "T-1 open"]
     assert report["answers"][1][1] == "denied"
