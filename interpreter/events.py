@@ -63,3 +63,12 @@ class CheckpointReached:
 
     name: str
     place: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultReused:
+    """A call was answered by what an earlier run kept."""
+
+    function: str
+    key: str
+    labels: tuple[str, ...] = ()

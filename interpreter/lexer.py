@@ -31,6 +31,10 @@ _WORDS = "|".join(sorted(STATEMENT_WORDS, key=len, reverse=True))
 _DIRECTIVE = re.compile(rf"[ \t]*/(?=(?:{_WORDS})(?![\w-])|=>|@{NAME}[\w.\-\[\]\"']*\()")
 _RESUME = re.compile(rf"^/?(?:{_WORDS})(?![\w-])(?!\s*[:,])", re.MULTILINE)
 _FRONTMATTER = re.compile(r"\s*---[ \t]*\n(.*?)^---[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
+# `resume: auto` alone above everything is front matter without its dashes.
+_RESUME_HEADER = re.compile(
+    r'(?:[ \t]*(?:>>[^\n]*)?\n)*(resume:[ \t]*"?(?:auto|manual|never)"?)[ \t]*(?:(?:>>|<<)[^\n]*)?(?:\n|\Z)'
+)
 _FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})([^\n]*)")
 _PIPED_LINE = re.compile(rf"@{NAME}[\w.]*[ \t]+\|[ \t]+[@/\w]")
 _BLANK = re.compile(r"[ \t\r]*(?:(?:>>|<<)[^\n]*)?(?:\n|\Z)")
@@ -62,6 +66,9 @@ class Lexer(DirectiveLexer):
         at, frontmatter = 0, None
         if found := _FRONTMATTER.match(self.text):
             frontmatter = ("FRONTMATTER", found.group(1), found.start(1), found.end(1))
+            at = found.end()
+        elif found := _RESUME_HEADER.match(self.text):
+            frontmatter = ("FRONTMATTER", f"{found.group(1)}\n", found.start(1), found.end(1))
             at = found.end()
         if self.document:
             self._document(at)

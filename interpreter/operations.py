@@ -334,6 +334,16 @@ def find_files(files: FilePort, root: Path, pattern: str) -> Sequence[Path]:
     return files.glob(root, pattern)
 
 
+def read_checkpoints(ports: Ports) -> bytes:
+    assert ports.checkpoints is not None
+    return ports.checkpoints.read()
+
+
+def keep_checkpoint(ports: Ports, line: bytes) -> None:
+    assert ports.checkpoints is not None
+    ports.checkpoints.append(line)
+
+
 async def load_url(ports: Ports, url: str) -> tuple[bytes, str]:
     assert ports.http is not None
     return await ports.http.get(url)

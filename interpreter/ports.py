@@ -254,6 +254,16 @@ class SecretPort(Protocol):
         ...
 
 
+class CheckpointPort(Protocol):
+    """What earlier runs of a script kept: lines of JSON, in order. Errors: `OSError`."""
+
+    def read(self) -> bytes:
+        """Everything; empty if there is nothing."""
+        ...
+
+    def append(self, line: bytes) -> None: ...
+
+
 class HttpPort(Protocol):
     """Loads a URL for `<https://…>`: through the fence where there is one."""
 
@@ -299,6 +309,7 @@ class Ports:
     sandboxes: SandboxPort | None = None
     secrets: SecretPort | None = None
     http: HttpPort | None = None
+    checkpoints: CheckpointPort | None = None
     env: Mapping[str, str] = field(
         default_factory=lambda: EMPTY
     )  # variables a script may read through @input, already filtered

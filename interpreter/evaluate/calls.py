@@ -214,6 +214,10 @@ async def call_function(
         parameters=names,
     )
     about = {"name": function.name, "labels": list(function.labels), "type": "exe"}
+    memo: dict[str, Any] | None = None
+    if "llm" in function.labels and env.run.checkpoints is not None and env.ports.checkpoints is not None:
+        memo = {"hit": False, "key": None}  # `@mx.checkpoint`, also of hooks
+        env = env.ambient(checkpoint=memo)
 
     async def run(inputs: tuple[Value, ...]) -> Value:
         scope = Scope(home.scope)
@@ -228,16 +232,26 @@ async def call_function(
         await bind(function, list(inputs), scope, inside)
         if names:
             carried["args"] = scope.names.copy()
-        try:
-            result = await evaluate(function.body, inside)
-        except Returned as returned:
-            result = returned.value or NULL
-        if isinstance(result.data, Undefined) and isinstance(function.body, n.Block):
-            result = nothing(result.labels)
-        result = defined(result).with_labels(function.taint)
-        if opaque(function.body):
-            # What a program makes of its arguments nobody sees: its answer carries all of them.
-            result = result.with_labels(sequence_labels(inputs))
+
+        async def body() -> Value:
+            try:
+                result = await evaluate(function.body, inside)
+            except Returned as returned:
+                result = returned.value or NULL
+            if isinstance(result.data, Undefined) and isinstance(function.body, n.Block):
+                result = nothing(result.labels)
+            result = defined(result).with_labels(function.taint)
+            if opaque(function.body):
+                # What a program makes of its arguments nobody sees: its answer carries all of them.
+                result = result.with_labels(sequence_labels(inputs))
+            return result
+
+        if memo is None:
+            result = await body()
+        else:
+            from .checkpointing import remembered
+
+            result = await remembered(function, inputs, inside, body, memo)
         if len(env.run.tool_calls) < REMEMBERED:
             env.run.tool_calls.append({"name": function.name, "args": list(names), "ok": True})
         return result.with_labels(function.result_labels) if function.labels else result

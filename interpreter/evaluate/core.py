@@ -108,6 +108,7 @@ class Run:
     loading: list[str] = field(default_factory=list)  # modules on the way, outermost first
     directory: Path = field(default_factory=Path)  # where commands start
     quiet: bool = False
+    checkpoints: Any = None  # what earlier runs kept (`checkpointing.Checkpoints`), and what this one keeps
     strict_profiles: bool = False
     profile: str | None = None  # `--profile`
     provider: str | None = None  # `--provider`
@@ -237,7 +238,7 @@ async def evaluate(node: n.Node, env: Env) -> Value:
 # Nouns of which most scripts have none: their files are read when the first of their nodes is met.
 LATE: dict[type[n.Node], str] = {
     n.Box: "boxes", n.New: "boxes", n.File: "workspaces", n.Files: "workspaces", n.Guard: "guarding", n.Allow: "guarding",
-    n.Deny: "guarding", n.EnvDecision: "guarding", n.Import: "imports", n.Hook: "hooks",
+    n.Deny: "guarding", n.Checkpoint: "checkpointing", n.EnvDecision: "guarding", n.Import: "imports", n.Hook: "hooks",
 }  # fmt: skip
 
 

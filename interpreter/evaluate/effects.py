@@ -174,11 +174,3 @@ async def write_file(path: Path, text: str, value: Value, env: Env, node: n.Node
         return given[0]
 
     await perform(Request(operation=operation, inputs=(value,), span=node.span), env, run)
-
-
-@handles(n.Checkpoint)
-async def checkpoint(node: n.Checkpoint, env: Env) -> Value:
-    """A named point of the run, for the record. Nothing is resumed from it: docs/differences.md."""
-    name = vt.text(await evaluate(node.name, env))
-    env.ports.output.event(events.CheckpointReached(name=env.run.mask(name), place=str(node.span)))
-    return NULL

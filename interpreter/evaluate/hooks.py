@@ -58,7 +58,7 @@ class Hook:
         if self.node.filter.pattern is not None and not await self._fits(given):
             return None
         shown = output if output is not None else given
-        around = {name: place.mx[name] for name in ("for", "loop", "while", "try") if name in place.mx}
+        around = {name: place.mx[name] for name in ("for", "loop", "while", "try", "checkpoint") if name in place.mx}
         mx = {**around, "op": about(request.operation), "input": given, "output": shown, "hook": {"name": self.node.name},
               "hooks": {"errors": list(errors)}}  # fmt: skip
         authority = Unwatched(place.authority.policy)

@@ -39,6 +39,7 @@ class RunOptions:
     profile: str | None = None
     strict_profiles: bool = False
     provider: str | None = None
+    resume: str | None = None  # `--resume`: what to make again, "" for nothing in particular
     recursion: int = 64
     quiet: bool = False
 
@@ -56,6 +57,10 @@ async def run_script(source: Source, path: Path | None, ports: Ports, options: R
     document = parse_or_raise(source, options.mode)
     deepen()
     env = make_env(source, path, document, ports, options)
+    if ports.checkpoints is not None:
+        from .checkpointing import begin
+
+        begin(env, document, options.resume)
     try:
         result = await run_body(document, env, prose=True)
         if result is not None and result.data is not None:

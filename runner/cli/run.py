@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -15,12 +16,14 @@ from runner.cli.check import source_of
 from runner.cli.context import Context, LazySandboxes, Sandboxed
 from runner.cli.lazy import Command
 from runner.errors import BadOption
+from runner.host.checkpoints import KeptResults
 from runner.host.output import StreamOutput
 
 EXAMPLES = """
 Examples:
   mlld hello.mld
   mlld run report.mld topic=tickets limit=5
+  mlld run review.mld --resume @review                      # answers of models from earlier runs, but not of @review
   mlld run notes.md --document > notes.txt
   echo 'show `hello`' | mlld -
   MLLD_MOCK_TIME=2024-05-30T14:30:00Z mlld run report.mld   # @now is always this
@@ -33,10 +36,21 @@ Examples:
 @click.option("--document", is_flag=True, help="Print the document only, and not what goes to stdout beside it.")
 @click.option("--profile", help="The profile of its environments.")
 @click.option("--provider", help="Where its environments run: docker (the default), or local: not isolated.")
+@click.option(
+    "--resume",
+    is_flag=False,
+    flag_value="",
+    metavar="[TARGET]",
+    help="Use results of earlier runs, but not those of TARGET.",
+)
+@click.option("--fresh", "--new", is_flag=True, help="Forget the results of earlier runs first.")
+@click.option("--no-checkpoint", is_flag=True, help="Neither use nor keep results.")
+@click.option("--fork", metavar="SCRIPT", help="Use the kept results of another script, too.")
 @click.option("--allow-absolute", is_flag=True, help="Files outside of the project may be read and written.")
 def run(
-    file: str, values: tuple[str, ...], document: bool, profile: str | None, provider: str | None, allow_absolute: bool
-) -> None:
+    file: str, values: tuple[str, ...], document: bool, profile: str | None, provider: str | None, resume: str | None,
+    fresh: bool, no_checkpoint: bool, fork: str | None, allow_absolute: bool,
+) -> None:  # fmt: skip
     """Run the script FILE; NAME=VALUE become fields of @payload."""
     source = source_of(file)
     path = None if file == "-" else Path(file).resolve()
@@ -50,10 +64,16 @@ def run(
         recursion=recursion_depth(context.env),
         profile=profile or context.env.get("MLLD_PROFILE"),
         provider=provider or context.env.get("MLLD_PROVIDER"),
+        resume=resume,
     )
+    kept = None
+    if path is not None and not no_checkpoint:
+        kept = KeptResults.of(path, context.project, fork=Path(fork) if fork else None)
+        if fresh:
+            kept.clear()
     output = DocumentOutput(context.masker) if document else None
     try:
-        interrupt.run(_run(context, source, path, options, anywhere=allow_absolute, output=output))
+        interrupt.run(_run(context, source, path, options, anywhere=allow_absolute, output=output, kept=kept))
     except MlldError as fault:
         if document and fault.exit_code == SyntaxFault.exit_code and fault.code != "unsupported":
             # Comparisons with a corpus read 3 as "not implemented here", and a fault that was found is implemented.
@@ -68,8 +88,9 @@ class DocumentOutput(StreamOutput):
 
 
 async def _run(
-    context: Context, source: Source, path: Path | None, options: RunOptions, *, anywhere: bool, output: Output | None
-) -> None:
+    context: Context, source: Source, path: Path | None, options: RunOptions, *, anywhere: bool, output: Output | None,
+    kept: KeptResults | None,
+) -> None:  # fmt: skip
     def sandboxes() -> Sandboxed:
         from runner.cli.opening import sandboxes_for
 
@@ -79,7 +100,7 @@ async def _run(
     lazy = LazySandboxes(sandboxes)
     try:
         ports = context.ports(files=roots, anywhere=anywhere, sandboxes=lazy, output=output)
-        await run_script(source, path, ports, options)
+        await run_script(source, path, replace(ports, checkpoints=kept), options)
     finally:
         lazy.close()
         await context.tools.close()

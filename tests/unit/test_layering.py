@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 INTERPRETER = [
     {"source", "errors", "labels", "names"},
     {"values", "nodes", "events", "declarations", "ports"},
-    {"lexer", "hints", "policy", "profiles"},
+    {"lexer", "hints", "policy", "profiles", "checkpoints", "registry", "code", "web"},
     {"parser", "resolve", "guards", "environment", "printer", "check", "transform"},
     {"operations"},
     {"evaluate", "mcp"},
