@@ -35,7 +35,7 @@ async def use_everything(program: StdioServerParameters, mode: str) -> dict[str,
         tools = [tool.name for tool in (await client.list_tools()).tools]
         asked = await client.call_tool("ask_user", {}, progress_callback=progressed)
         echoed = await client.call_tool("echo_text", {"text": MEGABYTE})
-        with anyio.move_on_after(0.5) as scope:
+        with anyio.move_on_after(1.5) as scope:
             await client.call_tool("wait", {})
         counted = await client.call_tool("count_cancelled", {})
     return {

@@ -130,8 +130,8 @@ async def test_a_posting_place_cannot_be_guessed_or_used_otherwise(tmp_path: Pat
                 await asyncio.sleep(0.01)
 
 
-async def test_half_open_channels_are_let_go_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(oldsse, "OPENING_SECONDS", 0.3)
+async def test_half_open_channels_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oldsse, "OPENING_SECONDS", 3600.0)
     async with world(tmp_path, FakeServer("good")) as w:
         kept = await OldSse.dial(w.agent())
         await kept.open()
@@ -140,12 +140,27 @@ async def test_half_open_channels_are_let_go_and_bounded(tmp_path: Path, monkeyp
         assert refused.status == 503
         upgrade = {"Connection": "Upgrade", "Upgrade": "mcp-stdio"}
         assert (await w.agent().http("GET", headers=upgrade)).status == 503
-        async with asyncio.timeout(5):
-            await asyncio.gather(*(client.ended for client in held))
         assert await kept.tools() == ["echo"]
         agent = w.agent()
         await agent.open()
         assert await agent.tools() == ["echo"]
+        await held.pop().close()
+        await asyncio.sleep(0.1)
+        await (await Stdio.dial(w.agent())).close()
+        for client in (kept, *held):
+            await client.close()
+
+
+async def test_half_open_channels_are_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with world(tmp_path, FakeServer("good")) as w:
+        kept = await OldSse.dial(w.agent())
+        await kept.open()
+        monkeypatch.setattr(oldsse, "OPENING_SECONDS", 0.1)
+        held = [await OldSse.dial(w.agent()) for _ in range(3)]
+        async with asyncio.timeout(10):
+            await asyncio.gather(*(client.ended for client in held))
+        assert (await held[0].post(b'{"jsonrpc":"2.0","id":1,"method":"ping"}')).status == 404
+        assert await kept.tools() == ["echo"]
         for client in (kept, *held):
             await client.close()
 
@@ -177,7 +192,10 @@ async def test_who_does_not_read_its_lines_may_not_ask_for_more(tmp_path: Path) 
         body = {"jsonrpc": "2.0", "method": "tools/call", "params": {"name": "big"}}
         for number in range(20_000):
             client.writer.write(json.dumps(body | {"id": f"n{number}", "pad": "x" * 1000}).encode() + b"\n")
-        await asyncio.sleep(1.5)
+        async with asyncio.timeout(10):
+            while not big.calls("tools/call"):
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(1.0)
         asked = len(big.calls("tools/call"))
         assert 0 < asked < 400
         assert w.endpoint.backlog <= 64 << 20

@@ -114,7 +114,7 @@ class Running:
         self.session = self.request(self.good, spelt(opening("2025-03-26")), [])[1]["mcp-session-id"]
 
     def dial(self) -> socket.socket:
-        sock = socket.create_connection(("127.0.0.1", self.world.port), timeout=5)
+        sock = socket.create_connection(("127.0.0.1", self.world.port), timeout=20)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return sock
 
@@ -264,7 +264,7 @@ def test_cannot_break_lines(running: Running, body: bytes, version: str, greeted
         sock.sendall(body + b'\n{"jsonrpc":"2.0","id":"last","method":"nope"}\n')
         if len(body) % 2:
             sock.shutdown(socket.SHUT_WR)
-        sock.settimeout(2)
+        sock.settimeout(20)
         data = b""
         while b'"id":"last"' not in data and (got := sock.recv(65536)):
             data += got

@@ -296,6 +296,15 @@ async def logged(x: Crossing) -> None:
     assert (await x.client.hears("notifications/message"))["params"]["data"] == "hm"
 
 
+async def at_last(x: Crossing, method: str, params: Message) -> Message:
+    """What the client hears of what the server says again and again: a subscription is on its way for a while."""
+    hearing = asyncio.create_task(x.client.hears(method))
+    while not hearing.done():
+        x.server.lines[-1].notify(method, params)
+        await asyncio.wait([hearing], timeout=0.1)
+    return hearing.result()
+
+
 def changed(kind: str, flag: str, listed: str) -> Case:
     async def check(x: Crossing) -> None:
         await x.open()
@@ -303,9 +312,7 @@ def changed(kind: str, flag: str, listed: str) -> Case:
         if x.modern:
             x.client.begin("subscriptions/listen", {"notifications": {flag: True}}, id="ear").add_done_callback(_over)
             await x.client.hears("notifications/subscriptions/acknowledged")
-        await asyncio.sleep(0.05)
-        x.server.lines[-1].notify(f"notifications/{kind}/list_changed", {})
-        await x.client.hears(f"notifications/{kind}/list_changed")
+        await at_last(x, f"notifications/{kind}/list_changed", {})
 
     return check
 
@@ -327,11 +334,10 @@ async def updated(x: Crossing) -> None:
             "subscriptions/listen", {"notifications": {"resourceSubscriptions": ["full://shelf"]}}, id="ear"
         ).add_done_callback(_over)
         await x.client.hears("notifications/subscriptions/acknowledged")
-        await asyncio.sleep(0.1)
     else:
         await x.result("resources/subscribe", uri="full://shelf")
-    x.server.lines[-1].notify("notifications/resources/updated", {"uri": "full://shelf"})
-    assert (await x.client.hears("notifications/resources/updated"))["params"]["uri"] == "full://shelf"
+    told = await at_last(x, "notifications/resources/updated", {"uri": "full://shelf"})
+    assert told["params"]["uri"] == "full://shelf"
 
 
 @row(
