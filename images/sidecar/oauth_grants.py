@@ -234,7 +234,7 @@ class Grants:
                 signed = {"client_id": client.id, "client_assertion_type": _ASSERTION_TYPE, "client_assertion": said}
                 return {**form, **signed}, {}
             case _:
-                return {**form, "client_id": client.id}, {}
+                return {**form, **({"client_id": client.id} if client.id else {})}, {}
 
     # --- who we are
 
@@ -249,7 +249,8 @@ class Grants:
         if not oauth.client_id:
             if oauth.client_metadata and server.client_id_metadata_document_supported:
                 return Client(issuer=server.issuer, id=oauth.client_metadata)
-            return None
+            # RFC 7523 §3.1: the assertion says who it is.
+            return Client(issuer=server.issuer, id="") if oauth.grant == "jwt_bearer" else None
         if oauth.private_key:
             algorithms = server.token_endpoint_auth_signing_alg_values_supported
             if algorithms and oauth.algorithm not in algorithms:

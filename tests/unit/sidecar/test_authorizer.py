@@ -80,6 +80,16 @@ async def test_a_signed_assertion_stands_for_a_secret(w: OAuthWorld) -> None:
     assert "MIIsecret" not in str(raised.value)
 
 
+@pytest.mark.parametrize("client", ["", "me"])
+async def test_a_workload_shows_the_assertion_of_its_platform(w: OAuthWorld, client: str) -> None:
+    assert (
+        await w.ask(w.authorizer(grant="jwt_bearer", assertion="who-i-am", client_id=client, client_secret="")) == 200
+    )
+    [form] = w.token_requests()
+    assert (form["grant_type"], form["assertion"]) == ("urn:ietf:params:oauth:grant-type:jwt-bearer", "who-i-am")
+    assert form.get("client_id", "") == client
+
+
 async def test_an_enterprises_assertion_is_exchanged(w: OAuthWorld) -> None:
     w.authority.answers["/idp/token"] = lambda _: Response(
         {
