@@ -6,6 +6,8 @@ import datetime
 import re
 from typing import Any
 
+MOST_PARTS = 1_000_000
+MOST_LEVELS = 100
 FENCE = re.compile(r"\A---[ \t]*\r?\n(.*?)(?:^|\n)---[ \t]*(?:\r?\n|\Z)", re.S | re.M)
 
 
@@ -23,20 +25,30 @@ def parse_yaml(text: str) -> Any:
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        return _plain(yaml.load(text, Loader=loader), 0)
+        return _Copy(limit=MOST_PARTS).of(yaml.load(text, Loader=loader), 0)
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from None
 
 
-def _plain(data: Any, depth: int) -> Any:
-    if depth > 100:  # an anchor that contains itself
-        raise ValueError("the YAML is nested too deeply")
-    if isinstance(data, dict):
-        return {str(key): _plain(item, depth + 1) for key, item in data.items()}
-    if isinstance(data, list | tuple | set):
-        return [_plain(item, depth + 1) for item in data]
-    if isinstance(data, datetime.datetime):
-        return data.isoformat()
-    if isinstance(data, datetime.date):
-        return data.isoformat()
-    return data
+class _Copy:
+    """Plain data of what YAML gave. Aliases are written out, so parts are counted: ten lines, each of which names the
+    one before ten times, would be ten thousand million parts.
+    """
+
+    def __init__(self, *, limit: int) -> None:
+        self.limit = limit
+        self.left = limit
+
+    def of(self, data: Any, depth: int) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            raise ValueError(f"with its aliases written out the YAML has more than {self.limit:,} parts")
+        if depth > MOST_LEVELS:  # an anchor that contains itself
+            raise ValueError("the YAML is nested too deeply")
+        if isinstance(data, dict):
+            return {str(key): self.of(item, depth + 1) for key, item in data.items()}
+        if isinstance(data, list | tuple | set):
+            return [self.of(item, depth + 1) for item in data]
+        if isinstance(data, datetime.date):
+            return data.isoformat()
+        return data

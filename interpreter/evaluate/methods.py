@@ -211,7 +211,9 @@ def _repeat(target: Value, arguments: Arguments) -> Value:
 
 
 def _pad(target: Value, arguments: Arguments, *, start: bool) -> Value:
-    source, width = vt.text(target), min(_integer(arguments, 0, 0) or 0, vt.MAX_TEXT)
+    source, width = vt.text(target), _integer(arguments, 0, 0) or 0
+    if width > vt.MAX_TEXT:
+        raise LimitReached(f"the text would be longer than {vt.MAX_TEXT // 2**20} MiB")
     fill = _text_argument(arguments, 1, " ") or " "
     missing = max(0, width - len(source))
     padding = (fill * (missing // len(fill) + 1))[:missing]

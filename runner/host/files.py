@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -18,9 +20,21 @@ class HostFiles:
 
     def read(self, path: Path) -> bytes:
         real = self._inside(path, self._readable, "read")
-        if real.stat().st_size > MOST_BYTES:
+        # Opened without waiting and looked at afterwards: a pipe would wait for a writer, a device may never end.
+        descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            found = os.fstat(descriptor)
+            if stat.S_ISDIR(found.st_mode):
+                raise IsADirectoryError(f"{path} is a directory")
+            if not stat.S_ISREG(found.st_mode):
+                raise PermissionError(f"{path} is not a regular file")
+            with open(descriptor, "rb", closefd=False) as file:
+                data = file.read(MOST_BYTES + 1)
+        finally:
+            os.close(descriptor)
+        if len(data) > MOST_BYTES:
             raise OSError(f"{path} is larger than {MOST_BYTES >> 20} MiB")
-        return real.read_bytes()
+        return data
 
     def write(self, path: Path, data: bytes, *, append: bool = False) -> None:
         real = self._inside(path, self._writable, "written")
@@ -49,6 +63,6 @@ class HostFiles:
     def _inside(path: Path, roots: Sequence[Path], verb: str) -> Path:
         real = path.resolve()
         if not any(real.is_relative_to(root) for root in roots):
-            where = ", ".join(map(str, roots)) or "nothing"
+            where = ", ".join(dict.fromkeys(map(str, roots))) or "nothing"
             raise PermissionError(f"{path} may not be {verb}: it lies outside {where}")
         return real

@@ -13,6 +13,7 @@ from interpreter.environment_config import derive, parse_config
 from interpreter.environment_mcp import SOURCES, match_tools, parse_mcp_config, slug
 from interpreter.environment_narrow import WideningFault
 from interpreter.errors import MlldError
+from interpreter.evaluate.frontmatter import parse_yaml
 from interpreter.policy import judge
 from interpreter.policy_danger import dangers
 from interpreter.policy_parse import from_json, parse_auth, parse_policy
@@ -162,3 +163,15 @@ def test_ten_thousand_tools_are_matched_at_once() -> None:
     before = time.process_time()
     assert match_tools(["tool9999", "tool_5"], names) == ("tool_5", "tool_9999")
     assert time.process_time() - before < 5
+
+
+def test_aliases_in_yaml_cannot_write_a_huge_value() -> None:
+    fine = "a: &a [1, 2]\nb: [*a, *a]\n"
+    assert parse_yaml(fine) == {"a": [1, 2], "b": [[1, 2], [1, 2]]}
+    bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+        f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12)
+    )
+    with pytest.raises(ValueError, match="more than 1,000,000 parts"):
+        parse_yaml(bomb)
+    with pytest.raises(ValueError, match="nested too deeply"):
+        parse_yaml("a: &a [*a]\n")

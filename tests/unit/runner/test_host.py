@@ -183,3 +183,16 @@ def test_specs_that_cannot_be_started() -> None:
         argv_for("node 'x")
     with pytest.raises(Unsupported, match="remote MCP server"):
         argv_for("https://example.com/mcp")
+
+
+def test_what_is_no_regular_file_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zeros").symlink_to("/dev/zero")
+    (tmp_path / "fine").write_bytes(b"text")
+    files = HostFiles([tmp_path, Path("/dev")])
+    assert files.read(tmp_path / "fine") == b"text"
+    for name in ("pipe", "zeros"):
+        with pytest.raises(PermissionError, match="not a regular file"):
+            files.read(tmp_path / name)
+    with pytest.raises(IsADirectoryError):
+        files.read(tmp_path)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,35 @@ def test_twice_leaves_and_says_what_cleans() -> None:
     assert out == ""
     assert process.returncode == 130
     assert "removed by: mlld sandbox gc" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_children_of_a_script_are_stopped_with_it(number: signal.Signals, tmp_path: Path) -> None:
+    script = tmp_path / "script.mld"
+    script.write_text("run sh { echo $$ > shell; sleep 300 & echo $! > child; wait }\n")
+    argv = [sys.executable, "-m", "runner", "run", str(script)]
+    with subprocess.Popen(
+        argv, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE
+    ) as process:
+        until(lambda: (tmp_path / "child").exists() and (tmp_path / "child").read_text().strip() != "")
+        started = [int((tmp_path / name).read_text()) for name in ("shell", "child")]
+        assert all(alive(pid) for pid in started)
+        process.send_signal(number)
+        process.communicate(timeout=20)
+    assert process.returncode == 130
+    until(lambda: not any(alive(pid) for pid in started))
+
+
+def until(holds: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    """Is it there, and no zombie that waits to be read?"""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
