@@ -37,6 +37,7 @@ _RESUME_HEADER = re.compile(
 )
 _FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})([^\n]*)")
 _PIPED_LINE = re.compile(rf"@{NAME}[\w.]*[ \t]+\|[ \t]+[@/\w]")
+_SLASHED_STAGE = re.compile(r"^(@[^|\n]*)\| /", re.MULTILINE)
 _BLANK = re.compile(r"[ \t\r]*(?:(?:>>|<<)[^\n]*)?(?:\n|\Z)")
 _HEADING_LINE = re.compile(r"[ \t]*#[^\n]*(?:\n|\Z)")
 _COMMENT_LINE = re.compile(r"[ \t]*(?:>>|<<)[^\n]*(?:\n|\Z)")
@@ -73,7 +74,9 @@ class Lexer(DirectiveLexer):
         if self.document:
             self._document(at)
             if self._only_piped_lines():
-                return Lexer(self.source, "strict").lex()
+                # Each line is lexed where it stands: a slash before the effect makes room.
+                text = _SLASHED_STAGE.sub(r"\1|  ", self.text)
+                return Lexer(Source(name=self.source.name, text=text), "strict").lex()
         else:
             self._strict(at, self.size)
         return Lexed(items=self.items, faults=self.faults, frontmatter=frontmatter)

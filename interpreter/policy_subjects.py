@@ -77,6 +77,7 @@ class Operation:
     parameters: tuple[str, ...] = ()  # their names, where they have names: `@mx.args`
     environment: Labels = NONE  # what else flows in: stdin, `using` (label it secret)
     place: Place | None = None
+    stage: bool = False  # a function as a stage of a pipeline
 
     @cached_property
     def incoming(self) -> Labels:

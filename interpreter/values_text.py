@@ -138,8 +138,8 @@ def text(value: Any) -> str:
     found = scalar_text(data)
     if found is not None:
         return found
-    if isinstance(data, list) and data and all(_from_file(item) for item in data):
-        return "\n\n".join(text(item) for item in data)
+    if isinstance(data, list) and (between := _between_files(value)) is not None:
+        return between.join(text(item) for item in data)
     if not isinstance(data, list | dict):
         own = getattr(data, "shown", None)
         if own is not None:
@@ -147,8 +147,11 @@ def text(value: Any) -> str:
     return to_json(data)
 
 
-def _from_file(item: Any) -> bool:
-    return isinstance(item, Value) and item.meta is not None and "file" in item.meta
+def _between_files(value: Any) -> str | None:
+    """What stands between the texts of a list that a glob loaded; None for other lists, and for one that is empty."""
+    if not isinstance(value, Value) or value.meta is None or not value.data:
+        return None
+    return value.meta.get("between")
 
 
 def display(value: Any) -> str:
@@ -163,8 +166,8 @@ def display(value: Any) -> str:
     found = scalar_text(data)
     if found is not None:
         return found
-    if isinstance(data, list) and data and all(_from_file(item) for item in data):
-        return "\n\n".join(text(item) for item in data)
+    if isinstance(data, list) and (between := _between_files(value)) is not None:
+        return between.join(text(item) for item in data)
     if not isinstance(data, list | dict):
         own = getattr(data, "shown", None)
         return str(own()) if own is not None else to_json(data)
@@ -175,6 +178,8 @@ def shown(value: Any) -> str:
     """What `show` prints: `display`, and a text that is JSON is laid out like the data that it stands for."""
     said = display(value)
     data = value.data if isinstance(value, Value) else value
+    if isinstance(value, Value) and value.meta and "errors" in value.meta:
+        return to_json(value)  # what some branches failed at is for programs
     if isinstance(value, Value) and value.meta and "namespace" in value.meta:
         return layout(exports(to_plain(data), value.meta.get("frontmatter")))
     if not isinstance(data, list | dict) or (isinstance(value, Value) and value.meta and "file" in value.meta):

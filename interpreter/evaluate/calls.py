@@ -106,10 +106,12 @@ async def call_arguments(nodes: tuple[n.Node, ...], env: Env, whose: str = "") -
 class CallOptions:
     """What a call site adds: `with { guards, policy, stdin … } using auth:x`."""
 
-    __slots__ = ("guards", "options", "policy", "using")
+    __slots__ = ("guards", "options", "policy", "stage", "using")
 
-    def __init__(self, *, guards: Any = None, policy: Any = None, using: Any = None, options: Any = None) -> None:
-        self.guards, self.policy, self.using, self.options = guards, policy, using, options
+    def __init__(
+        self, *, guards: Any = None, policy: Any = None, using: Any = None, options: Any = None, stage: bool = False
+    ) -> None:
+        self.guards, self.policy, self.using, self.options, self.stage = guards, policy, using, options, stage
 
 
 async def invoke(
@@ -212,6 +214,7 @@ async def call_function(
         labels=function.labels,
         inputs=tuple(v.labels for v in arguments),
         parameters=names,
+        stage=options is not None and options.stage,
     )
     about = {"name": function.name, "labels": list(function.labels), "type": "exe"}
     memo: dict[str, Any] | None = None

@@ -75,6 +75,8 @@ async def assigned(node: n.Var, env: Env) -> Value:
     while True:
         around = env if attempt == 1 else env.ambient(**{"try": attempt, "hint": Value(hint)})
         value = defined(await action_value(node.value, around)).with_labels(labels)
+        if isinstance(node.value, n.Command) and value.meta is not None and "stdout" in value.meta:
+            value = value.with_meta(text=value.meta["stdout"])  # in text, it stays what the command said
         if not watched:
             return value
         operation = Operation(kind="var", name=node.name, inputs=(value.labels,), parameters=(node.name,))

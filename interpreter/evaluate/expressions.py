@@ -163,7 +163,7 @@ async def unary(node: n.Unary, env: Env) -> Value:
 @handles(n.Ternary)
 async def ternary(node: n.Ternary, env: Env) -> Value:
     condition = await lenient(node.condition, env)
-    chosen = await evaluate(node.then if truthy(condition) else node.otherwise, env)
+    chosen = await lenient(node.then if truthy(condition) else node.otherwise, env)
     return chosen.with_labels(condition.labels)
 
 

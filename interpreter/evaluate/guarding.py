@@ -82,6 +82,14 @@ async def guard(node: n.Guard, env: Env) -> Value:
     async def decide(call: g.GuardCall) -> g.GuardDecision:
         return await judge(node, call, env, privileged)
 
+    if node.filter.kind == "label" and any(
+        held.kind == "operation" and held.filter == node.filter.name for held in module.guards.all
+    ):
+        said = node.filter.name
+        env.ports.output.stderr(
+            f'Warning: Guard uses data filter "{said}", but "{said}" is an operation label. Did you mean "op:{said}"? '
+            f'Without the op: prefix, the guard matches data labeled "{said}", not operations.\n'
+        )
     made = g.Guard(
         decide=decide, kind=node.filter.kind, filter=node.filter.name, name=node.name, timing=node.timing,
         privileged=privileged, place=place_of(node.span),
@@ -101,8 +109,19 @@ def as_value(guarded: g.Guarded) -> Value:
 
 
 async def judge(node: n.Guard, call: g.GuardCall, env: Env, privileged: bool) -> g.GuardDecision:
-    """The decision of one guard about one operation."""
+    """The decision of one guard about one operation.
+
+    A stage of a pipeline is the function that it calls, and a stage: a guard may ask for either type, so it is asked as
+    both. What it decides about the function counts, unless that only lets it pass.
+    """
     inside = guard_env(node, call, env, privileged)
+    found = await asked(node, call, inside)
+    if not call.operation.stage or not (found is None or (isinstance(found, g.Allow) and found == g.Allow())):
+        return found
+    return await asked(node, call, inside.ambient(op={**inside.mx["op"], "type": "pipeline-stage"}))
+
+
+async def asked(node: n.Guard, call: g.GuardCall, inside: Env) -> g.GuardDecision:
     body = node.body
     try:
         if isinstance(body, n.When):

@@ -184,7 +184,7 @@ async def load_many(text: str, path: Value, node: n.FileLoad, env: Env) -> Value
                 )  # of many files, one that is broken is its text
                 continue
             raise
-    return array(loaded, path.labels)
+    return array(loaded, path.labels).with_meta(between="\n" if node.shape is not None else "\n\n")
 
 
 async def load_one(path: Path, node: n.FileLoad, env: Env, *, raw: bool = False) -> Value:

@@ -218,6 +218,7 @@ async def run_stage(
 async def call_stage(stage: n.Node, value: Value, env: Env, options: CallOptions | None = None) -> Value:
     """One stage: a function gets the value as its first argument, a command as its standard input."""
     options = options or CallOptions(options={"stdin": value})
+    options.stage = True
     if isinstance(stage, n.With | n.Stream | n.Run):
         from .commands import with_options
 
@@ -319,7 +320,7 @@ async def run_parallel(
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
     env.scope.define("\0errors", Value(sorted(errors, key=lambda e: e["index"])))
-    return array(results)
+    return array(results).with_meta(errors=errors) if errors else array(results)
 
 
 @handles(n.ParallelStage)

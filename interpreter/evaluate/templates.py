@@ -69,6 +69,8 @@ async def part_value(part: n.Node, env: Env) -> Value:
         if missing.code == "undefined-variable":
             return as_written(part)
         raise
+    if isinstance(part, n.Pipeline) and value.meta is not None and "stdout" in value.meta:
+        return Value(value.meta["stdout"], value.labels)  # in text, a pipeline is what its last stage said
     # So does a parameter that the caller did not give.
     return as_written(part) if isinstance(value.data, Undefined) and isinstance(part, n.Variable) else value
 
