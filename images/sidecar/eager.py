@@ -34,6 +34,11 @@ def _rest(work: Coroutine[Any, Any, T], awaited: Any) -> Generator[Any, Any, T]:
             return value
 
 
+async def _going_on(work: Coroutine[Any, Any, T], awaited: Any) -> T:
+    # A coroutine proper: since Python 3.12 a task takes no generator that stands for one.
+    return await _rest(work, awaited)
+
+
 def begin(work: Coroutine[Any, Any, T]) -> Done[T] | Coroutine[Any, Any, T]:
     """Runs a coroutine as far as it comes without waiting: its result, or the rest, to be awaited. Raises what it raises.
 
@@ -43,8 +48,7 @@ def begin(work: Coroutine[Any, Any, T]) -> Done[T] | Coroutine[Any, Any, T]:
         awaited = work.send(None)
     except StopIteration as done:
         return Done(done.value)
-    rest: Coroutine[Any, Any, T] = _rest(work, awaited)
-    return rest
+    return _going_on(work, awaited)
 
 
 def start(work: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:

@@ -57,6 +57,8 @@ def test_the_transcript_tells_the_whole_story(demo: Project) -> None:
     ):
         assert line in done.err, done.err
     assert demo.mlld("sandbox", "verify", "last").code == 0
+    why = demo.mlld("sandbox", "explain", "last").out
+    assert "at         index.mld:25:1\nbecause    this ticket is under embargo; ask a maintainer" in why, why
     shown = {steady(line) for line in (done.out + done.err).splitlines()}
     block = (ROOT / "README.md").read_text().split("```text\n")[1].split("```")[0]
     assert [line for line in block.splitlines() if line and steady(line) not in shown] == []

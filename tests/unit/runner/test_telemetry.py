@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import time
@@ -341,6 +342,22 @@ def test_an_endpoint_that_refuses_is_one_warning(
     assert len(kept.raw) > 2
     assert len(warnings) == 1
     assert warnings[0].startswith("telemetry is not exported completely: ")
+    assert capsys.readouterr().err == ""
+
+
+def test_an_endpoint_where_nobody_listens_is_one_warning(
+    monkeypatch: pytest.MonkeyPatch, warnings: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+        found = open_telemetry({"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}, warnings.append)
+        assert found is not None
+        began = time.monotonic()
+        told(found, request())
+        assert time.monotonic() - began < 5
+    assert len(warnings) == 1
     assert capsys.readouterr().err == ""
 
 

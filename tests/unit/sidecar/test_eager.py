@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 
 import pytest
 
@@ -30,6 +31,12 @@ async def test_what_waits_goes_on_where_it_was() -> None:
     future.set_result(4)
     async with asyncio.timeout(5):
         assert await begun == 5
+
+
+async def test_the_rest_is_a_coroutine_as_every_python_takes_it() -> None:
+    begun = begin(soon(7, waits=1))
+    assert inspect.iscoroutine(begun)
+    assert await asyncio.create_task(begun) == 7
 
 
 async def test_it_fails_as_it_would_have() -> None:
