@@ -289,6 +289,9 @@ class NameLexer(CommandLexer):
         at = self._spaces(self.interpolation(end + 1, "path"))
         if self.text[at : at + 1] == "{":
             return self.command(at, shell=False)
+        if self.text.startswith(("template ", "template\t"), at):
+            self.emit("TEMPLATE", None, at, at + len("template"))
+            at = self._spaces(at + len("template"))
         return at
 
     def separate(self, at: int) -> None:

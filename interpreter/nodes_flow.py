@@ -38,11 +38,11 @@ class Code(Node):
 
 @node
 class Prose(Node):
-    """`prose:@config {…}` (interpolated parts) or `prose:@config "file"` (`path`)."""
+    """`prose:@config {…}` (interpolated parts), `prose:@config "file"`, `prose:@config template "file"` (`path`)."""
 
     config: Expression
     parts: tuple[Part, ...] = ()
-    path: Template | Literal | None = None
+    path: Template | Literal | TemplateFile | None = None
 
 
 @node

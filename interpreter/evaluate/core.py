@@ -238,7 +238,8 @@ async def evaluate(node: n.Node, env: Env) -> Value:
 # Nouns of which most scripts have none: their files are read when the first of their nodes is met.
 LATE: dict[type[n.Node], str] = {
     n.Box: "boxes", n.New: "boxes", n.File: "workspaces", n.Files: "workspaces", n.Guard: "guarding", n.Allow: "guarding",
-    n.Deny: "guarding", n.Checkpoint: "checkpointing", n.EnvDecision: "guarding", n.Import: "imports", n.Hook: "hooks",
+    n.Deny: "guarding", n.EnvDecision: "guarding", n.Import: "imports", n.Hook: "hooks", n.Checkpoint: "checkpointing",
+    n.Prose: "prose",
 }  # fmt: skip
 
 
