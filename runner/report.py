@@ -80,6 +80,8 @@ class Summary:
             case "plan":
                 self.digest = str(get("digest", ""))
                 self.plan = from_json(json.dumps(get("plan")).encode())
+                # A server whose lists are known is started by its first use: until then it is as good as stopped.
+                self.servers = {server.name: ServerLife(name=server.name) for server in self.plan.servers}
             case "state":
                 self.states[str(get("member"))] = str(get("state"))
             case "canary":

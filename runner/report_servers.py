@@ -14,10 +14,10 @@ _SAMPLES = 128  # of the latest calls, as the sidecar takes them for its own lis
 
 @dataclass(kw_only=True)
 class ServerLife:
-    """One server: `starting`, `ready`, `idle` (started again by the next call), `failed`, or `unknown` before it is told."""
+    """One server: `starting`, `ready`, `idle` (the next call starts it), `failed`."""
 
     name: str
-    state: str = "unknown"
+    state: str = "idle"
     reason: str = ""
     retry_at: float | None = None  # seconds since the epoch: no start before that
     calls: int = 0

@@ -210,6 +210,13 @@ def test_ps_as_json_has_the_same(run: RunRecord, capsys: pytest.CaptureFixture[s
     assert (git["state"], git["restarts"], 5_000 < git["retryMs"] <= 9_000) == ("failed", 2, True)
 
 
+def test_a_server_that_nobody_has_used_is_idle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    begun(tmp_path, owner())
+    assert mlld("sandbox", "ps", "--json") == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert [(server["name"], server["state"]) for server in row["servers"]] == [("tickets", "idle"), ("git", "idle")]
+
+
 def test_a_run_that_has_ended_has_no_health(run: RunRecord, capsys: pytest.CaptureFixture[str]) -> None:
     run.close(exit=0)
     assert mlld("sandbox", "ps", "--all") == 0
