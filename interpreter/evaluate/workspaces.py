@@ -15,7 +15,7 @@ from interpreter.labels import Labels, joined
 from interpreter.values import NULL, Value, array, record, type_name
 
 from .blocks import action_value
-from .core import Env, evaluate, handles, unsupported
+from .core import Env, evaluate, handles
 from .effects import formatted, write_file
 from .metadata import FileInfo
 from .templates import text_of_parts
@@ -50,6 +50,11 @@ class Workspace:
             self.before[path] = vt.text(self.files[path]) if path in self.files else before
         self.removed.discard(path)
         self.files[path] = text
+
+    def hold(self, path: str, text: Value) -> None:
+        """A file that it begins with: no edit."""
+        self.write(path, text)
+        self.before.pop(path)
 
     def remove(self, path: str) -> None:
         """A file that a command removed. What was also made here is no edit at all."""
@@ -145,9 +150,17 @@ async def file(node: n.File, env: Env) -> Value:
 
 @handles(n.Files)
 async def files(node: n.Files, env: Env) -> Value:
-    if node.git is not None:
-        raise unsupported(node, "`files … = git`")
     space, base = await target(node.path, env)
+    if node.git is not None:
+        from .git_files import clone
+
+        for path, value in (await clone(node.git, env)).items():
+            place = f"{base.rstrip('/')}/{path}" if base else path
+            if space is not None:
+                space.hold(clean(place, node), value)
+            else:
+                await put(None, place, value, node, env)
+        return NULL
     entries = NULL if node.value is None else await evaluate(node.value, env)
     if not isinstance(entries.data, list):
         raise EvaluationError(
