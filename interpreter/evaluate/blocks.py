@@ -33,6 +33,10 @@ async def evaluate_statement(statement: n.Node, env: Env) -> None:
         from .control import when_statement
 
         await when_statement(statement, env)
+    elif isinstance(statement, n.For):
+        from .loops import for_statement
+
+        await for_statement(statement, env)
     elif isinstance(statement, n.Run | n.Stream):
         from .effects import print_result
 

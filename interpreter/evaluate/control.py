@@ -100,8 +100,8 @@ async def take(chosen: Chosen) -> Value:
     return result.with_labels(chosen.labels) if chosen.labels is not NONE else result
 
 
-async def when_statement(node: n.When, env: Env) -> None:
-    """A `when` as a statement of a block: what it does is done, and a value that it gives leaves the function."""
+async def when_statement(node: n.When, env: Env, *, leaves: bool = True) -> None:
+    """A `when` as a statement of a block: what it does is done, and a value that it gives leaves the function (`leaves`)."""
     chosen = await choose(node, env)
     if chosen is None or chosen.body is None:
         return
@@ -112,7 +112,7 @@ async def when_statement(node: n.When, env: Env) -> None:
         await evaluate_statement(chosen.body, chosen.env)
         return
     result = await take(chosen)
-    if gives_value(chosen.body) and result.data is not None and not isinstance(result.data, Undefined):
+    if leaves and gives_value(chosen.body) and result.data is not None and not isinstance(result.data, Undefined):
         raise Returned(result)
 
 

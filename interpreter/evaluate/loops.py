@@ -16,8 +16,8 @@ from interpreter.policy_subjects import Operation
 from interpreter.source import Span
 from interpreter.values import NULL, Undefined, Value, array, record, truthy, type_name
 
-from .blocks import block_value
-from .core import Env, LoopContinue, LoopDone, Returned, Skipped, at, evaluate, handles
+from .blocks import block_value, evaluate_statement
+from .core import Env, LoopContinue, LoopDone, Returned, Skipped, at, evaluate, handles, optional
 from .lookup import lenient
 from .operators import to_number
 
@@ -256,6 +256,31 @@ async def for_(node: n.For, env: Env) -> Value:
 
         value = await run_stages(value, node.batch, env, node.span)
     return value
+
+
+async def for_statement(node: n.For, env: Env) -> None:
+    """A loop in a block, whose results nobody takes: a `=>` of its own ends the round, one in an `if` or `when` inside of it
+    gives the value of the function around."""
+
+    from .control import when_statement
+
+    async def body(each: Round) -> Value | None:
+        if not isinstance(node.body, n.Block):
+            return await body_value(node.body, each.env)
+        inside = each.env.block()
+        for statement in node.body.body:
+            if isinstance(statement, n.Return):
+                return await optional(statement.value, inside)
+            if isinstance(statement, n.When):
+                await when_statement(statement, inside, leaves=False)
+            else:
+                await evaluate_statement(statement, inside)
+        return NULL
+
+    if node.batch:
+        await for_(node, env)
+    else:
+        await run_rounds(node, env, body)
 
 
 async def body_value(body: n.Node, env: Env) -> Value:
