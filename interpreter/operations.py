@@ -32,6 +32,7 @@ from interpreter.ports import (
     ScriptEngine,
     ScriptFunction,
     ScriptResult,
+    Signed,
     ToolConnection,
     ToolResult,
 )  # fmt: skip
@@ -332,6 +333,16 @@ def write_file(files: FilePort, path: Path, data: bytes, *, append: bool = False
 
 def find_files(files: FilePort, root: Path, pattern: str) -> Sequence[Path]:
     return files.glob(root, pattern)
+
+
+def keep_signature(ports: Ports, signed: Signed) -> None:
+    assert ports.signatures is not None
+    ports.signatures.sign(signed)
+
+
+def read_signature(ports: Ports, name: str) -> Signed:
+    assert ports.signatures is not None
+    return ports.signatures.signed(name)
 
 
 def read_checkpoints(ports: Ports) -> bytes:

@@ -254,6 +254,28 @@ class SecretPort(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class Signed:
+    """A text that was signed, as it is kept: by whom (a name, which proves nothing by itself), and when (ISO 8601)."""
+
+    name: str
+    text: str
+    by: str | None
+    at: str
+
+
+class SignaturePort(Protocol):
+    """Signatures of texts, made with a key that no script and no sandbox can read."""
+
+    def sign(self, signed: Signed) -> None:
+        """Keeps a text with its signature. Errors: `OSError`."""
+        ...
+
+    def signed(self, name: str) -> Signed:
+        """The text that was signed under a name. Errors: `LookupError` (there is none), `ValueError` (it was changed since)."""
+        ...
+
+
 class CheckpointPort(Protocol):
     """What earlier runs of a script kept: lines of JSON, in order. Errors: `OSError`."""
 
@@ -310,6 +332,7 @@ class Ports:
     secrets: SecretPort | None = None
     http: HttpPort | None = None
     checkpoints: CheckpointPort | None = None
+    signatures: SignaturePort | None = None
     env: Mapping[str, str] = field(
         default_factory=lambda: EMPTY
     )  # variables a script may read through @input, already filtered

@@ -239,7 +239,7 @@ async def evaluate(node: n.Node, env: Env) -> Value:
 LATE: dict[type[n.Node], str] = {
     n.Box: "boxes", n.New: "boxes", n.File: "workspaces", n.Files: "workspaces", n.Guard: "guarding", n.Allow: "guarding",
     n.Deny: "guarding", n.EnvDecision: "guarding", n.Import: "imports", n.Hook: "hooks", n.Checkpoint: "checkpointing",
-    n.Prose: "prose",
+    n.Prose: "prose", n.Sign: "signing", n.Verify: "signing",
 }  # fmt: skip
 
 

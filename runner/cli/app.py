@@ -18,6 +18,7 @@ COMMANDS = {
     "tokens": ("runner.cli.check:tokens", "Print the tokens of a script as JSON."),
     "sandbox": ("runner.cli.sandbox:sandbox", "Run agents and MCP servers in a fence, and look back at runs."),
     "checkpoint": ("runner.cli.checkpoints:checkpoint", "List or remove the results that runs of a script kept."),
+    "verify": ("runner.cli.verify:verify", "Check texts against what was signed under their names."),
     "mcp": ("runner.cli.mcp:mcp", "Serve the functions of a module as MCP tools."),
     "doctor": ("runner.cli.doctor:doctor", "See whether this machine can make sandboxes, and repair it."),
     "schema": ("runner.cli.schema:schema", "Print the JSON Schema of what this program writes."),

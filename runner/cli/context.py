@@ -22,6 +22,7 @@ from runner.host.clock import SystemClock
 from runner.host.commands import HostCommands
 from runner.host.files import HostFiles
 from runner.host.output import StreamOutput
+from runner.host.signatures import KEY, HostSignatures
 from runner.host.tools import HostTools
 from runner.secrets import Masker, Secrets
 
@@ -114,6 +115,7 @@ class Context:
             sandboxes=sandboxes,
             secrets=self.secrets,
             http=HostHttp(),
+            signatures=HostSignatures(project=self.project, key=environ.data_directory(self.env) / KEY),
             env=self.variables(),
             stdin=piped_stdin,
         )
