@@ -23,17 +23,20 @@ WIDTH = 100
 
 def clean(text: object, limit: int = 400) -> str:
     """One line of text of unknown origin that cannot drive a terminal."""
-    line = " ".join(str(text).split())
-    line = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in line)
+    line = _shown(" ".join(str(text).split()))
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def clean_block(text: str) -> str:
     """The same for several lines."""
-    return "\n".join(
-        "".join(char if char.isprintable() or char == "\t" else f"\\x{ord(char):02x}" for char in line)
-        for line in text.split("\n")
-    )
+    return "\n".join("\t".join(map(_shown, line.split("\t"))) for line in text.split("\n"))
+
+
+def _shown(text: str) -> str:
+    """Text whose every character can be seen."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
 
 
 @dataclass(kw_only=True)

@@ -12,9 +12,10 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from runner.plan import AGENT, SIDECAR, SandboxPlan
 from runner.record import Event, Verdict
@@ -25,6 +26,7 @@ from runner.report_plan import plan_text
 _HERE = Path(__file__).parent
 WIDTH = 1000  # of the time axis, in units of the drawing
 MOST_ROWS = 2_000
+Told = tuple[Event, str]  # an event, and what it says
 _MOST_LINES = 2_000  # of one member's own words
 _NARROWEST = 4.0
 
@@ -102,11 +104,16 @@ def page_html(events: Sequence[Event], verdict: Verdict) -> str:
     """The page of a record. `verdict`: whether the record is whole."""
     css = (_HERE / "page.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
+    return _template().render(page=page_of(events, verdict), css=css, digest=digest)
+
+
+@cache
+def _template() -> Template:
     # StrictUndefined: a name that is misspelt in the template is an error, not a gap in what people see.
     templates = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return templates.get_template("page.html.j2").render(page=page_of(events, verdict), css=css, digest=digest)
+    return templates.get_template("page.html.j2")
 
 
 def page_of(events: Sequence[Event], verdict: Verdict) -> Page:
@@ -114,7 +121,7 @@ def page_of(events: Sequence[Event], verdict: Verdict) -> Page:
     summary = Summary.of(events)
     start = summary.started
     end = max([summary.ended or 0.0, *(_time(event) for event in events)], default=start)
-    told = [event for event in events if said(event) is not None and event.get("event") != "log"]
+    told = [(event, text) for event in events if event.get("event") != "log" and (text := said(event)) is not None]
     shown = told[:MOST_ROWS]
     return Page(
         name=summary.name,
@@ -124,7 +131,7 @@ def page_of(events: Sequence[Event], verdict: Verdict) -> Page:
         promises=list(_promises(summary, verdict)),
         lanes=list(_lanes(shown, summary.plan, start, end)),
         ticks=[_seconds((end - start) * part / 4) for part in range(5)],
-        rows=[_row(event, start) for event in shown],
+        rows=[_row(event, text, start) for event, text in shown],
         omitted=len(told) - len(shown),
         labels=list(_labels(summary)),
         answer=None if summary.answer is None else clean_block(summary.answer),
@@ -190,32 +197,32 @@ def _fence(plan: SandboxPlan) -> Iterator[Promise]:
         yield Promise(text=f"{clean(secret.variable)} was handed to {', '.join(map(clean, secret.holders))} alone")
 
 
-def _lanes(events: Sequence[Event], plan: SandboxPlan | None, start: float, end: float) -> Iterator[Lane]:
+def _lanes(told: Sequence[Told], plan: SandboxPlan | None, start: float, end: float) -> Iterator[Lane]:
     known = [AGENT, SIDECAR, *(server.name for server in plan.servers)] if plan else []
-    members = list(dict.fromkeys([*known, *filter(None, map(member_of, events))]))
+    marks: dict[str, list[Mark]] = {member: [] for member in known}
     scale = WIDTH / max(end - start, 0.001)
-    for member in members:
-        marks = [_mark(event, start, scale) for event in events if member_of(event) == member]
-        yield Lane(member=clean(member, 24), marks=tuple(marks))
+    for event, text in told:
+        if member := member_of(event):
+            marks.setdefault(member, []).append(_mark(event, text, start, scale))
+    for member, found in marks.items():
+        yield Lane(member=clean(member, 24), marks=tuple(found))
 
 
-def _mark(event: Event, start: float, scale: float) -> Mark:
+def _mark(event: Event, text: str, start: float, scale: float) -> Mark:
     took = event.get("ms") if event.get("event") in ("call", "request", "denied") else None
     seconds = took / 1000 if isinstance(took, (int, float)) else 0.0
     width = min(max(seconds * scale, _NARROWEST), WIDTH)
     left = min(max((_time(event) - seconds - start) * scale, 0.0), WIDTH - width)
-    return Mark(
-        left=round(left, 2), width=round(width, 2), kind=_kind(event), title=said(event) or "", row=_number(event)
-    )
+    return Mark(left=round(left, 2), width=round(width, 2), kind=_kind(event), title=text, row=_number(event))
 
 
-def _row(event: Event, start: float) -> Row:
+def _row(event: Event, text: str, start: float) -> Row:
     return Row(
         number=_number(event),
         offset=_seconds(max(0.0, _time(event) - start)),
         member=clean(member_of(event) or "run", 24),
         kind=_kind(event),
-        text=said(event) or "",
+        text=text,
         details=tuple(_details(event)),
     )
 
