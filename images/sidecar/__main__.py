@@ -7,6 +7,10 @@ of the agent's bridge, and the engine's signal ends us as well.
 
 from __future__ import annotations
 
+from images.sidecar import openssl
+
+openssl.defer()  # before anything else is imported
+
 import asyncio
 import fcntl
 import os

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import fcntl
 import os
@@ -10,6 +9,20 @@ import subprocess
 
 _PIPE = 1 << 20
 _TERMINATE_SECONDS, _KILL_SECONDS, _POLL_SECONDS = 0.5, 2.0, 0.02
+
+
+_ahead: dict[tuple[str, ...], Child] = {}
+
+
+def start_ahead(command: tuple[str, ...]) -> None:
+    """Starts a server before the endpoint is there, which takes its first process from here."""
+    with contextlib.suppress(OSError):  # told when it is needed
+        _ahead[command] = Child(command)
+
+
+def started(command: tuple[str, ...]) -> Child | None:
+    """The process that was started ahead, for whoever asks first."""
+    return _ahead.pop(command, None)
 
 
 class Child:
@@ -33,6 +46,8 @@ class Child:
 
     async def end(self) -> None:
         """Closes its input, waits for it, and ends it when it does not end by itself."""
+        import asyncio  # here, because a child is started before anything takes the time to be imported
+
         os.close(self.input)
         began = asyncio.get_running_loop().time()
         try:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from ipaddress import ip_network
 from types import MappingProxyType
 from typing import Any, Literal, cast, get_args
+
+from msgspec import structs
 
 from images.sidecar import remembered
 from images.sidecar.addresses import Network
@@ -93,7 +95,7 @@ class SidecarConfig:
         spec = EndpointSpec(
             servers=self.servers, token=self.token, lifecycle=self.lifecycle, limits=self.limits, trace=self.trace
         )
-        return replace(spec, hosts=self.hosts) if self.hosts else spec
+        return structs.replace(spec, hosts=self.hosts) if self.hosts else spec
 
     def secrets(self) -> frozenset[str]:
         """Values that must never be written anywhere."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
 from typing import Any, Literal, Protocol
 
 import orjson
+from msgspec import structs
 
 from images.sidecar.config import ModuleConfig, ToolShape
 from images.sidecar.eager import Done, begin
@@ -142,9 +142,9 @@ class Guarding:
         bound = orjson.dumps(params) if shape is not None else b""  # as it is before a guard has it in its hands
         verdict = await self._judge("request", call, params.get(key, {}) if key else params)
         if verdict.kind == "transform":
-            verdict = replace(verdict, value=params | {key: verdict.value} if key else verdict.value)
+            verdict = structs.replace(verdict, value=params | {key: verdict.value} if key else verdict.value)
         elif verdict.kind == "allow" and shape is not None:
-            verdict = replace(verdict, kind="transform", value=orjson.loads(bound))
+            verdict = structs.replace(verdict, kind="transform", value=orjson.loads(bound))
         if schemas is not None and verdict.kind == "transform":
             try:
                 await self._validating.check(call.server, schemas.own, _arguments(verdict.value))

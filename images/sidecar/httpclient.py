@@ -13,6 +13,7 @@ from functools import cache
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from images.sidecar import openssl
 from images.sidecar.seams import Dial
 
 _MAX_HEAD = 32 << 10
@@ -137,6 +138,7 @@ class Response:
 @cache
 def _trust() -> ssl.SSLContext:
     """The certificate authorities, for all clients: reading them takes longer than many requests, and everybody waits."""
+    openssl.provide()
     return ssl.create_default_context()
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from dataclasses import replace
 from typing import Any, Protocol
 
 import msgspec
@@ -231,7 +230,7 @@ class Relay:
             self._progress = asyncio.get_running_loop().create_task(self._judge_progress(jsonrpc.encode(fields)))
 
     async def _judge_progress(self, params: bytes) -> None:
-        call = replace(self._returning(), method="notifications/progress")
+        call = msgspec.structs.replace(self._returning(), method="notifications/progress")
         verdict = await self._judges.guarding.result(call, params)
         if verdict.kind == "allow":
             self._pass_progress(params)

@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from msgspec import Struct
+
 from images.sidecar.trace import RunTrace
 
 GUARD_FAILURE = "guard failure"
@@ -82,8 +84,7 @@ class ServerSpec:
     """`as` of the declaration: the name in front of `__` where tools of two servers collide."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Lifecycle:
+class Lifecycle(Struct, frozen=True, kw_only=True):
     """Times in seconds, and how many calls one server gets at once."""
 
     startup_timeout: float = 10.0
@@ -92,37 +93,33 @@ class Lifecycle:
     max_concurrent: int = 8
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True, kw_only=True):
     """Bytes that one message may have: a server's result, an agent's request."""
 
     result_bytes: int = 10 << 20
     body_bytes: int = 4 << 20
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EndpointSpec:
+class EndpointSpec(Struct, frozen=True, kw_only=True):
     """Everything the endpoint needs to run; `config` makes it from the configuration line."""
 
     servers: tuple[ServerSpec, ...] = ()
     token: str = ""
     """The bearer that the agent must send; empty asks for none (conformance runs, which cannot send one)."""
     hosts: tuple[str, ...] = ("127.0.0.1:7000", "localhost:7000")
-    lifecycle: Lifecycle = field(default_factory=Lifecycle)
-    limits: Limits = field(default_factory=Limits)
+    lifecycle: Lifecycle = Lifecycle()
+    limits: Limits = Limits()
     trace: RunTrace | None = None
     """None: nobody keeps a trace of this run."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Allowed:
+class Allowed(Struct, frozen=True, kw_only=True):
     """The name may be listed and used; its results carry `labels` beside `src:mcp` and `mcp:<server>:<name>`."""
 
     labels: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Hidden:
+class Hidden(Struct, frozen=True):
     """The name does not exist for the agent; the reason goes to the record only."""
 
     reason: str
@@ -154,8 +151,7 @@ class Admission(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Call:
+class Call(Struct, frozen=True, kw_only=True):
     """One request on its way through, as guards and the record see it."""
 
     id: int
@@ -170,8 +166,7 @@ class Call:
     """Of the data: what the session had seen when it asked; for a result, those of the result too."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True, kw_only=True):
     """What guards and policy say. `value` replaces the params or the result when kind is `transform`."""
 
     kind: Literal["allow", "deny", "transform"]

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from images.sidecar.child import Child
+from images.sidecar.child import Child, started
 from images.sidecar.health import Health
 from images.sidecar.jsonrpc import METHOD_NOT_FOUND, SERVER_LOST, failure
 from images.sidecar.process import Events, Process, ServerError
@@ -109,7 +109,7 @@ class Upstream:
         """Opens the link for the server's bridge. The first process starts before anybody asks for it."""
         if self.spec.command and not self._warm:
             with contextlib.suppress(OSError):  # told when it is needed
-                self._first = Child(self.spec.command)
+                self._first = started(self.spec.command) or Child(self.spec.command)
         if self.spec.link is None:
             return
         path = os.path.join(self.spec.link, "stdio.sock")

@@ -1,4 +1,5 @@
-"""Runs the endpoint alone over servers that it starts itself: `python tests/bench/endpoint.py --config F --port N`.
+"""Runs the endpoint alone over servers that it starts itself: `python tests/bench/endpoint.py --config F --port N`
+(or `--socket PATH`).
 
 F is the `{"mcpServers": {name: {"command": …, "args": […]}}}` that every MCP host reads. Nothing is filtered or recorded, nor
 guarded without `--guards`, and there is no token: for benchmarks and for the conformance suite, which cannot send one.
@@ -6,19 +7,33 @@ guarded without `--guards`, and there is no token: for benchmarks and for the co
 
 from __future__ import annotations
 
-import argparse
-import asyncio
-import gc
 import json
-import signal
-import socket
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from images.sidecar import guarding as judging
-from images.sidecar.admission import Admission
-from images.sidecar.config import ModuleConfig, ServerRules
+from images.sidecar import openssl
+from images.sidecar.child import start_ahead
+
+OPTIONS = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=False)) if __name__ == "__main__" else {}
+DECLARED = json.loads(Path(OPTIONS["--config"]).read_text())["mcpServers"] if OPTIONS else {}
+
+
+def command(entry: dict[str, Any]) -> tuple[str, ...]:
+    return (entry["command"], *entry.get("args", ()))
+
+
+for each in DECLARED.values():
+    if "command" in each:
+        start_ahead(command(each))  # on another core, while the rest of this is imported on ours
+openssl.defer()
+
+import asyncio
+import gc
+import signal
+import socket
+
 from images.sidecar.endpoint import Endpoint
 from images.sidecar.seams import Allowed, Call, EndpointSpec, Hidden, Kind, Lifecycle, ServerSpec, Verdict
 
@@ -93,8 +108,12 @@ exe @mcpConfig() = { servers: [] }
 """
 
 
-def guarded(permissive: Permissive, servers: Sequence[ServerSpec]) -> tuple[Admission, judging.Guarding]:
+def guarded(permissive: Permissive, servers: Sequence[ServerSpec]) -> tuple[Any, Any]:
     """What decides in a sidecar, about the same servers: one guard, and a policy of two rules."""
+    from images.sidecar import guarding as judging
+    from images.sidecar.admission import Admission
+    from images.sidecar.config import ModuleConfig, ServerRules
+
     files = {"index.mld": GUARDS, "module.yml": "name: bench\ntype: environment\nentry: index.mld\n"}
     module = judging.load(ModuleConfig(entry="index.mld", files=files, name="bench", profile=None, policy={}))
     loaded: asyncio.Future[judging.Module] = asyncio.get_running_loop().create_future()
@@ -103,22 +122,21 @@ def guarded(permissive: Permissive, servers: Sequence[ServerSpec]) -> tuple[Admi
     return admission, judging.Guarding(loaded, admission, permissive.emit)
 
 
-async def serve(config: Path, where: int | str, lifecycle: Lifecycle, *, guards: bool = False) -> None:
-    """Serves until a signal ends it."""
-    declared = json.loads(config.read_text())["mcpServers"]
+async def serve(where: int | str) -> None:
+    """Serves on a port or a Unix socket until a signal ends it."""
     servers = tuple(
-        ServerSpec(name=name, command=(entry["command"], *entry.get("args", ()))) if "command" in entry
+        ServerSpec(name=name, command=command(entry)) if "command" in entry
         else ServerSpec(name=name, transport=entry.get("transport", "http"), url=entry["url"])
-        for name, entry in declared.items()
+        for name, entry in DECLARED.items()
     )  # fmt: skip
     gate = Permissive()
-    admission, guarding = guarded(gate, servers) if guards else (gate, gate)
-    endpoint = Endpoint(EndpointSpec(servers=servers, lifecycle=lifecycle), admission, guarding, gate, dial)
+    admission, guarding = guarded(gate, servers) if "--guards" in sys.argv else (gate, gate)
+    spec = EndpointSpec(servers=servers, lifecycle=Lifecycle(max_concurrent=64))
+    endpoint = Endpoint(spec, admission, guarding, gate, dial)
     if isinstance(where, str):
         endpoint.listen_unix(where)
     else:
         endpoint.listen_tcp(where)
-    gc.collect()
     gc.freeze()
     done = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -129,19 +147,4 @@ async def serve(config: Path, where: int | str, lifecycle: Lifecycle, *, guards:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--socket", default="", help="listen on this Unix socket instead")
-    parser.add_argument("--concurrent", type=int, default=64)
-    parser.add_argument("--guards", action="store_true", help="with a module that has a guard and two policy rules")
-    parser.add_argument("--call-seconds", type=float, default=60.0)
-    options = parser.parse_args()
-    asyncio.run(
-        serve(
-            options.config,
-            options.socket or options.port,
-            Lifecycle(max_concurrent=options.concurrent, call_timeout=options.call_seconds),
-            guards=options.guards,
-        )
-    )
+    asyncio.run(serve(OPTIONS.get("--socket") or int(OPTIONS.get("--port", 0))))
