@@ -45,7 +45,7 @@ from interpreter.values import Value
 T = TypeVar("T")
 ROOT = Path("/module")
 MANIFEST = "module.yml"
-_MOST_KNOWN = 2048
+_MOST_KNOWN = 256
 # What a server asks of the agent: its text comes from the server, whatever the request's own labels are.
 FROM_SERVERS = ("sampling/createMessage", "elicitation/create")
 
@@ -276,9 +276,10 @@ class ModuleGuards:
         return self.policy.run_wide
 
     def telling(self, labels: frozenset[str]) -> frozenset[str]:
-        """Those of the labels, as the policy counts them, on which it depends what is withdrawn."""
+        """What of the labels, as the policy counts them, it depends on what is withdrawn."""
         seen = effective_taint(self.policy, from_flat(sorted(labels)))
-        return confining(self.policy, seen) | {label for label in seen if self._may_lift(label)}
+        lifting = (guard.filter.removesuffix(":*") for guard in self._lifting if guard.kind == "label")
+        return confining(self.policy, seen, lifting)
 
     def withdrawn(
         self, method: str, server: str, name: str, telling: frozenset[str], tool_labels: frozenset[str] = frozenset()

@@ -295,11 +295,22 @@ def withdrawn(policy: Policy, operation: Operation, taint: Iterable[str]) -> Den
     return found if found and found.label else _label_flow(policy, seen, targets)
 
 
-def confining(policy: Policy, taint: Iterable[str]) -> frozenset[str]:
-    """Those of the labels that some rule keeps from an operation."""
+def confining(policy: Policy, taint: Iterable[str], lifting: Iterable[str] = ()) -> frozenset[str]:
+    """What of the labels some rule keeps from an operation, in the words of the rules: of `mcp:github:get_issue` a rule
+    about `mcp:github` knows no more than that, so whoever has seen a hundred tools of it has seen one thing.
+
+    `lifting` are further words that matter: filters of guards which may lift a rule.
+    """
     kept = {label for rule in policy.rules if (label := confined(rule))}
-    rules = [rule for layer in policy.layers for rule in layer.labels]
-    return frozenset(label for label in taint if label in kept or any(rule.concerns(label) for rule in rules))
+    rules = {rule.label.removesuffix(":*") for layer in policy.layers for rule in layer.labels}
+    words = {*rules, *lifting}
+    found: set[str] = set()
+    for label in taint:
+        # The longest word: what concerns it concerns the label, and the other way round.
+        word = label if label in kept else max((w for w in words if under(w, label)), key=len, default=None)
+        if word is not None:
+            found.add(label if word in kept else word)  # a built-in rule is about the very label
+    return frozenset(found)
 
 
 def operation_targets(policy: Policy, operation: Operation) -> tuple[str, ...]:

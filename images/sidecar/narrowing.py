@@ -23,6 +23,7 @@ _USED_BY: dict[Kind, str] = {
     "tool": "tools/call", "prompt": "prompts/get", "resource": "resources/read", "template": "resources/read",
 }  # fmt: skip
 _TOLD_AS: dict[Kind, Kind] = {"tool": "tool", "prompt": "prompt", "resource": "resource", "template": "resource"}
+MOST_LABELS = 1000
 _MOST_NAMED = 100
 _VIEWS = 16
 _NOTHING: frozenset[str] = frozenset()
@@ -65,9 +66,18 @@ class Narrowing:
         sight.renew()
         return sight
 
+    def grown(self, seen: frozenset[str], labels: frozenset[str]) -> frozenset[str]:
+        """What was seen, with more labels. Every resource that is read has one: of those beyond a number that nobody
+        needs it is kept which server they came from, and whatever a rule is about."""
+        if len(seen) > MOST_LABELS:
+            telling = self.rules.telling(labels) if self.rules is not None else _NOTHING
+            coarse = (":".join(label.split(":")[:2]) if label.startswith("mcp:") else label for label in labels)
+            labels = frozenset(coarse) | telling
+        return seen | labels
+
     def entered(self, sight: Sight, labels: frozenset[str]) -> None:
         """A sight has grown."""
-        self.run |= labels
+        self.run = self.grown(self.run, labels)
         run_wide = self.rules is not None and self.rules.run_wide
         for each in list(self._sights):
             if each is sight or each.whole_run or run_wide:
@@ -102,7 +112,7 @@ class Sight:
         """Something with these labels was handed to the agent. Called in the same turn: nothing it sends after that is
         judged by what it had seen before."""
         if not self._own.issuperset(labels):
-            self._own |= labels
+            self._own = self._narrowing.grown(self._own, labels)
             self._narrowing.entered(self, labels)
 
     def renew(self) -> None:
@@ -162,7 +172,9 @@ class Sight:
                     kept.append(item)
                 else:
                     withdrawn[public] = rule
-            known = View(paged(kind, kept) if withdrawn else listing.pages, withdrawn)
+            alike = (view for view in listing.views.values() if view.withdrawn.keys() == withdrawn.keys())
+            pages = listing.pages if not withdrawn else None
+            known = View(pages or next((view.pages for view in alike), None) or paged(kind, kept), withdrawn)
             if len(listing.views) >= _VIEWS:
                 listing.views.clear()
             listing.views[telling] = known

@@ -186,7 +186,7 @@ class Narrows(Protocol):
         ...
 
     def telling(self, labels: frozenset[str]) -> frozenset[str]:
-        """Those of the labels on which it depends what is withdrawn."""
+        """What of the labels it depends on what is withdrawn: labels again, fewer and in the words of the rules."""
         ...
 
     def withdrawn(self, method: str, server: str, name: str, telling: frozenset[str]) -> str | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from interpreter.labels import Labels, from_flat
 from interpreter.policy import Policy, confining, effective_taint, withdrawn
@@ -39,18 +41,37 @@ def test_a_rule_about_the_first_argument_withdraws_nothing() -> None:
 @pytest.mark.parametrize(
     ("said", "seen", "telling"),
     [
-        ("mcp:github", "mcp:github:get_issue", True),
-        ("mcp:github:*", "mcp:github:get_issue", True),
-        ("mcp:github:get_issue", "mcp:github:get_issue", True),
-        ("mcp:git", "mcp:github:get_issue", False),
-        ("mcp:github:get", "mcp:github:get_issue", False),
-        ("*", "pii", True),
-        ("src:mcp", "src:cmd", False),
+        ("mcp:github", "mcp:github:get_issue", "mcp:github"),
+        ("mcp:github:*", "mcp:github:get_issue", "mcp:github"),
+        ("mcp:github:get_issue", "mcp:github:get_issue", "mcp:github:get_issue"),
+        ("mcp:git", "mcp:github:get_issue", None),
+        ("mcp:github:get", "mcp:github:get_issue", None),
+        ("*", "pii", "*"),
+        ("src:mcp", "src:cmd", None),
     ],
 )
-def test_which_labels_matter(said: str, seen: str, telling: bool) -> None:
+def test_which_labels_matter(said: str, seen: str, telling: str | None) -> None:
     rule = policy({"labels": {said: {"deny": ["op:mcp"]}}})
-    assert confining(rule, (seen,)) == (frozenset({seen}) if telling else frozenset())
+    assert confining(rule, (seen,)) == (frozenset({telling}) if telling else frozenset())
+
+
+WORDS = ["secret", "mcp", "mcp:a", "mcp:a:x", "mcp:b", "*", "pii", "src:mcp"]
+SEEN = ["secret", "secret:key", "mcp:a:x", "mcp:a:y", "mcp:ab:x", "mcp:b:z:1", "pii", "pii:mail", "src:mcp"]
+
+
+@given(
+    words=st.dictionaries(st.sampled_from(WORDS), st.sampled_from(["deny", "allow"]), min_size=1),
+    rules=st.lists(st.sampled_from(["no-secret-exfil"]), unique=True),
+    seen=st.lists(st.sampled_from(SEEN), unique=True),
+)
+def test_in_the_words_of_the_rules_labels_close_the_same(
+    words: dict[str, str], rules: list[str], seen: list[str]
+) -> None:
+    made = policy({"labels": {w: {how: ["op:mcp:s:t"]} for w, how in words.items()}, "defaults": {"rules": rules}})
+    for tool in ("t", "u"):
+        operation = Operation(kind="mcp", name=tool, server="s", tool=tool, labels=("exfil",))
+        whole, short = withdrawn(made, operation, seen), withdrawn(made, operation, sorted(confining(made, seen)))
+        assert (whole is None) == (short is None)
 
 
 def test_what_came_through_a_tool_is_matched_and_is_no_label_of_the_value() -> None:

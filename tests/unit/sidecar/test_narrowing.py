@@ -32,7 +32,7 @@ exe @mcpConfig() = { servers: [
 
 def ruled(w: World, policy: Mapping[str, Any], source: str = SERVERS) -> None:
     """Has a module with that policy judge in the world, as the sidecar's process does."""
-    composed = parse_policy(policy, name="p", locate=lambda path: None).json()
+    composed = parse_policy(policy, name="p").json() if policy else {}
     files = {"index.mld": source, "module.yml": "name: m\ntype: environment\nentry: index.mld\n"}
     module = ModuleGuards.load(files, "index.mld", None, composed)
     loading: asyncio.Future[Module] = asyncio.get_running_loop().create_future()
