@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from images.sidecar import channel, oldsse
+from images.sidecar.seams import Call, Verdict
 from images.sidecar.sessions import MAX_SESSIONS
 from tests.unit.sidecar.channel_world import Dialled, OldSse, Stdio
 from tests.unit.sidecar.endpoint_world import FakeServer, Line, Message, world
@@ -275,4 +276,52 @@ async def test_a_result_that_is_no_text_cannot_break_a_channel(tmp_path: Path, t
         bad = await client.call("echo")
         assert "error" in bad or bad["result"]["content"][0]["text"].startswith("\ufffd\ufffd")
         assert "good" in (await client.call("good"))["result"]["content"][0]["text"]
+        await client.close()
+
+
+@BOTH
+async def test_cannot_get_past_a_guard_over_a_channel(tmp_path: Path, transport: Dialled) -> None:
+    server = FakeServer("a", ("yes", "no", "kept"))
+    async with world(tmp_path, server) as w:
+
+        async def request(call: Call) -> Verdict:
+            return Verdict(kind="deny" if call.name == "no" else "allow", rule="guard @no", reason="not this one")
+
+        async def result(call: Call, raw: bytes) -> Verdict:
+            return Verdict(kind="deny" if call.name == "kept" else "allow", rule="guard @after", reason="secret inside")
+
+        w.gate.active, w.gate.judge_request, w.gate.judge_result = True, request, result
+        client = await transport.dial(w.agent())
+        await client.open()
+        answers = await asyncio.gather(*(client.call(name) for name in ("yes", "no", "kept") * 10))
+        said = [answer["result"]["content"][0]["text"] for answer in answers]
+        assert said[1::3] == ["Denied by guard @no: not this one"] * 10
+        assert said[2::3] == ["Denied by guard @after: secret inside"] * 10
+        assert all("arguments" in text for text in said[::3]), "and what is allowed comes through"
+        assert {call["params"]["name"] for call in server.calls("tools/call")} == {"yes", "kept"}
+        await client.close()
+
+
+async def test_who_does_not_read_its_events_loses_its_session(tmp_path: Path) -> None:
+    async def large(line: Line, message: Message) -> Message:
+        return {"content": [{"type": "text", "text": "x" * (1 << 20)}]}
+
+    big = FakeServer("big", ("big",), handlers={"tools/call": large})
+    async with world(tmp_path, big, FakeServer("good")) as w:
+        w.endpoint._listener.queue_limit = 8 << 20  # all connections together
+        client = await OldSse.dial(w.agent())
+        await client.open()
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        body = {"jsonrpc": "2.0", "method": "tools/call", "params": {"name": "big"}}
+        statuses = [await client.say(body | {"id": number}) for number in range(40)]
+        async with asyncio.timeout(10):
+            while w.endpoint.sessions:
+                await asyncio.sleep(0.01)
+        assert statuses[0] == 202
+        assert await client.say(body | {"id": "late"}) == 404
+        assert w.endpoint.backlog <= 8 << 20
+        agent = w.agent()
+        await agent.open()
+        assert "good" in (await agent.call("echo")).text
+        client.writer.transport.abort()
         await client.close()
