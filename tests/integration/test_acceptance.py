@@ -229,6 +229,23 @@ guard @g before op:mcp:one:wipe = when [ @mx.taint.includes("secret") => deny "n
     assert all("vault(" not in text for text in texts)
 
 
+def test_A18_what_was_read_closes_tools_and_the_plan_says_so_before(project: Project) -> None:
+    more = 'policy @p = { labels: { secret: { deny: ["op:mcp:one:send", "destructive"] } } }\n'
+    labels = 'labels: { vault: ["secret"], wipe: ["destructive"] }, validate: true'
+    ref = module(project, server("one", labels), more=more)
+    planned = project.mlld("sandbox", "plan", "--env", ref)
+    assert planned.code == 0, planned.err
+    assert "after secret: no send, wipe (.mlld/env/my/index.mld:1:" in planned.out
+    assert "arguments are held against the schema" in planned.out
+    blind = spawn(project, ref, [["send", {"text": "hi"}], ["echo", {"text": 3}]])
+    assert answers(blind) == ["send ok", "echo denied"]
+    assert 'arguments.text: the value is not of type "string"' in blind["answers"][1][2]
+    assert blind["tools"] == ["echo", "send", "vault", "wipe"]
+    seen = spawn(project, ref, [["vault", {"text": ""}], ["send", {"text": "hi"}], ["echo", {"text": "hi"}]])
+    assert answers(seen) == ["vault ok", "send denied", "echo ok"]
+    assert seen["tools"] == ["echo", "vault"]
+
+
 def test_A18_the_policy_of_the_caller_alone_is_enough(project: Project) -> None:
     ref = module(project, server("one", 'labels: { vault: ["secret"] }'))
     project.write("strict.mld", 'policy @strict = { labels: { secret: { deny: ["op:mcp"] } } }\nexport { @strict }\n')
