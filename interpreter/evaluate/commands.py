@@ -335,7 +335,7 @@ SRC_JS = Labels.of(automatic=("src:js",))
 
 
 def plain_argument(value: Value) -> Any:
-    return ... if isinstance(value.data, Undefined) else vt.to_plain(value)
+    return ... if isinstance(value.data, Undefined) else programs.argument(value)
 
 
 def script_failure(error: ScriptEngineError, span: Span, env: Env) -> Exception:

@@ -109,17 +109,22 @@ class Metadata:
         return NULL
 
     def describe(self) -> Any:
-        plain: dict[str, Any] = self.value.labels.json()
-        plain["type"] = type_name(self.value)
-        for key, held in (self.value.meta or {}).items():
-            if isinstance(held, FileInfo):
-                plain.update((name, held.field(name)) for name in FILE_FIELDS if held.field(name) is not None)
-            elif key != "text":
-                plain[key] = vt.to_plain(held)
-        return plain
+        return about(self.value)
 
     def shown(self) -> str:
         return vt.layout(self.describe())
+
+
+def about(value: Value) -> dict[str, Any]:
+    """All metadata of a value as plain data."""
+    plain: dict[str, Any] = value.labels.json()
+    plain["type"] = type_name(value)
+    for key, held in (value.meta or {}).items():
+        if isinstance(held, FileInfo):
+            plain.update((name, held.field(name)) for name in FILE_FIELDS if held.field(name) is not None)
+        elif key not in ("text", "keep", "between"):
+            plain[key] = vt.to_plain(held)
+    return plain
 
 
 def _list(items: Any) -> Value:

@@ -15,8 +15,9 @@ from interpreter.errors import EvaluationError
 from interpreter.labels import NONE, Labels, joined
 from interpreter.ports import ScriptFunction
 from interpreter.source import Span
-from interpreter.values import Undefined, Value, strip, truthy
+from interpreter.values import Undefined, Value, strip, truthy, type_name
 
+from . import metadata
 from .core import Env, evaluate
 from .lookup import Missing
 from .templates import part_value
@@ -165,12 +166,24 @@ def shell_variable(value: Value) -> str:
     return text.replace("\0", "")
 
 
+def argument(value: Value) -> Any:
+    """What JavaScript gets for a value: its data; for `@file.keep` an object of its data, its text and its metadata."""
+    if value.meta is None or not value.meta.get("keep"):
+        return vt.to_plain(value)
+    kind = "text" if isinstance(value.data, str) else type_name(value)
+    about = metadata.about(value)
+    return {"type": kind, "text": vt.text(value), "data": vt.to_plain(value), "mx": about}
+
+
 def texts(values: Mapping[str, Value]) -> dict[str, str]:
     """The texts of those values that are structures and were read from text: what they say where they are used as text."""
     return {
         name: str(value.meta["text"])
         for name, value in values.items()
-        if value.meta is not None and "text" in value.meta and isinstance(value.data, list | dict)
+        if value.meta is not None
+        and "text" in value.meta
+        and "keep" not in value.meta
+        and isinstance(value.data, list | dict)
     }
 
 
@@ -246,7 +259,7 @@ def node_program(
     text: str, values: Mapping[str, Value], ambient: Mapping[str, Any], functions: Sequence[ScriptFunction]
 ) -> str:
     """JavaScript for Node that runs the body as an async function of its arguments."""
-    plain = {name: vt.to_plain(value) for name, value in values.items()}
+    plain = {name: argument(value) for name, value in values.items()}
     given = list(values.values())
     while given and isinstance(given[-1].data, Undefined):  # what was not given is undefined, which JSON cannot say
         given.pop()

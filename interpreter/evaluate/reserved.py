@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from interpreter import values_text as vt
+from interpreter.errors import EvaluationError
 from interpreter.labels import Labels
 from interpreter.values import NULL, Value
 
@@ -27,6 +28,11 @@ class AmbientMx:
         if name in env.mx:
             found = env.mx[name]
             return found if isinstance(found, Value) else Value(found)
+        if name == "guard":
+            raise EvaluationError(
+                'Variable "mx" has no field "guard"', code="field-not-found",
+                hint="@mx.guard is known in guards, and in the `denied =>` of a function that was denied",
+            )  # fmt: skip
         computed = AMBIENT.get(name)
         return Value(computed(env)) if computed is not None else NULL
 
