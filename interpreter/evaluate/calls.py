@@ -218,7 +218,7 @@ async def call_function(
     )
     about = {"name": function.name, "labels": list(function.labels), "type": "exe"}
     memo: dict[str, Any] | None = None
-    if "llm" in function.labels and env.run.checkpoints is not None and env.ports.checkpoints is not None:
+    if "llm" in function.labels and env.ports.checkpoints is not None:
         memo = {"hit": False, "key": None}  # `@mx.checkpoint`, also of hooks
         env = env.ambient(checkpoint=memo)
 

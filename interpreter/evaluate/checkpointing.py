@@ -73,43 +73,54 @@ class Checkpoints:
         return found if scope.complete is None or self.store.complete.get(scope.name or "") else None
 
 
-def begin(env: Env, document: n.Document | None, resume: str | None) -> None:
-    """Read what earlier runs kept, for a script that calls models. `resume`: a target, "" for none, None if not asked."""
-    output = env.ports.output
+STORE = "\0checkpoints"  # no name of a module
+
+
+def checkpoints(env: Env) -> Checkpoints | None:
+    """Those of the run; None where nothing is kept."""
+    if env.ports.checkpoints is None or env.run.begin_checkpoints is None:
+        return None
+    known = env.run.modules.get(STORE)
+    return known if known is not None else env.run.begin_checkpoints()  # type: ignore[no-any-return]
+
+
+def read_store(env: Env, document: n.Document | None, resume: str | None) -> Checkpoints:
+    """What earlier runs of a script kept. `resume`: a target, "" for none, None if it was not asked for."""
+    output, store = env.ports.output, Store()
     try:
         data = operations.read_checkpoints(env.ports)
     except OSError as error:
         output.stderr(f"warning: kept results cannot be read: {error}\n")
-        return
-    if len(data) > MOST_BYTES:
-        output.stderr(
-            f"warning: more than {MOST_BYTES >> 20} MiB of kept results are not read: `--fresh` clears them\n"
-        )
-        return
-    store = Store.read(data)
+    else:
+        if len(data) > MOST_BYTES:
+            output.stderr(
+                f"warning: more than {MOST_BYTES >> 20} MiB of kept results are not read: `--fresh` clears them\n"
+            )
+        else:
+            store = Store.read(data)
     if store.broken:
         output.stderr(f"warning: {store.broken} kept results cannot be read, and are made again\n")
     said = env.module.frontmatter.get("resume") if isinstance(env.module.frontmatter, dict) else None
     if said is not None and said not in MODES:
         raise EvaluationError(f"resume: {said} is none of {', '.join(MODES)}", code="checkpoint", hint="resume: auto")
-    held = Checkpoints(mode=said or "manual", replay=resume is not None, store=store)
     if resume:
         try:
             gone = targeted(resume, store.results.values(), names_in(document))
         except BadTarget as error:
-            raise EvaluationError(
-                str(error), code="checkpoint", hint='--resume @fn, @fn:2, @fn("prefix"), or "name"'
-            ) from None
+            hint = '--resume @fn, @fn:2, @fn("prefix"), or "name"'
+            raise EvaluationError(str(error), code="checkpoint", hint=hint) from None
         for key in gone:
             del store.results[key]
         if gone:
             _keep(env, line_of("drop", keys=sorted(gone)))
-    env.run.checkpoints = held
+    held = Checkpoints(mode=said or "manual", replay=resume is not None, store=store)
+    env.run.modules[STORE] = held
 
     async def close() -> None:
         await _close_scope(held, env)
 
     env.run.closers.append(close)
+    return held
 
 
 def names_in(document: n.Document | None) -> list[str]:
@@ -150,7 +161,7 @@ async def checkpoint(node: n.Checkpoint, env: Env) -> Value:
                 )  # fmt: skip
             scope.mode = mode
     env.ports.output.event(events.CheckpointReached(name=env.run.mask(name), place=str(node.span)))
-    held = env.run.checkpoints
+    held = checkpoints(env)
     if held is not None:
         await _close_scope(held, env)
         held.scope = scope
@@ -174,7 +185,9 @@ async def remembered(
     function: Function, inputs: tuple[Value, ...], env: Env, body: Callable[[], Awaitable[Value]], told: dict[str, Any]
 ) -> Value:
     """The result of a call: kept by an earlier run, or made now and kept. `told` is `@mx.checkpoint` of this call."""
-    held: Checkpoints = env.run.checkpoints
+    held = checkpoints(env)
+    if held is None:
+        return await body()
     given = joined(value.labels for value in inputs)
     # Neither a secret nor what is made of one is written down.
     secret = "secret" in given or "secret" in function.labels

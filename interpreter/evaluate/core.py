@@ -108,7 +108,8 @@ class Run:
     loading: list[str] = field(default_factory=list)  # modules on the way, outermost first
     directory: Path = field(default_factory=Path)  # where commands start
     quiet: bool = False
-    checkpoints: Any = None  # what earlier runs kept (`checkpointing.Checkpoints`), and what this one keeps
+    # Reads what earlier runs kept, once a model is called or a checkpoint is reached; a script without either pays nothing.
+    begin_checkpoints: Callable[[], Any] | None = None
     strict_profiles: bool = False
     profile: str | None = None  # `--profile`
     provider: str | None = None  # `--provider`

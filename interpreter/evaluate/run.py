@@ -58,9 +58,15 @@ async def run_script(source: Source, path: Path | None, ports: Ports, options: R
     deepen()
     env = make_env(source, path, document, ports, options)
     if ports.checkpoints is not None:
-        from .checkpointing import begin
 
-        begin(env, document, options.resume)
+        def begin() -> Any:
+            from .checkpointing import read_store
+
+            return read_store(env, document, options.resume)
+
+        env.run.begin_checkpoints = begin
+        if options.resume:
+            begin()  # a target that names nothing is told before anything runs
     try:
         result = await run_body(document, env, prose=True)
         if result is not None and result.data is not None:

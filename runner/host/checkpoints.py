@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from interpreter.checkpoints import MOST_BYTES, Store
-
 _DIRECTORY = Path(".mlld", "checkpoints")
+_MOST_BYTES = 33 << 20  # a little more than is read as results, so that too much is seen as that
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +46,8 @@ class KeptResults:
 
     def listed(self) -> Iterator[dict[str, Any]]:
         """The results that a run would find, oldest first."""
+        from interpreter.checkpoints import Store
+
         for kept in sorted(Store.read(self.read()).results.values(), key=lambda kept: kept.at):
             yield dict(kept.__dict__)
 
@@ -65,4 +66,4 @@ def _read(path: Path) -> bytes:
     except FileNotFoundError:
         return b""
     with os.fdopen(handle, "rb") as file:
-        return file.read(MOST_BYTES + 1)
+        return file.read(_MOST_BYTES)

@@ -8,11 +8,8 @@ The key lies outside of the project and is in no sandbox: whoever changes a text
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 import os
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +39,8 @@ class HostSignatures:
         _write(self._place(signed.name, "json"), json.dumps(about, indent=2).encode() + b"\n", 0o644)
 
     def signed(self, name: str) -> Signed:
+        import hmac
+
         try:
             about = json.loads(_read(self._place(name, "json")))
             text = _read(self._place(name, "content")).decode()
@@ -67,6 +66,8 @@ class HostSignatures:
         return self.project / _DIRECTORY / f"{name}.sig.{kind}"
 
     def _make_key(self) -> bytes:
+        import secrets
+
         if not self.key.exists():
             self.key.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             # Whole or not at all, and never over one that is there: another run may be making it, too.
@@ -81,11 +82,19 @@ class HostSignatures:
         return _read(self.key)
 
 
+# Cryptography is loaded with the first signature: most scripts have none, and all have these ports.
+
+
 def content_hash(text: str) -> str:
+    import hashlib
+
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def _mac(key: bytes, signed: Signed) -> str:
+    import hashlib
+    import hmac
+
     if len(key) != _KEY_BYTES:
         raise ValueError("the key is damaged")
     # JSON, so that no two records have one message: every part has its own quotes.
