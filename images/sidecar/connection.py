@@ -33,6 +33,7 @@ _READ = 64 << 10
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _HEADS_REMEMBERED = 256
 _UNREAD = 1 << 20
+_LARGE, _ROOM, MAX_ROOMY = 128 << 10, 1 << 20, 8
 HEAD_SECONDS, BODY_SECONDS, WRITE_SECONDS, IDLE_SECONDS = 10.0, 30.0, 30.0, 600.0
 SWEEP_SECONDS = 2.0
 MAX_CONNECTIONS = 256
@@ -75,6 +76,8 @@ class Owner(Protocol):
     queued: int
     """Bytes that wait in all connections together."""
     queue_limit: int
+    roomy: int
+    """Connections whose socket has room for a large answer as a whole."""
     on_request: OnRequest
 
     def forget(self, connection: Connection) -> None: ...
@@ -91,7 +94,7 @@ class Connection:
         self._request: Head | None = None
         self._out: deque[memoryview] = deque()
         self._out_bytes = 0
-        self._busy = self._parsing = self._keep = self._streaming = self._paused = False
+        self._busy = self._roomy = self._parsing = self._keep = self._streaming = self._paused = False
         self.since = monotonic()
         """When the present state began: waiting for a request, reading one, writing out."""
         self._speaker: Speaker | None = None
@@ -263,6 +266,8 @@ class Connection:
         if self.closed:
             return
         sent = 0
+        if total > _LARGE and not self._roomy:
+            self._make_room()
         if not self._out:
             try:
                 sent = self._sock.sendmsg(parts)
@@ -280,6 +285,14 @@ class Connection:
             # What the client does not take now must outlive the buffer it lies in.
             self._queue(bytes(part[sent:]))
             sent = 0
+
+    def _make_room(self) -> None:
+        """Lets the kernel take a large answer at once: in pieces, it is copied once more and costs five turns of the loop.
+        For a few connections only, since what nobody reads there is our memory too."""
+        if self._owner.roomy < MAX_ROOMY:
+            self._owner.roomy += 1
+            self._roomy = True
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ROOM)
 
     def _queue(self, rest: bytes) -> None:
         if self.closed:
@@ -342,6 +355,7 @@ class Connection:
         self._loop.remove_reader(self._sock)
         self._loop.remove_writer(self._sock)
         self._owner.queued -= self._out_bytes
+        self._owner.roomy -= self._roomy
         self._out_bytes = 0
         self._out.clear()
         self._sock.close()
@@ -363,7 +377,7 @@ class Listener:
         queue_limit: int = 64 << 20,
     ) -> None:
         self.on_request, self.body_limit, self.queue_limit = on_request, body_limit, queue_limit
-        self.queued = 0
+        self.queued = self.roomy = 0
         self._max = max_connections
         self._connections: set[Connection] = set()
         self._sockets: list[socket.socket] = []

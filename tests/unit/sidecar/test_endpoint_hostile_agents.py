@@ -250,6 +250,29 @@ async def test_who_does_not_read_loses_only_its_connection(tmp_path: Path) -> No
             writer.close()
 
 
+async def test_room_for_large_answers_is_for_a_few(tmp_path: Path) -> None:
+    """What the kernel holds of answers that nobody reads is bounded too."""
+    answer = b"x" * (1 << 20)
+    listener = connection.Listener(lambda to, head, body: to.answer(200, (answer,)), body_limit=1 << 10)
+    path = str(tmp_path / "s")
+    listener.listen_unix(path)
+    clients = [await asyncio.open_unix_connection(path, limit=1 << 10) for _ in range(connection.MAX_ROOMY + 4)]
+    for _, writer in clients:
+        writer.write(b"POST /mcp HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n")
+    async with asyncio.timeout(5):
+        while listener.queued < 4 * (len(answer) // 2):  # those without room have the most of it here
+            await asyncio.sleep(0.01)
+    assert listener.roomy == connection.MAX_ROOMY
+    for reader, writer in clients:  # and the answer is the same with room and without
+        await reader.readuntil(b"\r\n\r\n")
+        assert await reader.readexactly(len(answer)) == answer
+        writer.close()
+    async with asyncio.timeout(5):
+        while listener.roomy:
+            await asyncio.sleep(0.01)
+    listener.close()
+
+
 async def test_an_id_in_flight_cannot_be_taken_again(tmp_path: Path) -> None:
     begun = asyncio.Event()
 
