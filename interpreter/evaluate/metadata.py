@@ -40,6 +40,8 @@ class FileInfo:
             return -(-len(self.raw) // 4)
         if name == "url":
             return self.url
+        if name == "source":
+            return "load-content"
         if self.extra and name in self.extra:
             return self.extra[name]
         if self.path is None:
