@@ -224,6 +224,11 @@ class SandboxSession(Protocol):
     def commands(self) -> CommandPort: ...
 
     @property
+    def project(self) -> str | None:
+        """Where its commands find the project; None if they do not see it."""
+        ...
+
+    @property
     def files(self) -> FilePort | None: ...
 
     @property

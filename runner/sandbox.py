@@ -28,7 +28,7 @@ from runner.commands import execution
 from runner.endpoint import Endpoint
 from runner.errors import EngineFailure, RunnerError, SandboxFailure
 from runner.handover import Handover, agent_environment
-from runner.plan import AGENT, BRIDGE, LINK, SandboxPlan
+from runner.plan import AGENT, BRIDGE, LINK, WORKSPACE, SandboxPlan
 from runner.sandbox_events import Hearing, Sink
 from runner.secrets import Masker
 from runner.secrets_logins import Credential, tokens
@@ -198,6 +198,11 @@ class Sandbox:
     def commands(self) -> Sandbox:
         """Commands run in the agent's seat."""
         return self
+
+    @property
+    def project(self) -> str | None:
+        """Where the agent's seat shows the workspace, whole or in parts."""
+        return self.plan.workspace if self.plan.provider == "local" or self.plan.workspace is None else WORKSPACE
 
     @property
     def files(self) -> FilePort | None:

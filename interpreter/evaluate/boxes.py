@@ -61,6 +61,11 @@ class BoxState:
     def profile(self) -> str | None:
         return self.spec.profile.profile.name if self.spec.profile is not None else None
 
+    @property
+    def root(self) -> str | None:
+        """What `@root` is inside: where commands find the project, or the workspace over it."""
+        return self.mount.path if self.mount is not None else self.session.project if self.session is not None else None
+
     def check_command(self, kind: str, span: Span) -> None:
         """`tools` without Bash means that no commands run."""
         allowed = self.spec.tools

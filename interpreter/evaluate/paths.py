@@ -20,10 +20,9 @@ def resolve(text: str, env: Env) -> Path:
     if text.startswith("~/") and env.run.home is not None:
         return env.run.home / text[2:]
     path = Path(text)
-    if env.box is not None and env.box.mount is not None and path.is_relative_to(env.box.mount.path):
-        path = env.run.root / path.relative_to(
-            env.box.mount.path
-        )  # `@root` inside, where the workspace lies over the project
+    inside = env.box.root if env.box is not None else None
+    if inside is not None and path.is_relative_to(inside):
+        path = env.run.root / path.relative_to(inside)  # `@root` inside a block is where its commands find the project
     return path if path.is_absolute() else (env.module.directory / path).absolute()
 
 

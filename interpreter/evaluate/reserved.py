@@ -116,9 +116,9 @@ def _input(env: Env) -> Value | None:
 
 
 def _root(env: Env) -> Value:
-    """The project; in a block that has a workspace, the directory that shows the one over the other."""
-    mount = env.box.mount if env.box is not None else None
-    return Value(str(env.run.root) if mount is None else mount.path)
+    """The project, where the commands of this place find it."""
+    inside = env.box.root if env.box is not None else None
+    return Value(str(env.run.root) if inside is None else inside)
 
 
 def _debug(env: Env) -> Value:

@@ -352,6 +352,10 @@ class Session:
         return await self.sandbox.directory(project=project)
 
     @property
+    def project(self) -> str | None:
+        return self.sandbox.project
+
+    @property
     def files(self) -> FilePort | None:
         return self.sandbox.files
 

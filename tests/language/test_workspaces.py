@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from interpreter.evaluate import workspaces
-from tests.support.worlds import World, denied, fine
+from tests.support.worlds import Session, World, denied, fine
 
 
 @pytest.fixture
@@ -91,6 +91,24 @@ show @read(@ws)
 show <@ws/out.txt>
 """)
     assert fine(done) == ["PIPED", "hi therein.txt", "out.txt", "hi there"]
+
+
+async def test_the_root_is_where_the_commands_find_it(world: World) -> None:
+    def at_workspace(session: Session) -> None:
+        session.project = "/workspace"
+
+    world.on_open = at_workspace
+    profiles = "profiles { full: { requires: { filesystem, sh } } }\n"
+    done = await world.run(f"""{profiles}var @seen = env {{ tools: ["Bash"] }} [
+  output "made" to "@root/out.txt"
+  let @text = <@root/README.md>
+  => `@root: @text`
+]
+show @seen
+show @root
+""")
+    assert fine(done) == ["/workspace: the project", str(world.root)]
+    assert (world.root / "out.txt").read_text().strip() == "made"
 
 
 async def test_a_granted_project_is_written_itself(world: World) -> None:

@@ -88,6 +88,7 @@ class Session:
     commands: Any
     connection: Connection
     run_id: str = "test"
+    project: str | None = None
     files: Any = None
     closed: bool = False
     error: BaseException | None = None
@@ -133,6 +134,7 @@ class World:
     sessions: list[Session] = field(default_factory=list)
     opened: list[str] = field(default_factory=list)  # specs of direct imports
     on_command: Callable[[Session], None] | None = None
+    on_open: Callable[[Session], None] | None = None
 
     def write(self, name: str, text: str) -> Path:
         path = self.root / name
@@ -208,6 +210,8 @@ class Opener:
         session = Session(spec=spec, commands=Watched(commands, self.world), connection=Connection(offered, labels))
         session.commands.session = session
         self.world.sessions.append(session)
+        if self.world.on_open is not None:
+            self.world.on_open(session)
         return session
 
 
