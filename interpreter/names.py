@@ -5,6 +5,7 @@ one.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 
 def same_name(one: str, other: str) -> bool:
@@ -13,12 +14,14 @@ def same_name(one: str, other: str) -> bool:
     return one == other or camel(snake(one)) == camel(snake(other))
 
 
+@lru_cache(maxsize=4096)
 def snake(name: str) -> str:
     """The MCP form of a name: `listOpenIssues` → `list_open_issues`."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name.removeprefix("@"))
     return re.sub(r"[^a-z0-9]+", "_", spaced.lower()).strip("_")
 
 
+@lru_cache(maxsize=4096)
 def camel(name: str) -> str:
     """The form of a name in scripts: `list_open_issues` → `listOpenIssues`."""
     head, *rest = [part for part in re.split(r"[^A-Za-z0-9]+", name) if part] or ["_"]
