@@ -3,7 +3,7 @@ file to it as `$MCPBENCH_EXTRA`; it wants `targets() -> [Target]`, and has its o
 
     ours                     the endpoint over child processes, on a TCP port: the topology of the peers
     ours, two sockets        a whole sidecar (record, admission, gate) between the bridges of agent and servers
-    ours, with guards        the same with a module: a guard on calls, one on results, and two rules of a policy
+    ours, with guards        the same with a module: a guard on calls, and two rules of a policy
     naive Go SDK proxy       `naive_go_proxy.go`, if it was built: see there
 """
 
@@ -28,10 +28,6 @@ GUARDS = """
 policy @bench = { defaults: { rules: ["no-secret-exfil", "no-untrusted-destructive"] } }
 guard @calls before op:mcp = when [
   @mx.args.arguments.size > 100000000 => deny "nobody needs that much"
-  * => allow
-]
-guard @results after op:mcp = when [
-  @output == "never" => deny "never"
   * => allow
 ]
 exe @mcpConfig() = { servers: [] }
