@@ -397,7 +397,8 @@ class DirectiveLexer(NameLexer):
         if touches:
             self.push("index", "INDEX", at)
         elif self.prev in VALUE_ENDS or self.prev in ("WHEN", "WHERE", "ELSE", "BOX", "LOOP", "HEAD"):
-            cases = self.heading() in ("WHEN", "WHERE")
+            # `for … when [` has cases; behind a condition, `for … when @x > 2 [`, stands the block of the loop.
+            cases = self.heading() == "WHEN" or self.prev == "WHERE"
             self.push("block", "BLOCK", at)
             self.frames[-1].cases = cases
         elif self.prev in ("ASSIGN", "ARROW", "START", "END", "BLOCK", "TERN", "COLON") and _BLOCK_START.match(
