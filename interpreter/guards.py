@@ -17,7 +17,7 @@ from interpreter.labels import Labels, ProtectedLabel
 from interpreter.names import same_name
 from interpreter.policy import Allowed, under
 from interpreter.policy import Decision as PolicyDecision
-from interpreter.policy_patterns import nearest
+from interpreter.policy_patterns import ALIASES, nearest
 from interpreter.policy_subjects import Operation
 
 Moment = Literal["before", "after"]
@@ -30,6 +30,12 @@ _OPERATIONS = {
     "cmd": 9, "sh": 0, "js": 0, "node": 0, "py": 0, "mcp": 2, "exe": 0, "run": 0, "show": 0, "output": 0, "log": 0,
     "append": 0, "read": 0, "network": 0, "secret": 0, "template": 0,
     "var": 0,
+}  # fmt: skip
+_CODE = ("sh", "js", "node", "py")
+# What a script does without a guard being asked, with the operation at which one is.
+UNGUARDED = {
+    "file": "output", "files": "output", "load": "read", "stream": "run", "let": "var", "import": "read", "for": "exe",
+    "foreach": "exe", "loop": "exe", "while": "exe", "when": "exe", "if": "exe",
 }  # fmt: skip
 SOURCES = (
     "cmd", "sh", "js", "node", "py", "file", "user", "mcp", "network", "keychain", "env", "exe", "template", "dynamic",
@@ -124,8 +130,8 @@ class Guard:
             case "function":
                 return operation.kind != "var" and bool(operation.name) and same_name(self.filter, operation.name)
             case "operation":
-                wanted = self.filter.removesuffix(":*")
-                return any(under(f"op:{wanted}", name) for name in operation.guarded_as)
+                wanted = {f"op:{name.removesuffix(':*')}" for name in (self.filter, canonical(self.filter))}
+                return any(under(each, name) for each in wanted for name in operation.guarded_as)
             case "label":
                 return any(under(self.filter, label) for label in operation.labels)
 
@@ -348,9 +354,16 @@ def _changed(guarded: Guarded, guard: Guard, decision: Allow, value: object) -> 
     return Guarded(value=value if decision.replaces else guarded.value, labels=labels)
 
 
+def canonical(name: str) -> str:
+    """The one spelling of an operation, without its `op:`: `bash` is `sh`."""
+    head, colon, rest = name.partition(":")
+    kind = ALIASES.get(head)
+    return f"{kind}{colon}{rest}" if kind in _CODE else name
+
+
 def filter_fault(kind: FilterKind, name: str) -> tuple[str, str] | None:
     """Why a filter can never match, whatever a script holds, with a hint; None where that cannot be said."""
-    head, *rest = name.split(":")
+    head, *rest = canonical(name).split(":") if kind == "operation" else name.split(":")
     levels = _OPERATIONS.get(head)
     if kind == "operation" and levels is not None and len([part for part in rest if part != "*"]) > levels:
         more = f"{levels} further levels" if levels else "no further level"

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from . import nodes as n
 from .errors import Diagnostic
-from .guards import filter_fault
+from .guards import UNGUARDED, filter_fault
 from .hints import did_you_mean
 from .lexer_words import words
 from .resolve_config import config_faults
@@ -187,7 +187,7 @@ class Resolver:
             case n.Call(function=n.Variable(name=name)):
                 self._arity(node, scope.find(name))
             case n.Guard() | n.Hook():
-                self._filter(node.filter, scope)
+                self._filter(node.filter, scope, guards=isinstance(node, n.Guard))
             case n.Needs() | n.Profiles():
                 self.found += config_faults(node)
                 return
@@ -223,7 +223,7 @@ class Resolver:
             message = f"@{function.name} takes {wanted} argument{plural}, {given} are given"
             self.warn("arguments", node, message, f"its parameters are ({names})", function)
 
-    def _filter(self, node: n.Filter, scope: Scope) -> None:
+    def _filter(self, node: n.Filter, scope: Scope, *, guards: bool) -> None:
         """A filter that can match nothing protects nothing."""
         if node.kind == "function":
             self._known(node.name.split(".")[0], node, scope)
@@ -234,6 +234,10 @@ class Resolver:
             self.found.append(Diagnostic(code="filter-matches-nothing", message=message, span=node.span, hint=remedy))
             return
         known = self.labels | LABELS
+        if guards and node.kind == "operation" and name in UNGUARDED and name not in known:
+            message, remedy = f"no guard is asked about op:{name}", f"write op:{UNGUARDED[name]}"
+            self.found.append(Diagnostic(code="filter-matches-nothing", message=message, span=node.span, hint=remedy))
+            return
         if node.kind == "operation":
             first = name.split(":")[0].split(".")[0]
             if first in OPERATIONS or name in known or first in known or name.startswith(LABEL_PREFIXES):

@@ -6,17 +6,23 @@ import datetime
 import re
 from typing import Any
 
+from interpreter.errors import EvaluationError
+
 MOST_PARTS = 1_000_000
 MOST_LEVELS = 100
 FENCE = re.compile(r"\A---[ \t]*\r?\n(.*?)(?:^|\n)---[ \t]*(?:\r?\n|\Z)", re.S | re.M)
 
 
 def read(text: str) -> tuple[Any, str]:
-    """The front matter of a text (None without) and the rest of the text."""
+    """The front matter of a text (None without) and the rest of the text. Errors: `EvaluationError` if it is no YAML."""
     match = FENCE.match(text)
     if match is None:
         return None, text
-    return parse_yaml(match.group(1)), text[match.end() :]
+    try:
+        return parse_yaml(match.group(1)), text[match.end() :]
+    except ValueError as error:
+        hint = "what stands between the lines `---` at the top of a file is YAML"
+        raise EvaluationError(f"the front matter cannot be read: {error}", code="not-yaml", hint=hint) from None
 
 
 def parse_yaml(text: str) -> Any:

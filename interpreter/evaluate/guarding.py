@@ -17,10 +17,13 @@ from interpreter.values import NULL, Undefined, Value, array, record
 
 from .blocks import action_value
 from .control import choose
-from .core import Env, Returned, Signal, evaluate, handles
+from .core import REDACTED, Env, Returned, Signal, evaluate, handles
 
 if TYPE_CHECKING:
     from interpreter.policy_subjects import Operation
+
+
+SHORTEST_SECRET = 4  # a shorter one is no secret, and its letters are in many words
 
 
 class Unbound:
@@ -206,13 +209,20 @@ async def decision(body: n.Node, env: Env, call: g.GuardCall) -> g.GuardDecision
         return await allowed(body, env)
     if isinstance(body, n.Deny):
         reason = "" if body.reason is None else vt.text(await evaluate(body.reason, env))
-        return g.Deny(reason=reason or "denied")
+        return g.Deny(reason=without_secrets(reason, call) or "denied")
     if isinstance(body, n.Retry):
         return g.Retry(hint="" if body.hint is None else vt.text(await evaluate(body.hint, env)))
     if isinstance(body, n.EnvDecision):
         return g.UseEnvironment(config=None if body.config is None else vt.to_plain(await evaluate(body.config, env)))
     if isinstance(body, n.Block):
         return await block_decision(body, env, call)
+    written = body.value if isinstance(body, n.Labelled) else body
+    if isinstance(written, n.Literal | n.Template | n.Array | n.Object):
+        # `* => block "why"`, `* => "why"`: a text written for a reader, and not what should go on instead of the data.
+        raise EvaluationError(
+            "a value is no decision of a guard", span=body.span, code="guard-decision",
+            hint='write deny "why", allow, or allow @value to let that go on',
+        )  # fmt: skip
     if isinstance(body, n.Labelled):
         value = await evaluate(body, env)
         before = await evaluate(body.value, env)
@@ -221,6 +231,15 @@ async def decision(body: n.Node, env: Env, call: g.GuardCall) -> g.GuardDecision
         return g.Allow(value=value, replaces=True, add=new, remove=gone)
     value = await action_value(body, env)
     return None if isinstance(value.data, Undefined) else g.Allow(value=value, replaces=True)
+
+
+def without_secrets(reason: str, call: g.GuardCall) -> str:
+    """A reason goes to whoever asked, and so may not hold the secret that it was asked about."""
+    judged = [*call.inputs, *(each for each in (call.subject, call.output) if each is not None)]
+    for each in judged:
+        if "secret" in each.labels and len(held := vt.text(as_value(each))) >= SHORTEST_SECRET:
+            reason = reason.replace(held, REDACTED)
+    return reason
 
 
 async def block_decision(body: n.Block, env: Env, call: g.GuardCall) -> g.GuardDecision:

@@ -11,6 +11,7 @@ from typing import Any
 from interpreter import nodes as n
 from interpreter import values_text as vt
 from interpreter.errors import EvaluationError, MlldError
+from interpreter.guards import canonical
 from interpreter.names import same_name
 from interpreter.operations import Request
 from interpreter.policy import under
@@ -41,7 +42,8 @@ class Hook:
         if wanted.kind == "operation":
             names = [*operation.operation_labels, f"op:{operation.directive}", f"op:{operation.kind}"]
             names += [f"op:{label}" for label in operation.labels]
-            return any(under(f"op:{wanted.name}", name) for name in names)
+            spellings = {f"op:{wanted.name}", f"op:{canonical(wanted.name)}"}
+            return any(under(each, name) for each in spellings for name in names)
         labels = (*operation.labels, *operation.incoming.taint)
         return any(under(wanted.name, label) for label in labels)
 

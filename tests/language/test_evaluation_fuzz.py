@@ -80,7 +80,10 @@ statements = st.one_of(
     ),
     st.tuples(values, values).map(lambda t: f"loop(3) until {t[0]} [ show {t[1]} ]"),
 )
-scripts = st.tuples(values, values, values, values, statements).map(
+seeds = (
+    literals | st.lists(literals, max_size=4).map(lambda items: f"[{', '.join(items)}]") | st.just("{ k: { k: [1] } }")
+)
+scripts = st.tuples(seeds, seeds, seeds, values, statements).map(
     lambda t: (
         f"var @a = {t[0]}\nvar secret @b = {t[1]}\nvar @c = {t[2]}\nexe @f(x) = {t[3]}\nexe @g(input) = `@input @a`\n{t[4]}\n"
     )

@@ -91,3 +91,11 @@ def test_every_name_that_the_language_gives_is_known_here() -> None:
 def test_every_code_has_a_page() -> None:
     pages = (Path(__file__).parents[2] / "docs" / "errors.md").read_text()
     assert {code for _, code, _, _ in LOUD if f"\n## {code}\n" not in pages} == set()
+
+
+@pytest.mark.parametrize("name", ["file", "load", "import", "let", "stream", "for"])
+def test_a_guard_that_nobody_asks_is_an_error(name: str) -> None:
+    script = f"guard @g before op:{name} = when [ * => deny `no` ]\n"
+    assert found(script) == [("filter-matches-nothing", "error", 1)]
+    assert found(f"exe {name} @f() = 1\n{script}") == [], "a label of that name is a filter, too"
+    assert found(f"hook @h before op:{name} = [ show 1 ]\n") == [], "hooks see more than guards"
