@@ -30,6 +30,7 @@ OBEYED: Mapping[str, bool] = {
     ".git/modules": True,
     ".mlld": True,
     "mlld-config.json": False,
+    "mlld-lock.json": False,  # which text a registry name stands for
     ".mcp.json": False,
     ".envrc": False,
     ".claude": True,

@@ -157,10 +157,10 @@ def lock_of(node: n.Node, env: Env) -> dict[str, Locked]:
     if known is None:
         files = env.ports.files
         assert files is not None
+        text = operations.read_file(files, path).decode("utf-8", "replace") if is_file(path, env) else ""
         try:
-            known = (
-                read_lock(operations.read_file(files, path).decode("utf-8", "replace")) if is_file(path, env) else {}
-            )
+            # Empty is what a seat shows of a lock that the project does not have.
+            known = read_lock(text) if text else {}
         except BadLock as error:
             raise ImportFault(
                 f"{LOCK} cannot be used: {error}", span=node.span, code="lock", hint="install the modules again"

@@ -20,7 +20,15 @@ OBEYED = {
     ".git/hooks/pre-commit": "#!/bin/sh\n", ".git/config": "[core]\n", ".mcp.json": "{}", ".claude/settings.json": "{}",
     ".mlld/env/x/index.mld": "", "CLAUDE.md": "be good", ".vscode/tasks.json": "{}",
 }  # fmt: skip
-ABSENT = [".envrc", ".codex/config.toml", ".cursor/rules", ".idea/workspace.xml", "mlld-config.json", ".gemini/x"]
+ABSENT = [
+    ".envrc",
+    ".codex/config.toml",
+    ".cursor/rules",
+    ".idea/workspace.xml",
+    "mlld-config.json",
+    "mlld-lock.json",
+    ".gemini/x",
+]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -151,6 +151,12 @@ def test_versions(version: str, wanted: str, fits: bool) -> None:
     assert satisfies(version, wanted) is fits
 
 
+async def test_an_empty_lock_is_none(world: World) -> None:
+    (world.root / "mlld-lock.json").write_text("")
+    world.write("llm/modules/alice/utils.mld", 'var @a = "by hand"\nexport { @a }')
+    assert fine(await world.run("import { @a } from @alice/utils\nshow @a")) == ["by hand"]
+
+
 async def test_prefixes_of_the_project(world: World) -> None:
     world.write("src/lib/tools.mld", 'var @name = "tools"\nexport { @name }')
     prefix = {"prefix": "@lib/", "resolver": "LOCAL", "config": {"basePath": "./src/lib"}}
