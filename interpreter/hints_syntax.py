@@ -106,7 +106,7 @@ def _missing_at(place: Place) -> Said | None:
         if inside in ("CALL", "LPAR"):
             return Said("named-argument", "arguments are told apart by their order", "write the value alone")
     if place.kind() in ("ASSIGN", "LPAR") and before[0] in ("LABEL", "WORD"):
-        return Said("missing-at", f"{before[1]} has no @", f"write @{before[1]}")
+        return Said("missing-at", f"{before[1]} has no @", f"write @{before[1]}", back=1)
     if place.kind(-1) == "PIPE" and place.kind() == "WORD":
         return Said("missing-at", "pipeline filters require the @ prefix", f"write | @{place.word}")
     if place.kind() in ("WORD", "LABEL") and "AT" in place.expected and not place.expected >= VALUE:

@@ -109,11 +109,15 @@ class TextLexer(BaseLexer):
             resume=line_end,
         )
 
+    def _unclosed_for(self, at: int, resume: int) -> Exception:
+        message, hint = "this /for has no /end", "write /end on a line of its own where the repeated part ends"
+        return self.fault("unclosed-for", at, at + 4, message, expected=("/end",), hint=hint, resume=resume)
+
     def parts(self, at: int, quote: str, opened: int) -> int:
         """The parts of a text from `at` to its end mark, whose offset is returned. `quote` says which marks count."""
         text, stops = self.text, _STOPS[quote]
         begin, buffer = at, ""
-        loops = 0
+        loops: list[int] = []  # where the /for began that are open
         angle_ends: set[int] = set()
         while True:
             stop = stops.search(text, at)
@@ -121,13 +125,7 @@ class TextLexer(BaseLexer):
                 if quote in ("att", "mtt"):
                     self._flush(buffer + text[at:], begin, self.size)
                     if loops:
-                        raise self.fault(
-                            "unclosed-for",
-                            self.size,
-                            self.size,
-                            "a /for in this template has no /end",
-                            expected=("/end",),
-                        )
+                        raise self._unclosed_for(loops[-1], self.size)
                     return self.size
                 raise self._unclosed(opened, quote)
             here, mark = stop.start(), stop.group()
@@ -136,13 +134,7 @@ class TextLexer(BaseLexer):
             if mark == quote:
                 self._flush(buffer, begin, here)
                 if loops:
-                    raise self.fault(
-                        "unclosed-for",
-                        here,
-                        here + len(mark),
-                        "a /for in this template has no /end",
-                        expected=("/end",),
-                    )
+                    raise self._unclosed_for(loops[-1], here + len(mark))
                 return here
             if mark == "\n":
                 raise self._unclosed(opened, quote)
@@ -188,11 +180,11 @@ class TextLexer(BaseLexer):
                 self._flush(buffer, begin, here)
                 at = begin = self._for(found.end(), here)
                 buffer = ""
-                loops += 1
+                loops.append(here)
             elif mark == "/" and loops and self._at_line_start(here) and (found := _END.match(text, here)):
                 self._flush(buffer.rstrip(" \t"), begin, here)
                 self.emit("TF_END", None, here, found.end())
-                loops -= 1
+                loops.pop()
                 at = begin = found.end()
                 buffer = ""
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from runner.errors import CheckFailure, UsageFailure
 from runner.spelling import nearest
 
 SUFFIXES = (".mld", ".mld.md", ".att", ".mtt")
+FOREIGN = frozenset({".git", ".venv", "node_modules", "__pycache__"})
 _JSON = click.option("--json", "as_json", is_flag=True, help="JSON is what it prints anyway.")
 _MODE = click.option("--document", is_flag=True, help="Read it as a document: lines with /directives in prose.")
 
@@ -41,13 +43,23 @@ def source_of(path: str) -> Source:
 
 
 def files_below(paths: tuple[str, ...]) -> Iterator[str]:
-    """The files themselves, and every script below a directory."""
+    """The files themselves, and every script below a directory. Errors: `UsageFailure` for one that has none."""
     for path in paths:
         if Path(path).is_dir():
-            found = sorted(p for p in Path(path).rglob("*") if p.name.endswith(SUFFIXES) and p.is_file())
-            yield from map(str, found)
+            found = sorted(scripts_below(Path(path)))
+            if not found:
+                # A check of nothing would be green: in CI, for ever.
+                raise UsageFailure(f"there is no script below {path}", remedy=f"scripts end with {', '.join(SUFFIXES)}")
+            yield from found
         else:
             yield path
+
+
+def scripts_below(directory: Path) -> Iterator[str]:
+    """Scripts at any depth, without those that others installed."""
+    for folder, below, names in os.walk(directory):
+        below[:] = [name for name in below if name not in FOREIGN]
+        yield from (os.path.join(folder, name) for name in names if name.endswith(SUFFIXES))
 
 
 @click.command(cls=Command, examples="\nExamples:\n  mlld check hello.mld\n  mlld check .mlld/env/myenv --json\n")
@@ -69,8 +81,11 @@ def check(paths: tuple[str, ...], document: bool, as_json: bool) -> int:
     else:
         for diagnostic in found:
             click.echo(diagnostic.render() + "\n", err=True)
-        files = f"{number} file{'s' * (number != 1)}"
-        click.echo(f"{files}: {len(errors)} errors, {len(found) - len(errors)} warnings", err=True)
+        files, faults, warnings = (
+            f"{count} {word}{'s' * (count != 1)}"
+            for count, word in ((number, "file"), (len(errors), "error"), (len(found) - len(errors), "warning"))
+        )
+        click.echo(f"{files}: {faults}, {warnings}", err=True)
     return CheckFailure.exit_code if errors else 0
 
 

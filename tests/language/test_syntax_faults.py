@@ -18,6 +18,7 @@ FAULTS = [
     ("show ))\n     ^", "unexpected-closer", ") closes nothing"),
     ('show "unclosed\n     ^', "unclosed-text", 'end it with " on this line'),
     ("show `unclosed\n     ^", "unclosed-text", "closing `"),
+    ("show `\n/for @x in @xs\n^^^^\n- @x\n`", "unclosed-for", "write /end on a line of its own"),
     ("show ::unclosed\n     ^", "unclosed-text", "closing ::"),
     ("var @x = <foo.md\n         ^", "unclosed-load", "> is missing"),
     ("exe @f() = js { return 1\n              ^", "unclosed-code", "} is missing"),
@@ -48,8 +49,8 @@ FAULTS = [
     ("exe @f() = [\n  let @x =\n         ^\n  let @y = 1\n  => @y\n]", "missing-value", "no value after ="),
     ("if @x = 3 [ show 1 ]\n      ^", "assignment", "write == to compare"),
     ("var @x == 3\n       ^", "comparison", "write = to assign"),
-    ("var y = 3\n      ^", "missing-at", "write @y"),
-    ("exe f(a) = @a\n     ^", "missing-at", "write @f"),
+    ("var y = 3\n    ^", "missing-at", "write @y"),
+    ("exe f(a) = @a\n    ^", "missing-at", "write @f"),
     ("var @x = foo\n         ^", "missing-at", "write @foo for the variable"),
     ("var @x = @f(foo)\n            ^", "missing-at", '"foo" for the text'),
     ("exe @g(a) = @f(foo)\n               ^", "missing-at", '"foo" for the text'),
@@ -132,13 +133,13 @@ def test_a_fault_in_a_document_is_told_and_its_prose_is_not() -> None:
 def test_the_same_fault_for_people_and_programs() -> None:
     (found,) = check_source(Source(name="t.mld", text="var x = 1\n"))
     assert (
-        found.render() == "t.mld:1:7: error[missing-at]: x has no @\n   1 | var x = 1\n     |       ^\n  hint: write @x"
+        found.render() == "t.mld:1:5: error[missing-at]: x has no @\n   1 | var x = 1\n     |     ^\n  hint: write @x"
     )
     assert found.json() == {
         "code": "missing-at",
         "severity": "error",
         "message": "x has no @",
-        "span": {"file": "t.mld", "line": 1, "column": 7, "endLine": 1, "endColumn": 8},
+        "span": {"file": "t.mld", "line": 1, "column": 5, "endLine": 1, "endColumn": 6},
         "expected": [],
         "hint": "write @x",
         "related": [],

@@ -286,3 +286,21 @@ def test_a_script_that_is_named_from_here_finds_its_files(
     (tmp_path / "globs.mld").write_text("var @all = <sub/*.md>\nshow @all.length()\n")
     assert mlld("run", script) == 0
     assert capsys.readouterr().out == "1\n"
+
+
+def test_a_directory_is_checked_without_what_others_installed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.mld", "sub/b.mld.md", "sub/c.att", ".mlld/env/e/index.mld", "node_modules/x.mld", ".git/y.mld"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("/var x = 1\n" if name.endswith(".md") else "show `fine`\n")
+    assert mlld("check", ".") == 3
+    found = capsys.readouterr().err
+    assert "./sub/b.mld.md:1:6: error[missing-at]" in found
+    assert found.endswith("4 files: 1 error, 0 warnings\n")
+
+
+def test_a_check_of_nothing_is_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    assert mlld("check", "empty") == 2
+    assert "there is no script below empty" in capsys.readouterr().err
