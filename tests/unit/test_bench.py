@@ -11,6 +11,7 @@ from tests.bench import growth, reference
 from tests.bench.__main__ import main
 from tests.bench.growth import GROWTHS, LIMIT, Growth, fill, ratio
 from tests.bench.process import MLLD, cost
+from tests.bench.soak import GROWTH_MIB, Samples
 from tests.bench.soak import growth as soak_growth
 
 
@@ -64,3 +65,12 @@ def test_growth_is_told_from_noise_and_from_peaks() -> None:
     assert abs(soak_growth(peaks)) < 2
     assert soak_growth([value + i / 20 for i, value in enumerate(noise)]) > 20
     assert soak_growth([1.0]) == 0
+
+
+def test_only_the_latest_samples_are_judged() -> None:
+    filling = [float(min(i, 60)) for i in range(120)]
+    assert not Samples(memory=filling[:60], files=[9.0] * 60, judged=48).flat
+    assert Samples(memory=filling, files=[9.0] * 120, judged=48).flat
+    leaking = [float(i) for i in range(360)]
+    assert Samples(memory=leaking, files=[9.0] * 360, judged=72).memory_growth > GROWTH_MIB
+    assert not Samples(memory=[9.0] * 360, files=leaking, judged=72).flat
