@@ -227,27 +227,36 @@ def _make(name, names, text, space):
     body = _a.parse(text).body
     if len(body) == 1 and isinstance(body[0], _a.Expr) and name != "_body":
         body = [_a.Return(body[0].value)]
+    for stmt in [s for top in body for s in _a.walk(top)]:
+        # A function of the script as a statement of its own: what it prints is printed, not taken.
+        call = stmt.value if isinstance(stmt, _a.Expr) else None
+        if isinstance(call, _a.Call) and isinstance(call.func, _a.Name) and call.func.id in _printed:
+            stmt.value = _a.Call(_a.Name("_said", _a.Load()), [_a.Constant(call.func.id), call], [])
     tree.body[0].body = body or tree.body[0].body
     _a.fix_missing_locations(tree)
     exec(compile(tree, "<py>", "exec"), space)
     return space[name]
-_space = {{"__name__": "__main__", "mlld": _t.SimpleNamespace(is_variable=lambda *a: False, get_type=lambda *a: None)}}
+_printed = {{}}
+def _said(name, result):
+    if _printed[name]: print(_printed[name])
+_space = {{"_said": _said,
+  "__name__": "__main__", "mlld": _t.SimpleNamespace(is_variable=lambda *a: False, get_type=lambda *a: None)}}
 for _n, _p, _b in {helpers}:
     _f = _make(_n, _p, _b, _space)
-    def _wrap(f):
+    def _wrap(f, name):
         import contextlib, io
         def call(*a, **k):
             out = io.StringIO()
             with contextlib.redirect_stdout(out):
                 r = f(*a, **k)
-            text = out.getvalue().rstrip("\\n")
+            text = _printed[name] = out.getvalue().rstrip("\\n")
             if r is not None:
                 if text: print(text)
                 return r
             try: return _j.loads(text) if text else None
             except ValueError: return text
         return call
-    _space[_n] = _wrap(_f)
+    _space[_n], _printed[_n] = _wrap(_f, _n), ""
 _names, _values = {names}, _j.loads({values})
 _r = _make("_body", _names, {body}, _space)(*_values)
 if _r is not None:
