@@ -35,7 +35,7 @@ _CODE = ("sh", "js", "node", "py")
 # What a script does without a guard being asked, with the operation at which one is.
 UNGUARDED = {
     "file": "output", "files": "output", "load": "read", "stream": "run", "let": "var", "import": "read", "for": "exe",
-    "foreach": "exe", "loop": "exe", "while": "exe", "when": "exe", "if": "exe",
+    "foreach": "exe", "loop": "exe", "while": "exe", "when": "exe", "if": "exe", "checkpoint": "exe", "prose": "exe",
 }  # fmt: skip
 SOURCES = (
     "cmd", "sh", "js", "node", "py", "file", "user", "mcp", "network", "keychain", "env", "exe", "template", "dynamic",

@@ -7,11 +7,14 @@ from typing import Any
 from interpreter import nodes as n
 from interpreter import values_text as vt
 from interpreter.errors import EvaluationError
+from interpreter.hints import did_you_mean
 from interpreter.labels import Labels
 from interpreter.values import Value, record, type_name
 
 from .core import Env, evaluate
 from .functions import CALLABLES, Function
+
+KEYS = ("mlld", "mcp", "bind", "expose", "optional", "labels", "description")
 
 
 async def tools_variable(node: n.Var, env: Env) -> Value:
@@ -34,6 +37,12 @@ def check_entry(name: str, entry: Value, env: Env, node: n.Var) -> Value:
         return record({"mlld": entry})
     if not isinstance(entry.data, dict):
         raise EvaluationError(f"Tool '{name}' must be a function or an object, got {type_name(entry)}", span=node.span)
+    if unknown := next((key for key in entry.data if key not in KEYS), None):
+        # A misspelled `expose` would show every parameter, a misspelled `bind` would leave one to the caller.
+        raise EvaluationError(
+            f"Tool '{name}' has no key '{unknown}'", span=node.span, code="config",
+            hint=did_you_mean(unknown, KEYS) or f"the keys are {', '.join(KEYS)}",
+        )  # fmt: skip
     if "mcp" in entry.data:
         return entry
     if "mlld" not in entry.data:
