@@ -66,7 +66,11 @@ def scripts_below(directory: Path) -> Iterator[str]:
 @click.argument("paths", nargs=-1, required=True)
 @_MODE
 @click.option("--json", "as_json", is_flag=True, help="The diagnostics as one JSON object.")
-def check(paths: tuple[str, ...], document: bool, as_json: bool) -> int:
+@click.option(
+    "--exit-code", type=click.IntRange(1, 125), metavar="N", default=CheckFailure.exit_code, show_default=True,
+    help="How to end where there are errors, for tools that read a code of ours otherwise.",
+)  # fmt: skip
+def check(paths: tuple[str, ...], document: bool, as_json: bool, exit_code: int) -> int:
     """Look for mistakes in scripts and modules without running anything."""
     mode: Mode | None = "document" if document else None
     found: list[Diagnostic] = []
@@ -86,7 +90,7 @@ def check(paths: tuple[str, ...], document: bool, as_json: bool) -> int:
             for count, word in ((number, "file"), (len(errors), "error"), (len(found) - len(errors), "warning"))
         )
         click.echo(f"{files}: {faults}, {warnings}", err=True)
-    return CheckFailure.exit_code if errors else 0
+    return exit_code if errors else 0
 
 
 @click.command(cls=Command, examples="\nExamples:\n  mlld ast hello.mld\n")

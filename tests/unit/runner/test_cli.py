@@ -298,6 +298,8 @@ def test_a_directory_is_checked_without_what_others_installed(
     found = capsys.readouterr().err
     assert "./sub/b.mld.md:1:6: error[missing-at]" in found
     assert found.endswith("4 files: 1 error, 0 warnings\n")
+    assert mlld("check", ".", "--exit-code", "1") == 1
+    assert mlld("check", "a.mld", "--exit-code", "1") == 0
 
 
 def test_a_check_of_nothing_is_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
