@@ -36,6 +36,15 @@ def call_method(target: Value, name: str, arguments: Arguments) -> Value:
     return result.with_labels(extra) if extra is not NONE else result
 
 
+def of_spelling(target: Value, name: str) -> Method | None:
+    """A method of the text that flows through a pipeline as data: a stage may still ask `@input.startsWith("{")`."""
+    text = target.meta.get("spelt") if target.meta is not None else None
+    method = TEXT.get(name)
+    if text is None or method is None:
+        return None
+    return lambda held, arguments: method(Value(text, held.labels), arguments)
+
+
 def find_method(target: Value, name: str) -> Method | None:
     data = target.data
     found = ANY.get(name)
@@ -44,10 +53,12 @@ def find_method(target: Value, name: str) -> Method | None:
     if isinstance(data, str):
         return TEXT.get(name)
     if isinstance(data, list):
-        return ARRAY.get(name) or (TEXT.get(name) if target.meta and "file" in target.meta else None)
+        found = ARRAY.get(name) or (TEXT.get(name) if target.meta and "file" in target.meta else None)
+        return found or of_spelling(target, name)
     if isinstance(data, dict):
         # A JSON file is data; the methods of its text work on it too.
-        return OBJECT.get(name) or (TEXT.get(name) if target.text is not None else None)
+        found = OBJECT.get(name) or (TEXT.get(name) if target.text is not None else None)
+        return found or of_spelling(target, name)
     if isinstance(data, Quantified):
         return QUANTIFIED.get(name)
     if isinstance(data, int | float) and not isinstance(data, bool):

@@ -188,7 +188,7 @@ def structured(value: Value) -> Value:
     if not is_plain_text(value) or value.data[:1] not in "{[ \n":
         return value
     data = vt.parse_loosely(value.data)
-    return value if isinstance(data, str) else Value(data, value.labels)
+    return value if isinstance(data, str) else Value(data, value.labels, meta={"spelt": value.data})
 
 
 def stage_env(value: Value, env: Env, context: Context, hint: Value | None) -> Env:
