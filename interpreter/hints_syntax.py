@@ -299,12 +299,8 @@ def _ternary(place: Place) -> Said | None:
 def _block_in_list(place: Place) -> Said | None:
     """`@f([let @x = 1 => @x])`, `[@a, let @b = 1]`: a block where only a list can be."""
     if place.kind() in ("LET", "VAR") and "RBRACK" in place.expected:
-        where, then = (
-            ("function arguments", "pass the variable")
-            if "CALL" in place.before()[-2:]
-            else ("array literals", "reference it")
-        )
-        message = f"Block expressions are not allowed inside {where}. Move the block to a let/var and {then} instead."
+        what = "an argument" if "CALL" in place.before()[-2:] else "an element of a list"
+        message = f"{place.text()} begins a block, and a block cannot be {what}"
         return Said("block-in-list", message, "give the block a name first, with var or let, and write that name")
     return None
 

@@ -90,8 +90,8 @@ async def guard(node: n.Guard, env: Env) -> Value:
     ):
         said = node.filter.name
         env.ports.output.stderr(
-            f'Warning: Guard uses data filter "{said}", but "{said}" is an operation label. Did you mean "op:{said}"? '
-            f'Without the op: prefix, the guard matches data labeled "{said}", not operations.\n'
+            f"warning: {node.span}: this guard looks for data that is labelled {said}, while another one here is about "
+            f"operations of that label; `op:{said}` is the filter for operations\n"
         )
     made = g.Guard(
         decide=decide, kind=node.filter.kind, filter=node.filter.name, name=node.name, timing=node.timing,

@@ -417,7 +417,7 @@ async def run_while(
         except EvaluationError as error:
             raise at(error, span) from None
     raise EvaluationError(
-        f"While loop reached cap ({limit}) without 'done'", span=span, code="while-cap",
+        f"the `while` stage ran {limit} times and never said `done`", span=span, code="while-cap",
         hint="a branch of the function must end it: `@n >= 5 => done @n`; or raise the cap",
     )  # fmt: skip
 

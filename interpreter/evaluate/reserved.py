@@ -30,7 +30,7 @@ class AmbientMx:
             return found if isinstance(found, Value) else Value(found)
         if name == "guard":
             raise EvaluationError(
-                'Variable "mx" has no field "guard"', code="field-not-found",
+                '@mx has no "guard" here', code="field-not-found",
                 hint="@mx.guard is known in guards, and in the `denied =>` of a function that was denied",
             )  # fmt: skip
         computed = AMBIENT.get(name)
