@@ -146,7 +146,9 @@ def selected(file: Value, node: n.FileLoad, env: Env, *, many: bool) -> Value:
         where = {"file": info.field("filename"), **place}
         return record({"names": names, **{key: Value(text, file.labels) for key, text in where.items()}})
     extra = {"file": place["absolute"], "relative": place["relative"]} if many else {}
-    return array(NULL if d is None else _definition(d, file, info, extra) for d in select(found, wanted))
+    chosen = select(found, wanted)
+    listed = array(NULL if d is None else _definition(d, file, info, extra) for d in chosen)
+    return listed if None in chosen else listed.with_meta(between="\n\n")
 
 
 def _definition(found: Definition, file: Value, info: FileInfo, extra: dict[str, object]) -> Value:
