@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from interpreter.check import check_source
+from interpreter.errors import Diagnostic
 from interpreter.source import Mode, Source
 
 # Script, with the caret in a line of its own · code · a piece of message or hint.
@@ -92,10 +93,8 @@ def split_caret(script: str) -> tuple[str, int, int]:
     return "\n".join(lines[:at] + lines[at + 1 :]), at, lines[at].index("^") + 1
 
 
-@pytest.mark.parametrize(
-    ("script", "code", "words"), FAULTS, ids=[f"{code}-{i}" for i, (_, code, _) in enumerate(FAULTS)]
-)
-def test_a_fault_has_place_code_and_next_step(script: str, code: str, words: str) -> None:
+def told(script: str, code: str, words: str) -> list[Diagnostic]:
+    """What is said of a script, of which the first is the fault at its caret."""
     text, line, column = split_caret(script)
     found = check_source(Source(name="t.mld", text=text + "\n"))
     assert found, "nothing was found"
@@ -104,7 +103,16 @@ def test_a_fault_has_place_code_and_next_step(script: str, code: str, words: str
     assert first.span is not None
     assert (first.span.line, first.span.column) == (line, column), first.render()
     assert words in first.render()
-    assert f"t.mld:{line}:{column}" in first.render()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "words"), FAULTS, ids=[f"{code}-{i}" for i, (_, code, _) in enumerate(FAULTS)]
+)
+def test_a_fault_has_place_code_and_next_step(script: str, code: str, words: str) -> None:
+    first = told(script, code, words)[0]
+    assert first.span is not None
+    assert f"t.mld:{first.span.line}:{first.span.column}" in first.render()
 
 
 def codes(text: str, mode: Mode = "strict") -> list[tuple[str, int]]:

@@ -10,7 +10,7 @@ from interpreter.check import check_source
 from interpreter.hints import nearest
 from interpreter.hints_habits import ALSO_PROSE, BEFORE_VALUE, CONNECTIVES, SHELL, STATEMENTS, VALUES
 from interpreter.source import Source
-from tests.language.test_syntax_faults import codes, split_caret
+from tests.language.test_syntax_faults import codes, told
 
 # Script, with the caret in a line of its own · code · a piece of message or hint.
 HABITS = [
@@ -129,14 +129,7 @@ HABITS = [
     ("script", "code", "words"), HABITS, ids=[f"{code}-{i}" for i, (_, code, _) in enumerate(HABITS)]
 )
 def test_a_habit_is_told_the_mlld_for_it(script: str, code: str, words: str) -> None:
-    text, line, column = split_caret(script)
-    found = check_source(Source(name="t.mld", text=text + "\n"))
-    assert found, "nothing was found"
-    first = found[0]
-    assert first.code == code, first.render()
-    assert first.span is not None
-    assert (first.span.line, first.span.column) == (line, column), first.render()
-    assert words in first.render()
+    found = told(script, code, words)
     assert [other.code for other in found if other.severity == "error"] == [code], "one mistake, one error"
 
 
