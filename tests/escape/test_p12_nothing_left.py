@@ -157,7 +157,10 @@ async def test_cannot_leave_anything_after_runner_and_watchdog_are_killed(runs: 
         await process.wait()
         filters = {"label": f"dev.mlld.run={names[0]}"}
         assert await eventually(lambda: not runs.client.api.containers(all=True, filters=filters))
-        assert {thing.run for thing in dead(runs.client.api)} >= set(names)
+        found = {thing.run for thing in dead(runs.client.api)}
+        assert found >= {
+            run for run in names if runs.left(run)
+        }  # the start of a run beside this test may have been the next
         sweep_dead(runs.client.api, cache=runs.cache)
         assert all_left(runs, names) == []
 
