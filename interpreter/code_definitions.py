@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tree_sitter import Node, Parser
@@ -314,13 +314,13 @@ def _text(node: Node) -> str:
 
 def _name(node: Node) -> Node | None:
     """The node that names a definition; C hides it below its declarators."""
-    found: Any = node.child_by_field_name("name")
+    found: Node | None = node.child_by_field_name("name")
     while found is None or found.type not in _NAMES:
         inner = (found or node).child_by_field_name("declarator")
         if inner is None:
-            return found  # type: ignore[no-any-return]
+            return found
         found, node = inner, inner
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _is_prototype(part: Node) -> bool:

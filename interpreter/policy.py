@@ -451,7 +451,11 @@ def _flow(layer: Layer, label: str, targets: tuple[str, ...]) -> tuple[LabelRule
 
 
 def _weight(label: str, target: str) -> tuple[int, int]:
-    return tuple(0 if said == "*" else len(said.removesuffix(":*").split(":")) for said in (label, target))  # type: ignore[return-value]
+    return _parts(label), _parts(target)
+
+
+def _parts(said: str) -> int:
+    return 0 if said == "*" else len(said.removesuffix(":*").split(":"))
 
 
 def _heaviest(entries: Iterable[Entry]) -> Entry | None:

@@ -281,9 +281,11 @@ class TokenAnswer(msgspec.Struct, frozen=True):
 
 
 def _lapses(expires_in: float | str | None, now: float) -> float | None:
+    if expires_in is None:
+        return None
     try:
-        seconds = float(expires_in)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+        seconds = float(expires_in)
+    except ValueError:
         return None
     return now + min(max(seconds, 0.0), 366 * 86_400.0) if seconds == seconds else None
 

@@ -187,7 +187,7 @@ def load(address: str | int, connections: int, tools: list[str]) -> float:
 
 def rss_mib(process: subprocess.Popen[bytes]) -> float:
     status = Path(f"/proc/{process.pid}/status").read_text()
-    return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024  # type: ignore[index]
+    return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
 
 
 def cpu_us(process: subprocess.Popen[bytes]) -> float:

@@ -48,7 +48,7 @@ def plain(count: int, folder: str) -> list[str]:
     return [*PYTHON, str(ROOT / "tests/bench/endpoint.py"), "--config", config, "--port", str(mcpbench.PORT)]
 
 
-class Whole(mcpbench.Target):  # type: ignore[misc]
+class Whole(mcpbench.Target):
     """A sidecar and its bridges; the shell that starts them becomes the sidecar. A pipe with a name, open at both ends,
     is its standard input: the configuration, then a lease that does not lapse."""
 

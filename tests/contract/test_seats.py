@@ -123,7 +123,7 @@ async def test_a_program_that_is_not_there_is_told_by_name(sandbox: Sandbox) -> 
     ("kind", "text"), [("py", "print(6*7)"), ("node", "console.log(6*7)"), ("sh", "echo $((6*7))")]
 )
 async def test_bodies_of_each_language(sandbox: Sandbox, kind: str, text: str) -> None:
-    assert (await sandbox.run(Command(kind=kind, text=text))).stdout == b"42\n"  # type: ignore[arg-type]
+    assert (await sandbox.run(Command(kind=kind, text=text))).stdout == b"42\n"
 
 
 async def test_environment_and_directory(sandbox: Sandbox) -> None:

@@ -91,7 +91,7 @@ run cmd {{ echo @key }}
 """)
     if fires:
         assert "stopped by g" in denied(done)
-        assert "hunter2" not in done.error.render().replace("@key", "")  # type: ignore[union-attr]
+        assert "hunter2" not in done.error.render().replace("@key", "")
     else:
         assert done.error is None
 
@@ -284,7 +284,7 @@ async def test_A18_a_secret_is_stopped_on_its_way_to_a_tool(world: World, rule: 
         done = await world.run(f"{text}show {leak}\n")
         assert done.lines == ["created fine"]
         assert reason in denied(done)
-        assert "hunter2" not in done.error.render().replace('@key = "hunter2"', "")  # type: ignore[union-attr]
+        assert "hunter2" not in done.error.render().replace('@key = "hunter2"', "")
 
 
 async def test_A18_in_the_sidecar_a_secret_that_the_agent_saw_is_stopped(world: World) -> None:

@@ -137,7 +137,7 @@ exe @spawn(prompt) = "x"
     )
     with pytest.raises(Exception, match="server 'issues' wants auth 'gihub', which is not declared") as caught:
         await load_environment("@local/my", project=world.root, ports=world.ports())
-    assert caught.value.hint == "did you mean 'github'?"  # type: ignore[attr-defined]
+    assert caught.value.hint == "did you mean 'github'?"
 
 
 # ── A23: the whole story ────────────────────────────────────────────────────────────────────────────
@@ -200,7 +200,7 @@ async def test_A23_the_whole_story(world: World) -> None:
     assert "hunter2" not in secret.out + secret.err
 
     flipped = await world.run('policy @strict = { deny: ["network"] }\n' + STORY)
-    assert flipped.sessions[0].spec.profile.profile.name == "readonly"  # type: ignore[union-attr]
+    assert flipped.sessions[0].spec.profile.profile.name == "readonly"
     assert flipped.sessions[0].connection.servers == {}
     assert "src:mcp" not in fine(flipped)[0]
     for run in (done, blocked, secret, flipped):

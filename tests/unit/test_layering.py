@@ -115,7 +115,7 @@ def test_imports_point_one_way(path: Path) -> None:
 
 
 def test_the_check_can_fail() -> None:
-    assert layer("evaluate", INTERPRETER) > layer("labels", INTERPRETER)  # type: ignore[operator]
+    assert layer("evaluate", INTERPRETER) > layer("labels", INTERPRETER)
     assert layer("parser_blocks", INTERPRETER) == layer("parser", INTERPRETER)
 
 

@@ -39,7 +39,7 @@ def guard(written: str, *decisions: GuardDecision, **more: object) -> Guard:
     kind, name = ("operation", written[3:]) if written.startswith("op:") else ("label", written)
     if written.startswith("@"):
         kind, name = "function", written[1:]
-    return Guard(decide=decide, kind=kind, filter=name, **more)  # type: ignore[arg-type]
+    return Guard(decide=decide, kind=kind, filter=name, **more)
 
 
 PUSH = Operation(kind="cmd", command="git push origin", directive="run")
@@ -306,7 +306,7 @@ async def test_A21_a_thousand_mixed_calls_keep_their_verdicts() -> None:
     ],
 )
 def test_a_filter_that_can_match_nothing_is_a_check_error(kind: str, name: str, message: str, hint: str) -> None:
-    assert filter_fault(kind, name) == (message, hint)  # type: ignore[arg-type]
+    assert filter_fault(kind, name) == (message, hint)
     written = f"op:{name}" if kind == "operation" else name
     source = Source(name="x.mld", text=f"show 1\nguard before {written} = when [ * => allow ]\n")
     (found,) = check_source(source)
@@ -321,4 +321,4 @@ def test_a_filter_that_can_match_nothing_is_a_check_error(kind: str, name: str, 
      ("operation", "net:w"), ("operation", "exe"), ("label", "src:mcp"), ("label", "src:mcp:github"), ("label", "pii")],
 )  # fmt: skip
 def test_filters_that_can_match(kind: str, name: str) -> None:
-    assert filter_fault(kind, name) is None  # type: ignore[arg-type]
+    assert filter_fault(kind, name) is None

@@ -205,7 +205,7 @@ OFFERED = ["list_issues", "createIssue", "get-file", "HTTPGet"]
     ],
 )
 def test_A10_names_match_in_every_form(wanted: str | list[str], found: list[str]) -> None:
-    assert list(match_tools(wanted, OFFERED)) == found  # type: ignore[arg-type]
+    assert list(match_tools(wanted, OFFERED)) == found
 
 
 def test_A10_an_exact_name_means_that_tool_alone() -> None:

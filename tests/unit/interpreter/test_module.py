@@ -26,7 +26,7 @@ def world(tmp_path: Path) -> World:
 
 async def load(world: World, text: str, **options: object) -> EnvironmentModule:
     world.module("my", text)
-    return await load_environment("@local/my", project=world.root, ports=world.ports(), **options)  # type: ignore[arg-type]
+    return await load_environment("@local/my", project=world.root, ports=world.ports(), **options)
 
 
 # ── P13: reading acts on nothing ────────────────────────────────────────────────────────────────────
@@ -151,9 +151,9 @@ async def test_a_syntax_error_has_its_caret(world: World) -> None:
 
 async def test_the_callers_policy_is_put_on_top(world: World) -> None:
     text = "profiles { full: { requires: { network } }, small: { requires: { } } }\n" + NO_SERVERS + SPAWN
-    assert (await load(world, text)).spec().profile.profile.name == "full"  # type: ignore[union-attr]
+    assert (await load(world, text)).spec().profile.profile.name == "full"
     denying = parse_policy({"deny": ["net"]}, name="caller")
-    assert (await load(world, text, policy=denying)).spec().profile.profile.name == "small"  # type: ignore[union-attr]
+    assert (await load(world, text, policy=denying)).spec().profile.profile.name == "small"
     world.write("strict.mld", 'policy @strict = { deny: ["network"] }\nexport { @strict }\n')
     spec = (await load(world, text, policy="./strict.mld")).spec()
     assert spec.profile is not None
@@ -167,7 +167,7 @@ async def test_the_callers_policy_is_put_on_top(world: World) -> None:
 async def test_the_profile_and_the_provider_come_from_the_caller(world: World) -> None:
     text = "profiles { full: { requires: { network } }, small: { requires: { } } }\n" + NO_SERVERS + SPAWN
     spec = (await load(world, text, profile="small", provider="local")).spec()
-    assert (spec.profile.profile.name, spec.provider) == ("small", "local")  # type: ignore[union-attr]
+    assert (spec.profile.profile.name, spec.provider) == ("small", "local")
     with pytest.raises(MlldError, match="unknown profile 'smal'"):
         await load(world, text, profile="smal")
     with pytest.raises(MlldError, match="there is no provider 'podman'"):
@@ -281,7 +281,7 @@ def result(text: str, **more: object) -> dict[str, object]:
     ],
 )
 async def test_verdicts(direction: str, name: str, value: object, kind: str, reason: str | None) -> None:
-    verdict = await guards().judge(direction, "tools/call", "s", name, value, NOTHING)  # type: ignore[arg-type]
+    verdict = await guards().judge(direction, "tools/call", "s", name, value, NOTHING)
     assert verdict.kind == kind
     assert reason is None or verdict.reason == reason
     if kind == "deny":
@@ -448,7 +448,7 @@ async def test_any_value_gets_a_verdict(value: object) -> None:
         for method in ("tools/call", "resources/read", "prompts/get", "elicitation/create"):
             verdict = await loaded.judge(
                 direction, method, "s", "named", value, frozenset({"trusted", "untrusted", "mcp:s:x"})
-            )  # type: ignore[arg-type]
+            )
             assert verdict.kind in ("allow", "deny")
 
 

@@ -158,7 +158,7 @@ def test_a_denied_network_denies_its_programs() -> None:
 )
 def test_files(rules: dict[str, object], kind: str, path: str, yes: bool) -> None:
     paths = spellings(path, root="/home/me/p", home="/home/me")
-    assert allowed(policy(rules), Operation(kind=kind, paths=paths)) is yes  # type: ignore[arg-type]
+    assert allowed(policy(rules), Operation(kind=kind, paths=paths)) is yes
 
 
 # ── Danger ──────────────────────────────────────────────────────────────────────────────────────────

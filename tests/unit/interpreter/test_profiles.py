@@ -136,8 +136,8 @@ def test_A2_reading_files_is_not_writing_them() -> None:
 
 def test_A3_the_profiles_of_the_configuration_come_before_those_of_the_module() -> None:
     config = profiles({"mine": {"requires": {"sh": True}}, "small": {}})
-    assert choose(config, policy({"deny": ["sh"]}), module=profiles()).profile.name == "small"  # type: ignore[union-attr]
-    assert choose((), policy({"deny": ["net"]}), module=profiles()).profile.name == "git"  # type: ignore[union-attr]
+    assert choose(config, policy({"deny": ["sh"]}), module=profiles()).profile.name == "small"
+    assert choose((), policy({"deny": ["net"]}), module=profiles()).profile.name == "git"
 
 
 @pytest.mark.parametrize("asked", ["small", "full", "readonly"])

@@ -41,7 +41,7 @@ class Api:
 
 
 def images(api: Api) -> DockerImages:
-    return DockerImages(SimpleNamespace(api=api))  # type: ignore[arg-type]
+    return DockerImages(SimpleNamespace(api=api))
 
 
 def test_a_build_is_followed_line_by_line() -> None:

@@ -22,7 +22,7 @@ TOKEN = "t" * 32
 def handover(**changes: object) -> Handover:
     spec = full()
     given = Handover(token=TOKEN, secrets={"gh": "ghp_value"}, module=spec.module, policy=spec.policy)
-    return replace(given, **changes)  # type: ignore[arg-type]
+    return replace(given, **changes)
 
 
 def read(made: SandboxPlan, given: Handover) -> sidecar_config.SidecarConfig:

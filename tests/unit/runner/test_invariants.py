@@ -37,27 +37,27 @@ def seat(member: str, change: Callable[[Container], Container]) -> Break:
 
 
 def hard(**loosened: object) -> Callable[[Container], Container]:
-    return lambda c: replace(c, hardening=replace(c.hardening, **loosened))  # type: ignore[arg-type]
+    return lambda c: replace(c, hardening=replace(c.hardening, **loosened))
 
 
 def limit(**loosened: object) -> Callable[[Container], Container]:
-    return lambda c: replace(c, limits=replace(c.limits, **loosened))  # type: ignore[arg-type]
+    return lambda c: replace(c, limits=replace(c.limits, **loosened))
 
 
 def mount(**fields: object) -> Callable[[Container], Container]:
-    added = Mount(**{"kind": "bind", "source": "/code/project/x", "target": "/x", **fields})  # type: ignore[arg-type]
+    added = Mount(**{"kind": "bind", "source": "/code/project/x", "target": "/x", **fields})
     return lambda c: replace(c, mounts=(*c.mounts, added))
 
 
 def link(member: str, **fields: object) -> Break:
     return lambda p: replace(
         p,
-        links=tuple(replace(x, **fields) if x.member == member else x for x in p.links),  # type: ignore[arg-type]
+        links=tuple(replace(x, **fields) if x.member == member else x for x in p.links),
     )
 
 
 def host(name: str, **fields: object) -> Break:
-    return lambda p: replace(p, egress=(Egress(member=AGENT, allow=(Host(host=name, **fields),)), *p.egress[1:]))  # type: ignore[arg-type]
+    return lambda p: replace(p, egress=(Egress(member=AGENT, allow=(Host(host=name, **fields),)), *p.egress[1:]))
 
 
 BREAKS: dict[str, tuple[str, Break]] = {

@@ -59,7 +59,7 @@ def test_a_plan_of_another_shape_is_refused() -> None:
 def test_the_network_is_the_sidecars_and_only_by_grant() -> None:
     made = good()
     assert {c.member: c.network for c in made.containers if c.network != "none"} == {SIDECAR: "egress"}
-    assert [(h.host, h.ports) for h in made.egress_of(AGENT).allow] == [("api.example.com", (443, 80))]  # type: ignore[union-attr]
+    assert [(h.host, h.ports) for h in made.egress_of(AGENT).allow] == [("api.example.com", (443, 80))]
     assert made.egress_of("tickets") is None
     quiet = plan(readonly(), options())
     assert not quiet.networked
@@ -125,8 +125,8 @@ def test_the_plan_says_what_labels_will_take_away() -> None:
 
 def test_no_list_means_public_hosts_for_the_agent_and_nothing_for_a_server() -> None:
     made = plan(full(network=Network()), options())
-    assert made.egress_of(AGENT).public  # type: ignore[union-attr]
-    assert one_server().egress_of("a") is None  # type: ignore[attr-defined]
+    assert made.egress_of(AGENT).public
+    assert one_server().egress_of("a") is None
     assert plan(full(network=Network(none=True)), options()).egress_of(AGENT) is None
 
 
@@ -149,7 +149,7 @@ def test_a_remote_server_is_one_host_and_no_container() -> None:
     made = plan(
         full(mcp=McpConfig(servers=(server("a", source="url", target="https://mcp.example.com:8443/x"),))), options()
     )
-    assert made.egress_of("a").allow[0].ports == (8443,)  # type: ignore[union-attr]
+    assert made.egress_of("a").allow[0].ports == (8443,)
     assert {c.member for c in made.containers} == {AGENT, SIDECAR}
     assert check(made) == []
     with pytest.raises(Unsupported, match=r"mcpConfig\.servers\[a\]\.url"):
@@ -162,7 +162,7 @@ def test_servers_are_left_out_by_mcps_and_by_an_empty_filter() -> None:
     made = plan(full(servers_allowed=("tickets",)), options())
     assert [s.name for s in made.servers] == ["tickets"]
     assert any(r.member == "github" and r.rule == "not among mcps" for r in made.refused)
-    assert one_server(tools=()).servers == ()  # type: ignore[attr-defined]
+    assert one_server(tools=()).servers == ()
 
 
 @pytest.mark.parametrize("name", ["agent", "sidecar", "A", "a/b", "", "x" * 41, "-a"])
@@ -172,7 +172,7 @@ def test_a_name_that_cannot_name_a_container_is_refused(name: str) -> None:
 
 
 def test_the_workspace_is_written_only_by_grant() -> None:
-    assert mount_at(AGENT, WORKSPACE).read_only is False  # type: ignore[union-attr]
+    assert mount_at(AGENT, WORKSPACE).read_only is False
     quiet = plan(readonly(), options())
     assert {m.target: m.read_only for m in quiet.container(AGENT).mounts}[WORKSPACE] is True
     listed = plan(full(files=Files(write=(PathRule(path="tickets"),))), options())
@@ -286,7 +286,7 @@ def test_local_refuses_what_it_cannot_enforce(changed: dict[str, object], key: s
     assert made.containers == ()
     assert any("nothing is isolated" in warning for warning in made.warnings)
     with pytest.raises(Unsupported, match=rf"^{key}: the provider 'local' cannot enforce it"):
-        plan(replace(bare, **changed), options())  # type: ignore[arg-type]
+        plan(replace(bare, **changed), options())
 
 
 def test_every_grant_names_its_line() -> None:

@@ -94,7 +94,7 @@ def test_changing_a_later_step_does_not_fetch_the_packages_again() -> None:
 
 
 def dockerfile(recipe: Recipe, **options: object) -> list[str]:
-    with tarfile.open(fileobj=io.BytesIO(recipes.context(recipe, start="BASE", **options))) as tar:  # type: ignore[arg-type]
+    with tarfile.open(fileobj=io.BytesIO(recipes.context(recipe, start="BASE", **options))) as tar:
         found = tar.extractfile("Dockerfile")
         assert found is not None
         return found.read().decode().splitlines()

@@ -18,7 +18,7 @@ from runner.secrets import MASK, Masker
 
 def make(directory: Path, **kwargs: object) -> RunRecord:
     ticks = count(1_700_000_000)
-    return RunRecord.create(directory, now=lambda: float(next(ticks)), **kwargs)  # type: ignore[arg-type]
+    return RunRecord.create(directory, now=lambda: float(next(ticks)), **kwargs)
 
 
 def test_what_was_appended_is_read_back_in_order(tmp_path: Path) -> None:

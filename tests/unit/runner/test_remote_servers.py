@@ -42,7 +42,7 @@ def planned(authorization: Authorization | None, *hosts: str) -> SandboxPlan:
 def configured(made: SandboxPlan, **changes: object) -> sidecar.SidecarConfig:
     spec = full()
     handed = {"token": "t" * 16, "secrets": SECRETS, "module": spec.module, "policy": spec.policy} | changes
-    return sidecar.parse(sidecar_line(made, Handover(**handed)))  # type: ignore[arg-type]
+    return sidecar.parse(sidecar_line(made, Handover(**handed)))
 
 
 def test_a_bearer_reaches_the_sidecar_and_nothing_else() -> None:
@@ -86,7 +86,7 @@ def test_a_login_reaches_the_sidecar() -> None:
     kept = {"resource": "https://mcp.example.com/mcp", "access_token": "gold-access", "refresh_token": "gold-refresh"}
     config = configured(made, credentials={"far": kept})
     assert {"gold-access", "gold-refresh"} <= config.secrets()
-    assert config.servers[0].oauth.credential == kept  # type: ignore[union-attr]
+    assert config.servers[0].oauth.credential == kept
     assert "gold" not in repr(config.servers[0])
 
 

@@ -126,7 +126,7 @@ STATE = {"event": "state", "member": "tickets", "state": "ready"}
 def test_progress_is_quiet_unless_asked_or_slow(
     stream: io.StringIO, style: str, env: dict[str, str], said: str
 ) -> None:
-    progress = Progress(stream, style, env=env, monotonic=lambda: 5.0)  # type: ignore[arg-type]
+    progress = Progress(stream, style, env=env, monotonic=lambda: 5.0)
     progress(STATE)
     assert stream.getvalue() == said
 

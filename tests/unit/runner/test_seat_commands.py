@@ -14,7 +14,7 @@ from runner.commands import execution, simple
 
 
 def argv(kind: str, text: str, **fields: object) -> tuple[str, ...]:
-    return execution(Command(kind=kind, text=text, **fields), env={}, timeout_seconds=None).argv  # type: ignore[arg-type]
+    return execution(Command(kind=kind, text=text, **fields), env={}, timeout_seconds=None).argv
 
 
 @given(st.lists(st.text(alphabet=st.characters(exclude_characters="\0", exclude_categories=["Cs"])), min_size=1))

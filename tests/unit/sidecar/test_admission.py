@@ -43,7 +43,7 @@ def test_what_the_environment_leaves_of_a_server_is_closed(tools: Any) -> None:
     assert admits(rules, "tool", "list_issues")
     assert admits(rules, "task", "t1")
     for kind, name in (("tool", "close_issue"), ("prompt", "ask"), ("resource", "x://y"), ("template", "x://{y}")):
-        assert not admits(rules, kind, name)  # type: ignore[arg-type]
+        assert not admits(rules, kind, name)
     assert not admits(ServerRules(tools=tools, only=()), "tool", "list_issues")
 
 

@@ -436,8 +436,8 @@ async def test_cannot_have_a_secret_said_back_to_the_agent(w: OAuthWorld, where:
 
 async def test_cannot_find_tokens_in_the_record_or_in_errors(w: OAuthWorld) -> None:
     reading, writing = os.pipe()
-    audit = Audit(writing, secrets=w.spec().oauth.secrets(), leased=False, on_failure=lambda e: None)  # type: ignore[union-attr]
-    w.custody.hide = audit.hide  # type: ignore[method-assign]
+    audit = Audit(writing, secrets=w.spec().oauth.secrets(), leased=False, on_failure=lambda e: None)
+    w.custody.hide = audit.hide
     assert await w.ask(w.authorizer()) == 200
     audit.emit({"event": "call", "result": "got access-token-1, refresh-token-1 and client-secret-1 from Mr. Plain"})
     audit.keep("far", {"access_token": "access-token-1"})  # nobody holds the other end: not written at all

@@ -39,7 +39,7 @@ async def test_the_official_client_is_served(tmp_path: Path) -> None:
         ):
             assert [tool.name for tool in (await client.list_tools()).tools] == ["one"]
             result = await client.call_tool("one", {"n": 1})
-            assert json.loads(result.content[0].text)["arguments"] == {"n": 1}  # type: ignore[union-attr]
+            assert json.loads(result.content[0].text)["arguments"] == {"n": 1}
             assert result.meta == {"dev.mlld/labels": ["src:mcp", "mcp:a:one"]}
 
 

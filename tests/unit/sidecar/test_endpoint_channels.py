@@ -265,7 +265,7 @@ async def test_the_official_client_is_served_over_the_older_transport(tmp_path: 
         async with mcp.Client(sse_client(place, headers=headers), mode="legacy") as client:
             assert [tool.name for tool in (await client.list_tools()).tools] == ["one"]
             result = await client.call_tool("one", {"n": 1})
-            assert json.loads(result.content[0].text)["arguments"] == {"n": 1}  # type: ignore[union-attr]
+            assert json.loads(result.content[0].text)["arguments"] == {"n": 1}
 
 
 async def test_the_stateless_era_does_not_exist_over_the_older_transport(tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ async def test_who_does_not_read_its_lines_may_not_ask_for_more(tmp_path: Path) 
     async with world(tmp_path, big, FakeServer("good")) as w:
         client = await Stdio.dial(w.agent())
         await client.open()
-        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        client.writer.transport.pause_reading()
         body = {"jsonrpc": "2.0", "method": "tools/call", "params": {"name": "big"}}
         for number in range(20_000):
             client.writer.write(json.dumps(body | {"id": f"n{number}", "pad": "x" * 1000}).encode() + b"\n")
@@ -311,7 +311,7 @@ async def test_who_does_not_read_its_events_loses_its_session(tmp_path: Path) ->
         w.endpoint._listener.queue_limit = 8 << 20  # all connections together
         client = await OldSse.dial(w.agent())
         await client.open()
-        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        client.writer.transport.pause_reading()
         body = {"jsonrpc": "2.0", "method": "tools/call", "params": {"name": "big"}}
         statuses = [await client.say(body | {"id": number}) for number in range(40)]
         async with asyncio.timeout(10):

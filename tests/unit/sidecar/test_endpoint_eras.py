@@ -76,7 +76,7 @@ async def test_the_official_client_is_served_without_a_session(tmp_path: Path, m
     ):
         assert [tool.name for tool in (await client.list_tools()).tools] == ["one"]
         result = await client.call_tool("one", {"n": 1})
-        assert json.loads(result.content[0].text)["arguments"] == {"n": 1}  # type: ignore[union-attr]
+        assert json.loads(result.content[0].text)["arguments"] == {"n": 1}
 
 
 @pytest.mark.parametrize(

@@ -239,7 +239,7 @@ async def test_who_does_not_read_loses_only_its_connection(tmp_path: Path) -> No
         for number in range(30):
             message = {"jsonrpc": "2.0", "id": f"n{number}", "method": "tools/call", "params": {"name": "big"}}
             _, writer = await agent.send("POST", json.dumps(message).encode())
-            writer.transport.pause_reading()  # type: ignore[attr-defined]
+            writer.transport.pause_reading()
             writers.append(writer)
         async with asyncio.timeout(10):
             while len(w.gate.of("call")) < 30:
@@ -430,7 +430,7 @@ async def test_requests_that_end_together_take_no_others_timeout_along(tmp_path:
             if event["event"] == "call" and session is not None and len(w.gate.of("call")) == 1:
                 w.endpoint.reception.end(session)
 
-        w.gate.emit = ending  # type: ignore[method-assign]
+        w.gate.emit = ending
         calls = [asyncio.create_task(agent.call("echo")) for agent in (leaving, leaving, staying)]
         replies = await asyncio.wait_for(asyncio.gather(*calls), 5)
         assert [reply.error["code"] for reply in replies] == [-32001, -32800, -32001]

@@ -276,7 +276,7 @@ async def test_a_flood_of_notifications_reaches_nobody_who_does_not_read(tmp_pat
         await agent.open()
         body = json.dumps({"jsonrpc": "2.0", "id": 9, "method": "tools/call", "params": {"name": "evil"}}).encode()
         _, writer = await agent.send("POST", body)
-        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.transport.pause_reading()
         await asyncio.sleep(0.3)
         await good_still_works(w, agent)
         assert w.endpoint.backlog < 4 << 20

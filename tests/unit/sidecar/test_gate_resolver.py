@@ -92,7 +92,7 @@ async def test_a_name_without_addresses_is_an_error() -> None:
 
 async def test_silence_is_an_error_after_the_timeout() -> None:
     async with name_server() as (names, resolver):
-        names.reply = lambda query: b""  # type: ignore[method-assign]
+        names.reply = lambda query: b""
         with pytest.raises(ResolveError, match="no name server answered"):
             await resolver.resolve("example.com")
 
@@ -155,7 +155,7 @@ async def test_two_questions_differ_in_id_and_port() -> None:
             seen.add((data[:2], addr[1]))
             received(data, addr)
 
-        names.datagram_received = spy  # type: ignore[method-assign]
+        names.datagram_received = spy
         for _ in range(8):
             await resolver.resolve("example.com")
     assert len({ident for ident, _ in seen}) > 12

@@ -391,4 +391,4 @@ async def test_a_slow_guard_holds_up_nobody_else(tmp_path: Path) -> None:
 
 def test_verdicts_are_values() -> None:
     with pytest.raises(AttributeError):
-        Verdict(kind="allow").kind = "deny"  # type: ignore[misc]
+        Verdict(kind="allow").kind = "deny"

@@ -461,7 +461,7 @@ async def test_rules_that_cannot_be_asked_withdraw_everything(tmp_path: Path) ->
             raise RuntimeError("broken")
 
     async with world(tmp_path, FakeServer("github", GITHUB)) as w:
-        w.gate.narrowed = Narrowed(Broken(), w.gate.emit)  # type: ignore[arg-type]
+        w.gate.narrowed = Narrowed(Broken(), w.gate.emit)
         agent = await opened(w)
         assert await agent.tools() == list(GITHUB)
         await agent.call("get_issue")

@@ -170,7 +170,7 @@ async def test_a_client_that_can_be_asked_for_more_sees_nothing_of_others(tmp_pa
 async def test_a_server_that_does_not_start_is_told_of_at_its_use(tmp_path: Path) -> None:
     config = {"lifecycle": {"startupTimeoutMs": 300}, "server_one": remembered(READ)}
     never = server()
-    never.serve = lambda link: asyncio.sleep(0)  # type: ignore[method-assign]
+    never.serve = lambda link: asyncio.sleep(0)
     async with sidecar(tmp_path, {"one": never}, **config) as s:
         agent = await s.agent.hello()
         assert await names(agent) == ["read"]

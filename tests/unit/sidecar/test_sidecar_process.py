@@ -107,7 +107,7 @@ async def test_a_record_that_nobody_reads_any_more_stops_it(tmp_path: Path) -> N
     async with sidecar(tmp_path, {"one": server}) as s:
         agent = await s.agent.hello()
         await agent.tools()
-        s.process._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]
+        s.process._transport.get_pipe_transport(1).close()
         for _ in range(50):
             try:
                 await agent.call("echo")
