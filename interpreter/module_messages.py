@@ -29,6 +29,8 @@ def text_of(message: Any) -> str:
     """
     found: list[str] = []
     if isinstance(message, dict):
+        if message.keys() == {"instructions"} and isinstance(message["instructions"], str):
+            return str(message["instructions"])
         for key in ("content", "contents", "messages"):
             if isinstance(message.get(key), list) or (key == "content" and _typed(message.get(key))):
                 held = message[key] if isinstance(message[key], list) else [message[key]]
@@ -62,6 +64,8 @@ def put_back(message: Any, method: str, changed: Any) -> Any:
         first: Any = next(iter(message.get("contents") or ()), {})
         uri = first.get("uri", "") if isinstance(first, dict) else ""
         return {"contents": [{"uri": uri, "mimeType": "text/plain", "text": changed}]}
+    if method == "initialize" and isinstance(changed, str):
+        return {"instructions": changed}
     if method == "prompts/get" and isinstance(changed, str):
         return {"messages": [{"role": "user", "content": {"type": "text", "text": changed}}]}
     try:

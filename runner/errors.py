@@ -413,13 +413,14 @@ class ToolUnknown(SandboxFailure):
 
 
 class ToolChanged(SandboxFailure):
-    """A tool that is not the one which somebody looked at and locked."""
+    """A tool, or a server (no `tool`), that is not the one which somebody looked at and locked."""
 
     code = "tool-changed"
 
     def __init__(self, server: str, tool: str, reason: str, diff: str, *, place: object = None) -> None:
         super().__init__(
-            f"the tool {tool!r} of the MCP server {server!r} was not accepted: {reason}",
+            f"{f'the tool {tool!r}' if tool else 'what is said in `instructions`'} of the MCP server {server!r} "
+            f"was not accepted: {reason}",
             detail=diff,
             remedy="read the change; if it is meant, accept it: mlld sandbox tools --env REF --lock",
             place=place,

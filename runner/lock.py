@@ -1,6 +1,6 @@
-"""The lock: what the tools of each MCP server said of themselves when somebody looked.
+"""The lock: what each MCP server and its tools said of themselves when somebody looked.
 
-A model reads descriptions and schemas as instructions, and a server may say something else tomorrow. `mlld sandbox tools
+A model obeys descriptions and schemas like instructions, and a server may say something else tomorrow. `mlld sandbox tools
 --lock` writes down what they say today, in a file of the project that is committed like any other; from then on a run
 does not start with a tool that says something else, or with one that was not there. Without a lock a tool must only stay
 what it was at the first look of the run.
@@ -18,7 +18,7 @@ FILE = Path(".mlld") / "mcp-lock.json"
 VERSION = 1
 
 Pins = Mapping[str, Mapping[str, Mapping[str, object]]]
-"""server → tool → what is pinned of it"""
+"""server → tool → what is pinned of it; under the empty name, which no tool has, the server's own `instructions`"""
 
 
 def read(project: Path, environment: str) -> Pins:

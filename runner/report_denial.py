@@ -142,7 +142,7 @@ def _remedies(denial: Event, before: Sequence[Event], plan: SandboxPlan | None, 
             yield f"call what there is{guess} (mlld sandbox tools --env REF lists it)"
         case "denied" if rule == "pin":
             yield "look at what changed, and accept it: mlld sandbox tools --lock --env REF"
-        case "denied" if server is not None:
+        case "denied" if rule == "hidden" and server is not None:
             place = f" ({server.place})" if server.place else ""
             yield f"name {name!r} in `tools` of the server {clean(server.name)!r}{place}, if its rule there allows it"
         case _:

@@ -167,7 +167,8 @@ class Hearing:
                 return ToolUnknown(name, wrong[1] if wrong else "?", has, place=place)
             if event.get("rule") == "pin":
                 told = str(event.get("reason"))
-                return ToolChanged(name, str(event.get("name")), told, str(event.get("diff", "")), place=place)
+                tool = "" if event.get("kind") == "instructions" else str(event.get("name"))
+                return ToolChanged(name, tool, told, str(event.get("diff", "")), place=place)
             reason = str(event.get("reason")).removeprefix(f"server {name} ").removeprefix(f"server {name}: ")
             if _LATE.search(reason):
                 seconds = self.plan.lifecycle.startup_timeout_ms / 1000

@@ -37,7 +37,9 @@ MOST_REMEMBERED = 10_000
 _LONGEST_DIFF, _OBJECTS = 4096, 256
 _MOST_HIDDEN, _LONGEST_NAME = 100, 128
 # What an agent acts on; a server may count or date what it likes in `_meta`.
-_PINNED = ("title", "description", "inputSchema", "outputSchema", "annotations")
+_PINNED = ("title", "description", "inputSchema", "outputSchema", "annotations", "instructions")
+ITSELF = ""
+"""The name under which a server's own `instructions` are pinned: no tool can have it."""
 
 
 def spelling(name: str) -> str:
@@ -70,6 +72,11 @@ class Filter:
         self._labels = rules.labels
         self._shapes = {spelling(name): shape for name, shape in rules.shapes.items()}
         self._validated = "*" if rules.validate == "*" else {spelling(name) for name in rules.validate}
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing of the server can exist for the agent."""
+        return self._only == set() or not (self._all or self._tools or self._exact or self._prefixes)
 
     def shape(self, tool: str) -> ToolShape | None:
         """How a tool is shown and called, if it is shaped at all."""
@@ -243,6 +250,17 @@ class Admission:
             digest = hashlib.sha256(orjson.dumps(shown)).hexdigest()
             self._tell_once(server, digest, {"event": "list", "hidden": shown, "total": len(hidden)})
 
+    def introduce(self, server: str, text: str, *, remembered: bool = False) -> Hidden | None:
+        """Why what a server says of itself must not reach the agent; None if it may. One that says nothing is pinned, too."""
+        found = self._filters.get(server)
+        if found is None or found.closed:
+            return Hidden(f"no tool of {server} exists for the agent, so neither does what it says of itself")
+        if text:
+            return self._changed(server, ITSELF, {"instructions": text}, remembered=remembered)
+        if not remembered and server not in self._locked:
+            self._pins.setdefault((server, ITSELF), pinned({}))
+        return None
+
     def _changed(self, server: str, name: str, item: dict[str, Any], *, remembered: bool) -> Hidden | None:
         now = pinned(item)
         where = "the lock" if server in self._locked else "what was first seen in this run"
@@ -257,9 +275,10 @@ class Admission:
             former = self._pins[server, name] = now
         if former == now:
             return None
-        what = "it is not in" if former is None else "its description or schema is not the one in"
-        reason = f"{what} {where}"
-        event = {"event": "denied", "kind": "tool", "name": name, "rule": "pin", "reason": reason}
+        other = "instructions are not those" if name == ITSELF else "description or schema is not the one"
+        reason = f"it is not in {where}" if former is None else f"its {other} in {where}"
+        kind, called = ("instructions", "instructions") if name == ITSELF else ("tool", name)
+        event = {"event": "denied", "kind": kind, "name": called, "rule": "pin", "reason": reason}
         digest = hashlib.sha256(now).hexdigest()
         self._tell_once(server, f"{name} {digest}", event | {"diff": _difference(former or b"{}", now)})
         return Hidden(reason, ruled=True)

@@ -18,6 +18,7 @@ from msgspec import Raw
 from images.sidecar import jsonrpc
 from images.sidecar.asking import Asking, Refused
 from images.sidecar.catalog import Catalog
+from images.sidecar.introduction import Introduction, introduction
 from images.sidecar.member import Member
 from images.sidecar.process import Process, ServerError
 from images.sidecar.seams import Admission, Audit, Kind, Lifecycle
@@ -30,7 +31,6 @@ _CHANGED: dict[str, tuple[Kind, ...]] = {
 }
 _MOST_UNJUDGED = 256
 _LONGEST_METHOD = 128
-_INSTRUCTIONS = 16 << 10
 OFFERS = frozenset(("sampling", "elicitation", "roots"))
 """Client capabilities that let a server ask the client for something."""
 
@@ -73,7 +73,7 @@ class Cohort:
         *,
         modern: bool,
     ) -> None:
-        self.audit, self.asking = audit, asking
+        self.audit, self.asking, self._admission = audit, asking, admission
         self._asked: dict[tuple[Process, bytes], Asked] = {}
         self._questions: dict[tuple[Process, bytes], str] = {}
         self._said_by: dict[Process, deque[tuple[str, bytes]]] = {}
@@ -134,11 +134,9 @@ class Cohort:
             union["tasks"] = {key: value for offered in tasks for key, value in offered.items()}
         return union
 
-    def instructions(self) -> str:
+    async def introduction(self) -> Introduction:
         """What the servers tell agents about themselves."""
-        told = {name: member.instructions for name, member in self.members.items() if member.instructions}
-        sections = [f"# {name}\n{text}" for name, text in told.items()] if len(told) > 1 else list(told.values())
-        return "\n\n".join(sections)[:_INSTRUCTIONS]
+        return await introduction(self.members.values(), self._admission, self.asking, self.audit)
 
     def idle(self, now: float) -> None:
         """Stops the processes that nobody has used for a while."""

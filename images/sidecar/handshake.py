@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from typing import Any
+
+import msgspec
 
 from images.sidecar import jsonrpc
 from images.sidecar.process import Process, ServerError
@@ -12,6 +15,9 @@ MODERN = "2026-07-28"
 CLIENT = {"name": "mlld-sandbox", "version": "1"}
 META = "io.modelcontextprotocol/"
 UNSUPPORTED_VERSION = -32022
+LONGEST_INSTRUCTIONS = 16 << 10
+"""Characters of one server: those of all servers come into the agent's context together."""
+_LONGEST_CAPABILITIES, _DEEPEST_CAPABILITIES = 64 << 10, 32
 _DISCOVER_SECONDS = 3.0
 """An older server may not even answer what it does not know."""
 
@@ -62,12 +68,32 @@ async def _initialize(process: Process, capabilities: bytes, seconds: float) -> 
 
 
 def _learn(process: Process, result: dict[str, bytes]) -> None:
+    raw = result.get("capabilities", b"{}")
     try:
-        capabilities = json.loads(result.get("capabilities", b"{}"))
-        instructions = json.loads(result.get("instructions", b'""'))
-    except (ValueError, RecursionError):
-        capabilities, instructions = None, ""
-    if not isinstance(capabilities, dict):
-        raise ServerError(jsonrpc.INTERNAL_ERROR, "its capabilities are not an object")
+        capabilities = msgspec.json.decode(raw, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise ServerError(jsonrpc.INTERNAL_ERROR, "its capabilities are not an object") from None
+    if len(raw) > _LONGEST_CAPABILITIES or not _flat(capabilities, _DEEPEST_CAPABILITIES):
+        # They come together with those of all others: one that cannot be encoded again would cost everybody the session.
+        raise ServerError(jsonrpc.INTERNAL_ERROR, "its capabilities are too large or too deep")
     process.capabilities = capabilities
-    process.instructions = instructions if isinstance(instructions, str) else ""
+    process.instructions = _cut(result.get("instructions", b'""'))
+
+
+def _cut(raw: bytes) -> str:
+    """The text of `instructions` with a mark where it was too long; empty if it is no text."""
+    try:
+        said = json.loads(raw)
+    except (ValueError, RecursionError):
+        return ""
+    if not isinstance(said, str):
+        return ""
+    text = said.encode("utf-8", "replace").decode()  # half a surrogate pair could not be sent to anybody
+    more = len(text) - LONGEST_INSTRUCTIONS
+    return text if more <= 0 else f"{text[:LONGEST_INSTRUCTIONS]}\n[cut: {more} more characters]"
+
+
+def _flat(value: Any, levels: int) -> bool:
+    """Whether a JSON value has no more than so many levels."""
+    within = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(_flat(part, levels - 1) for part in within)

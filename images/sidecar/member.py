@@ -52,6 +52,8 @@ class Member:
         self.capabilities: dict[str, Any] | None = dict(known.capabilities) if known else None
         """What the server said it can do; None as long as it never started."""
         self.instructions = known.instructions if known else ""
+        self.introduced = False
+        """Whether it was the server itself that said so, in this run."""
         self.trouble = ""
         """Why the server cannot be used, or not fully, at present."""
         self.level = ""
@@ -93,6 +95,7 @@ class Member:
         self.trouble = ""
         self.process = process
         self.capabilities, self.instructions = process.capabilities, process.instructions
+        self.introduced = True
         return process
 
     async def _start_own(self, events: Events) -> Process:
@@ -263,6 +266,8 @@ class Member:
         told = self.upstream.told
         known: Offers | None = (self.upstream.spec.remembered or {}).get(self._situation)
         if told is not None and (
-            known is None or known.lists.get(kind) != items or known.capabilities != self.capabilities
+            known is None
+            or (known.lists.get(kind), known.capabilities, known.instructions)
+            != (items, self.capabilities, self.instructions)
         ):
             told.tell(self._situation, kind, items, self.capabilities or {}, self.instructions)

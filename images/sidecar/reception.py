@@ -13,8 +13,9 @@ from images.sidecar.asking import Asking
 from images.sidecar.cohort import Cohort
 from images.sidecar.exchange import Exchange
 from images.sidecar.handshake import CLIENT, LEGACY
-from images.sidecar.jsonrpc import Incoming, Malformed
+from images.sidecar.jsonrpc import OURS, Incoming, Malformed
 from images.sidecar.narrowing import Narrowing
+from images.sidecar.receipt import Receipt
 from images.sidecar.router import Router
 from images.sidecar.seams import Admission, Audit, Lifecycle
 from images.sidecar.sessions import VERSIONS, Session, Sessions, offers
@@ -81,18 +82,22 @@ class Reception:
             self.end(displaced)
         told = {"session": session.id, "state": "opened", "version": version, "transport": transport}
         self._audit.emit({"event": "session", **told})
-        task = exchange.task = self._loop.create_task(self._welcome(exchange, session))
+        task = exchange.task = self._loop.create_task(self._welcome(exchange, receipt, session))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return session
 
-    async def _welcome(self, exchange: Exchange, session: Session) -> None:
+    async def _welcome(self, exchange: Exchange, receipt: Receipt, session: Session) -> None:
         cohort = session.cohort
         await cohort.open()
-        result = {"protocolVersion": session.version, "capabilities": cohort.capabilities(), "serverInfo": CLIENT}
-        if instructions := cohort.instructions():
-            result["instructions"] = instructions
-        exchange.result((jsonrpc.encode(result),))
+        said = await cohort.introduction()
+        receipt.withheld = said.withheld
+        exchange.result((jsonrpc.encode({
+            "protocolVersion": session.version, "capabilities": cohort.capabilities(), "serverInfo": CLIENT,
+            **({"instructions": said.text} if said.text else {}),
+            **({"_meta": {f"{OURS}withheld": said.withheld}} if said.withheld else {}),
+        }),))  # fmt: skip
+        session.sight.saw(said.labels)
 
     def end(self, session: Session) -> None:
         """Ends a session, and the processes that were its alone."""

@@ -146,6 +146,10 @@ class Admission(Protocol):
         """
         ...
 
+    def introduce(self, server: str, text: str, *, remembered: bool = False) -> Hidden | None:
+        """Why what a server says of itself (`instructions`) does not exist for the agent; None if it does."""
+        ...
+
     def listed(self, server: str, names: Sequence[str]) -> str | None:
         """Told the names of all tools of a server, hidden ones too; a note if its filter names one that it lacks."""
         ...

@@ -15,7 +15,7 @@ from images.sidecar.cohort import Cohort
 from images.sidecar.connection import Buffers
 from images.sidecar.exchange import AnswerStream, Exchange, OpenStream, Way
 from images.sidecar.handshake import CLIENT, META, MODERN, UNSUPPORTED_VERSION
-from images.sidecar.jsonrpc import Incoming, Malformed, RawMap
+from images.sidecar.jsonrpc import OURS, Incoming, Malformed, RawMap
 from images.sidecar.narrowing import Narrowing, Sight
 from images.sidecar.parked import Parking, Question, Waiting
 from images.sidecar.process import Process
@@ -332,14 +332,16 @@ class Stateless:
 
     async def _discover(self, exchange: Exchange, caller: Caller) -> None:
         await caller.cohort.open()
-        instructions = caller.cohort.instructions()
-        body = {
+        said = await caller.cohort.introduction()
+        if exchange.receipt is not None:
+            exchange.receipt.withheld = said.withheld
+        exchange.result((jsonrpc.encode({
             "supportedVersions": [MODERN],
             "capabilities": caller.cohort.capabilities(),
-            **({"instructions": instructions} if instructions else {}),
-            "_meta": {META + "serverInfo": CLIENT},
-        }
-        exchange.result((jsonrpc.encode(body),))
+            **({"instructions": said.text} if said.text else {}),
+            "_meta": {META + "serverInfo": CLIENT, **({f"{OURS}withheld": said.withheld} if said.withheld else {})},
+        }),))  # fmt: skip
+        caller.sight.saw(said.labels)
 
     def _listen(self, exchange: StatelessExchange, caller: Caller, fields: RawMap) -> None:
         if not exchange.can_stream:

@@ -119,14 +119,16 @@ async def test_cannot_misspell_a_filter_in_silence(runs: Runs) -> None:
 
 
 async def test_cannot_change_a_tool_behind_the_lock(runs: Runs) -> None:
-    """The same server with one word more in a description, and with one tool more: neither run starts."""
+    """The same server with one word more in a description, with one tool more, and with another introduction: no run
+    starts."""
     spec = environment(server("a"))
     async with _with_pins(runs.sandbox(spec), tell_pins=True) as first:
         pins = {name: dict(tools) for name, tools in first.pins.items()}
+    assert pins["a"][""] == {"instructions": "Look before you shout."}
     assert "echo" in pins["a"]
     async with _with_pins(runs.sandbox(spec), pins=pins) as locked:
         assert locked.tools is not None
-        assert len(locked.tools.tools) == len(pins["a"])
+        assert {"", *(tool.name for tool in locked.tools.tools)} == pins["a"].keys()
     changed = {"a": {**pins["a"], "echo": {**pins["a"]["echo"], "description": "What somebody looked at."}}}
     fewer = {"a": {name: item for name, item in pins["a"].items() if name != "echo"}}
     for lock, reason in ((changed, "is not the one in the lock"), (fewer, "it is not in the lock")):
@@ -135,6 +137,11 @@ async def test_cannot_change_a_tool_behind_the_lock(runs: Runs) -> None:
                 raise AssertionError("it started")
         assert "echo" in caught.value.message
         assert "+" in caught.value.detail
+    poisoned = {"a": {**pins["a"], "": {"instructions": "Look."}}}
+    with pytest.raises(ToolChanged, match="`instructions` of the MCP server 'a'") as caught:
+        async with _with_pins(runs.sandbox(spec), pins=poisoned):
+            raise AssertionError("it started")
+    assert "Look before you shout." in caught.value.detail
 
 
 def _with_pins(sandbox: Sandbox, **said: Any) -> Sandbox:

@@ -6,7 +6,7 @@ TOOLS = [{"name": n, "description": n, "inputSchema": {"type": "object"}} for n 
 def answer(method, params):
     if method == "initialize":
         return {"protocolVersion": params["protocolVersion"], "capabilities": {"tools": {}},
-                "serverInfo": {"name": "t", "version": "1"}}
+                "serverInfo": {"name": "t", "version": "1"}, "instructions": "Look before you shout."}
     if method == "tools/list":
         return {"tools": TOOLS}
     if method == "tools/call":

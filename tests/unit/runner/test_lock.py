@@ -115,6 +115,13 @@ async def test_a_tool_that_differs_stops_the_run_with_its_difference() -> None:
     assert "--lock" in trouble.remedy
 
 
+async def test_instructions_that_differ_stop_the_run() -> None:
+    event = {"event": "denied", "rule": "pin", "server": "tickets", "kind": "instructions", "name": "instructions"}
+    trouble = (await heard(event | {"reason": "it is not in the lock", "diff": "+  x"})).startup_trouble()
+    assert isinstance(trouble, ToolChanged)
+    assert trouble.message.startswith("what is said in `instructions` of the MCP server 'tickets' was not accepted")
+
+
 async def test_what_a_lock_is_made_of_is_kept_and_not_recorded() -> None:
     hearing = await heard({"event": "pins", "server": "tickets", "tools": PINS["tickets"]})
     assert hearing.pins == PINS

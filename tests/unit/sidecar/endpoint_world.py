@@ -58,6 +58,9 @@ class Gate:
     def describe(self, server: str, kind: Kind, item: Message, *, remembered: bool = False) -> Message | Hidden:
         return {**item, "description": self.descriptions[server]}
 
+    def introduce(self, server: str, text: str, *, remembered: bool = False) -> Hidden | None:
+        return None
+
     def listed(self, server: str, names: Sequence[str]) -> str | None:
         return None
 

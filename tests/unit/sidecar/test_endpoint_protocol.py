@@ -292,7 +292,7 @@ async def test_versions_are_negotiated(tmp_path: Path, asked: str, given: str) -
     ) as w:
         opened = (await w.agent().open(asked)).result
         assert opened["protocolVersion"] == given
-        assert opened["instructions"] == "# a\nBe kind.\n\n# b\nBe quick."
+        assert opened["instructions"] == "# a\n> Be kind.\n\n# b\n> Be quick."
 
 
 class Worker(FakeServer):

@@ -54,7 +54,7 @@ def lock(*tools: Message) -> dict[str, Any]:
 async def pinned(tmp: Path, server: Changing, **rules: Any) -> AsyncIterator[World]:
     async with world(tmp, server) as w:
         admission = Admission({server.name: ServerRules(**rules)}, w.gate.emit)
-        for name in ("admit", "shapes", "describe", "listed"):
+        for name in ("admit", "shapes", "describe", "introduce", "listed"):
             setattr(w.gate, name, getattr(admission, name))
         yield w
 
