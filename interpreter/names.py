@@ -1,11 +1,14 @@
-"""Names of functions and tools: the form of scripts (`listIssues`), the form of MCP (`list_issues`), and when two are
-one.
+"""Names that are taken; and names of functions and tools: the form of scripts (`listIssues`), the form of MCP
+(`list_issues`), and when two are one.
 """
 
 from __future__ import annotations
 
 import re
 from functools import lru_cache
+
+FIXED = frozenset({"mx", "now", "debug", "input", "base", "root", "keychain"})
+"""Names of the language that no variable, function or loop may take; a parameter may, for the body that it belongs to."""
 
 
 def same_name(one: str, other: str) -> bool:

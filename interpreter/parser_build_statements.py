@@ -332,7 +332,8 @@ class Builder(ValueBuilder):
 
     def for_(self, c: Children, span: Span) -> Any:
         head: ForHead = c[0]
-        return n.For(**head._asdict(), condition=c[1], body=c[2], span=span)
+        made = n.For(**head._asdict(), condition=c[1], body=c[2], span=span)
+        return self.judged(made, rules.of_for(made))
 
     for_block = for_
 

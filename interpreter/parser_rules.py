@@ -129,6 +129,14 @@ def of_parameters(made: tuple[n.Parameter, ...]) -> Iterator[Diagnostic]:
 
 
 def of_import(made: n.Import) -> Iterator[Diagnostic]:
+    seen: set[str] = set()
+    for item in made.what:
+        name = item.alias or item.name
+        if name in seen:
+            origin = made.origin.span.text.strip("\"'")
+            message = f"Import collision - '{name}' already imported from {origin}. Alias one of the imports."
+            yield fault("import-collision", item, message, f"write {item.name} as @other_{name}")
+        seen.add(name)
     if made.everything:
         yield fault(
             "import-wildcard",
@@ -136,6 +144,16 @@ def of_import(made: n.Import) -> Iterator[Diagnostic]:
             "wildcard imports are not supported",
             'import a namespace: import "…" as @name, or { * as @name }',
         )
+
+
+def of_for(made: n.For) -> Iterator[Diagnostic]:
+    """The element of a round cannot be given again in its block."""
+    for statement in made.body.body if isinstance(made.body, n.Block) else ():
+        if isinstance(statement, n.Let) and statement.name in (made.variable, made.key):
+            message = f"Variable '{statement.name}' is already defined and cannot be redefined"
+            yield fault(
+                "variable-redefinition", statement, message, "it is the element of the loop; choose another name"
+            )
 
 
 def of_loop(made: n.Loop) -> Iterator[Diagnostic]:

@@ -6,6 +6,7 @@ from interpreter import nodes as n
 from interpreter import values_text as vt
 from interpreter.errors import EvaluationError, LimitReached, UserBail
 from interpreter.labels import LabelConflict, Labels
+from interpreter.names import FIXED
 from interpreter.values import NULL, UNDEFINED, Undefined, Value, type_name
 
 from .core import Env, LoopContinue, LoopDone, RetryAsked, Returned, Skipped, at, evaluate, handles, optional
@@ -13,6 +14,7 @@ from .expressions import defined
 from .growing import can_grow
 from .lookup import nearest
 from .operators import apply_operator
+from .scope import reserved_name
 
 
 @handles(n.Block)
@@ -91,6 +93,8 @@ def declared_labels(labels: tuple[str, ...], node: n.Node) -> Labels:
 
 @handles(n.Let)
 async def let(node: n.Let, env: Env) -> Value:
+    if node.name in FIXED:
+        raise reserved_name(node.name, node.span)
     function = env.mx.get("exe")
     of_file = node.name in env.module.defined and node.name in env.module.scope.names
     if of_file or (function is not None and node.name in function.names):
@@ -119,13 +123,13 @@ async def augment(node: n.Augment, env: Env) -> Value:
             span=node.span, code="undefined-variable", hint=nearest(node.name, env),
         )  # fmt: skip
     value = defined(await action_value(node.value, env))
-    if node.operator == "+=" and can_grow(old, value):
-        try:
+    try:
+        if node.operator == "+=" and can_grow(old, value):
             done = env.scope.grow(node.name, value)
-        except LimitReached as limit:
-            raise at(limit, node.span) from None
-    else:
-        done = env.scope.assign(node.name, added(old, value, node) if node.operator == "+=" else value)
+        else:
+            done = env.scope.assign(node.name, added(old, value, node) if node.operator == "+=" else value)
+    except (EvaluationError, LimitReached) as error:
+        raise at(error, node.span) from None
     if not done:
         raise EvaluationError(f"@{node.name} cannot be changed here", span=node.span)
     return NULL

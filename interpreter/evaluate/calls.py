@@ -14,8 +14,8 @@ from interpreter.values import NULL, UNDEFINED, Undefined, Value, array, nothing
 from .core import Env, Returned, at, evaluate, handles
 from .expressions import conditional, defined, written
 from .functions import CALLABLES, BuiltIn, Function, ToolFunction
-from .lookup import Missing, get_field, lenient, projecting
-from .methods import call_method, find_method
+from .lookup import Missing, callee_of, get_field, lenient, projecting
+from .methods import call_method, find_method, is_method, suggestion
 from .scope import Scope
 
 
@@ -32,13 +32,23 @@ async def call_with(node: n.Call, env: Env, first: tuple[Value, ...], options: C
         if isinstance(found, tuple):
             target, name = found
             arguments = await call_arguments(node.arguments, env)
+            if not is_method(target, name) and isinstance(function.target, n.Variable):
+                raise EvaluationError(
+                    f"Method not found: {name} on {function.target.name}", span=node.span, code="unknown-method",
+                    hint=suggestion(target, name),
+                )  # fmt: skip
             try:
                 return call_method(target, name, arguments)
             except EvaluationError as error:
                 raise at(error, node.span) from None
         callee = found
     else:
-        callee = await evaluate(function, env)
+        unknown = (
+            "Pipeline function '@{}' is not defined"
+            if options is not None and options.stage
+            else "Command not found: {}"
+        )
+        callee = await callee_of(function, env, unknown)
     target_function = callee.data
     if isinstance(target_function, BuiltIn) and target_function.lazy and not first:
         from .checks import exists
@@ -64,7 +74,7 @@ async def method_or_member(function: n.Field, node: n.Call, env: Env) -> Any:
             if function.optional:
                 return target, "isDefined"
     else:
-        target = await evaluate(function.target, env)
+        target = await callee_of(function.target, env, "Object not found: {}")
     data = target.data
     if isinstance(data, dict) and name in data:
         return target.item(data[name])
@@ -75,7 +85,10 @@ async def method_or_member(function: n.Field, node: n.Call, env: Env) -> Any:
             return get_field(target, name, env)
         except Missing as error:
             if isinstance(data, dict):
-                raise at(error, node.span) from None
+                place = f" on {function.target.name}" if isinstance(function.target, n.Variable) else ""
+                raise EvaluationError(
+                    f"Method not found: {name}{place}", span=node.span, code=error.code, hint=error.hint
+                ) from None
     return target, name
 
 
@@ -139,10 +152,11 @@ async def invoke(
     external = getattr(function, "call_external", None)
     if external is not None:
         return await external(arguments, env, span)  # type: ignore[no-any-return]
-    raise EvaluationError(
-        f"{span.text.split('(')[0].strip() or 'this'} is {type_name(callee)}, not a function", span=span, code="not-a-function",
-        hint="functions are made with `exe @name(a, b) = …`",
-    )  # fmt: skip
+    called = span.text.split("(")[0].strip()
+    told = f"Variable {called.removeprefix('@')} is not executable (type: {type_name(callee)})"
+    if options is not None and options.stage:
+        told = f"'{called}' is not a function, it's {type_name(callee)}"
+    raise EvaluationError(told, span=span, code="not-a-function", hint="functions are made with `exe @name(a, b) = …`")
 
 
 async def bind(function: Function, arguments: list[Value], scope: Scope, env: Env) -> None:

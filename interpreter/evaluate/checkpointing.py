@@ -150,7 +150,7 @@ async def checkpoint(node: n.Checkpoint, env: Env) -> Value:
         if key == "complete":
             scope.complete = entry.value
         elif key == "ttl":
-            scope.ttl = await seconds_of(entry.value, env)
+            scope.ttl = await seconds_of(entry.value, env, "checkpoint")
         else:
             said = vt.text(await evaluate(entry.value, env))
             mode = next((mode for mode in MODES if mode == said), None)

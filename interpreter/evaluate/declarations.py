@@ -9,6 +9,7 @@ from interpreter import nodes as n
 from interpreter import values_text as vt
 from interpreter.errors import EvaluationError
 from interpreter.labels import NONE, Labels, ToolUse
+from interpreter.names import FIXED
 from interpreter.operations import MAX_RETRIES, Request, RetryWanted, perform
 from interpreter.policy import Policy
 from interpreter.policy_parse import parse_auth, parse_policy
@@ -19,9 +20,10 @@ from interpreter.source import Span
 from interpreter.values import NULL, Value
 
 from .blocks import action_value, declared_labels
-from .core import Env, absent, at, evaluate, handles
+from .core import Env, evaluate, handles
 from .expressions import defined, entry_name
 from .functions import Function
+from .scope import reserved_name
 
 # ── Names ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -29,6 +31,8 @@ from .functions import Function
 def define(name: str, value: Value, node: n.Node, env: Env) -> None:
     """A constant name at the top of a file. Errors: it is defined or imported already."""
     module = env.module
+    if name in FIXED:
+        raise reserved_name(name, node.span)
     if name in module.imported:
         raise EvaluationError(
             f"Variable '{name}' is already imported and cannot be redefined locally", span=node.span,
@@ -299,30 +303,10 @@ def choose_profile(env: Env) -> None:
 @handles(n.TemplateFile)
 async def template_file(node: n.TemplateFile, env: Env) -> Value:
     """The text of an `.att` or `.mtt` file, filled in where it is called."""
-    from interpreter import operations
-    from interpreter.errors import SyntaxFault
-    from interpreter.labels import Labels
-    from interpreter.parser import parse_template
-    from interpreter.source import Source
-
-    from .paths import resolve, shown
+    from .directories import read_template
+    from .paths import resolve
 
     path = resolve(vt.text(await evaluate(node.path, env)), env)
-    parsed = env.run.templates.get(path)
-    if parsed is None:
-        if env.ports.files is None:
-            raise absent("files", node.span, env)
-        try:
-            text = operations.read_file(env.ports.files, path).decode("utf-8", errors="replace")
-        except OSError:
-            raise EvaluationError(
-                f"Template file not found: {shown(path, env)}", span=node.span, code="file-not-found"
-            ) from None
-        try:
-            parsed = parse_template(Source(name=shown(path, env), text=text))
-        except SyntaxFault as fault:
-            raise at(fault, node.span) from None
-        env.run.templates[path] = parsed
     inside = env.copy(module=env.module.elsewhere(path.parent))
-    value = await evaluate(parsed, inside)
+    value = await evaluate(read_template(path, node, env), inside)
     return value.with_labels(Labels.of(automatic=("src:template",)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,22 @@ from typing import Any
 from interpreter import nodes as n
 from interpreter import operations
 from interpreter import values_text as vt
-from interpreter.errors import ImportFault
+from interpreter.errors import EvaluationError, ImportFault, SyntaxFault
+from interpreter.parser import parse_template
+from interpreter.source import Source
 from interpreter.values import Value, record
 
-from .core import Env, absent, evaluate
+from .builtins import BUILTINS
+from .core import Env, absent, at, evaluate
 from .functions import Function
 from .paths import resolve, shown
+from .reserved import RESERVED
 from .templates import text_of_parts
 
 SKIPPED = ("_*", ".*")
+TEMPLATE_SUFFIXES = (".att", ".mtt")
+GIVEN = ("payload", "state")
+"""What the caller of a script gives: every template may use it."""
 
 
 def key(name: str) -> str:
@@ -68,16 +76,78 @@ async def import_templates(node: n.Import, env: Env) -> None:
         raise ImportFault(
             "templates are imported as a namespace", span=node.span, hint='import templates from "./dir" as @t(a, b)'
         )
+    if node.parameters is None:
+        raise ImportFault(
+            "Templates import requires parameters.", span=node.span,
+            hint=f'import templates from "{text}" as @{node.alias}(a, b): the names that their texts use',
+        )  # fmt: skip
+    if root.suffix in TEMPLATE_SUFFIXES:
+        raise ImportFault(f"Templates import must target a directory: {text}", span=node.span)
     tree: dict[str, Any] = {}
-    for suffix in ("att", "mtt"):
-        for path in operations.find_files(files, root, f"**/*.{suffix}"):
+    for suffix in TEMPLATE_SUFFIXES:
+        for path in operations.find_files(files, root, f"**/*{suffix}"):
+            declared(path, node, env)
             place = tree
             for part in path.relative_to(root).parts[:-1]:
                 place = place.setdefault(key(part), {})
             place[key(path.stem)] = place[path.stem] = Value(template_function(path, node, env))
     if not tree:
-        raise ImportFault(f"No templates (.att, .mtt) found under {text}", span=node.span)
+        raise ImportFault(f"No templates found under {text}: files that end in .att or .mtt", span=node.span)
     bind(node.alias, _record(tree), text, node, env)
+
+
+def read_template(path: Path, node: n.Node, env: Env) -> n.Template:
+    """The text of a template file, parsed once per run."""
+    parsed: n.Template | None = env.run.templates.get(path)
+    if parsed is not None:
+        return parsed
+    if path.suffix not in TEMPLATE_SUFFIXES:
+        raise EvaluationError(
+            f"Unsupported template file extension for {shown(path, env)}. Use .att (@var) or .mtt ({{{{var}}}})",
+            span=node.span, code="template",
+        )  # fmt: skip
+    if env.ports.files is None:
+        raise absent("files", node.span, env)
+    try:
+        text = operations.read_file(env.ports.files, path).decode("utf-8", errors="replace")
+    except OSError:
+        raise EvaluationError(
+            f"Template file not found: {shown(path, env)}", span=node.span, code="file-not-found"
+        ) from None
+    try:
+        parsed = parse_template(Source(name=shown(path, env), text=text))
+    except SyntaxFault as fault:
+        raise at(fault, node.span) from None
+    env.run.templates[path] = parsed
+    return parsed
+
+
+def declared(path: Path, node: n.Import, env: Env) -> None:
+    """Errors: a template of a directory names what is no parameter of all of them."""
+    parsed = read_template(path, node, env)
+    allowed = {*(node.parameters or ()), *RESERVED, *BUILTINS, *GIVEN}
+    unknown = sorted(set(_names(parsed, parsed.span.source.text)) - allowed)
+    if unknown:
+        raise ImportFault(
+            f"Template '{path.name}' references undeclared variables: {', '.join(unknown)}", span=node.span,
+            hint=f"import templates from … as @{node.alias}({', '.join([*(node.parameters or ()), *unknown])})",
+        )  # fmt: skip
+
+
+def _names(node: n.Node, text: str, bound: frozenset[str] = frozenset()) -> Iterator[str]:
+    """The variables that a template wants from outside; `me@example.com` is an address."""
+    if isinstance(node, n.Variable):
+        if node.name not in bound and not text[node.span.start - 1 : node.span.start].isalnum():
+            yield node.name
+        return
+    if isinstance(node, n.TemplateFor):
+        yield from _names(node.iterable, text, bound)
+        inner = bound | {node.variable, f"{node.variable}_key", node.key or node.variable}
+        for part in node.parts:
+            yield from _names(part, text, inner)
+        return
+    for child in node.children():
+        yield from _names(child, text, bound)
 
 
 def template_function(path: Path, node: n.Import, env: Env) -> Function:

@@ -15,6 +15,7 @@ from interpreter.errors import ImportFault, MlldError
 from interpreter.guards import Guards
 from interpreter.labels import Labels
 from interpreter.lexer_words import STATEMENT_WORDS
+from interpreter.names import FIXED
 from interpreter.operations_output import Document
 from interpreter.policy_subjects import Operation
 from interpreter.source import Mode, Source
@@ -26,10 +27,10 @@ from .frontmatter import read as read_frontmatter
 from .metadata import FileInfo
 from .modules import Module
 from .paths import is_url, resolve, shown
+from .scope import reserved_name
 from .templates import text_of_parts
 
 MODULE_SUFFIXES = (".mld", ".mld.md", ".mlld", ".md")
-TEMPLATE_SUFFIXES = (".att", ".mtt")
 
 
 @handles(n.Import)
@@ -70,6 +71,8 @@ async def bring_in(node: n.Import, env: Env) -> None:
 def bind(name: str, value: Value, source: str, node: n.Import, env: Env) -> None:
     """An imported name: constant, and never twice from two places."""
     module = env.module
+    if name in FIXED and ("/" in source or not source.startswith("@")):
+        raise reserved_name(name, node.span)
     before = module.imported.get(name)
     if before is not None and before != source:
         raise ImportFault(
@@ -77,10 +80,12 @@ def bind(name: str, value: Value, source: str, node: n.Import, env: Env) -> None
             span=node.span, code="IMPORT_NAME_CONFLICT", hint=f"import {{ {name} as @other }} from …",
         )  # fmt: skip
     if name in module.defined:
+        told = f"Variable '{name}' is already defined locally and cannot be imported"
+        if node.kind == "tools" or node.origin.form == "mcp":
+            told = f"Import collision - '{name}' already defined. Alias the import."
         raise ImportFault(
-            f"Import collision - '{name}' already defined. Alias the import.", span=node.span, code="IMPORT_NAME_CONFLICT",
-            hint=f"import {{ {name} as @other }} from …",
-        )  # fmt: skip
+            told, span=node.span, code="IMPORT_NAME_CONFLICT", hint=f"import {{ {name} as @other }} from …"
+        )
     if node.labels:
         value = value.with_labels(Labels.of(*node.labels))
     module.imported[name] = source
@@ -198,6 +203,32 @@ async def locate(node: n.Import, env: Env) -> tuple[Path | str, str]:
     return path, text
 
 
+def check_kind(node: n.Import) -> None:
+    """Errors: the word before the names says another source than the one behind `from`."""
+    origin = node.origin
+    first = origin.parts[0] if origin.parts else None
+    text = first.text if isinstance(first, n.Text) else ""
+    module = origin.form == "module"
+    local = (origin.name or "").startswith("local/") or text.startswith("@local/")
+    file = not module and isinstance(first, n.Text) and not is_url(text) and not text.startswith("@")
+    told, hint = {
+        "cached": ("requires an absolute URL source.", 'import cached(1h) "https://…"'),
+        "module": ("requires a registry module reference.", "import module { @x } from @author/name"),
+        "local": ("expects an @local/... module.", "import local { @x } from @local/name"),
+        "static": ("supports local files or @root/@base/@project paths.", 'import static { @x } from "./file.mld"'),
+        "live": ("is only valid for resolvers, URLs, or @input.", "import live { @x } from @input"),
+    }.get(node.kind or "", ("", ""))
+    wrong = {
+        "cached": not is_url(text),
+        "module": not module,
+        "local": not module and not local,
+        "static": module and not local,
+        "live": file,
+    }
+    if wrong.get(node.kind or "", False):
+        raise ImportFault(f"Import type '{node.kind}' {told}", span=node.span, hint=hint)
+
+
 def fields_of(node: n.Node) -> dict[str, Any]:
     return {name: getattr(node, name) for name, _ in node._plan}
 
@@ -205,18 +236,12 @@ def fields_of(node: n.Node) -> dict[str, Any]:
 async def import_module(node: n.Import, env: Env) -> None:
     if env.ports.files is None:
         raise absent("`import`", node.span, env)
-    if node.kind == "cached" and not _names_url(node):
+    check_kind(node)
+    if node.parameters is not None:
         raise ImportFault(
-            "Import type 'cached' requires an absolute URL source.",
-            span=node.span,
-            hint='import cached(1h) "https://…"',
-        )
-    if node.kind == "module" and node.origin.form not in ("module",):
-        raise ImportFault(
-            "Import type 'module' requires a registry module reference.",
-            span=node.span,
-            hint="import module { @x } from @author/name",
-        )
+            "Import parameters are only supported with 'templates' imports", span=node.span,
+            hint=f'import templates from "./directory" as @{node.alias}(…)',
+        )  # fmt: skip
     target, name = await locate(node, env)
     if target == "":
         return
@@ -266,14 +291,9 @@ async def import_data(target: Path, name: str, node: n.Import, env: Env) -> None
 
 def not_found(target: Path | str, name: str, node: n.Node) -> ImportFault:
     return ImportFault(
-        f"Cannot find module '{name}': there is no file {target}", span=node.span, code="IMPORT_NOT_FOUND",
+        f"File not found: {name}. There is no module {target}", span=node.span, code="IMPORT_NOT_FOUND",
         hint="the path starts at the directory of this file; `@root/…` starts at the project",
     )  # fmt: skip
-
-
-def _names_url(node: n.Import) -> bool:
-    first = node.origin.parts[0] if node.origin.parts else None
-    return isinstance(first, n.Text) and is_url(first.text)
 
 
 def names_guards(loaded: Module, node: n.Import, env: Env, offered: dict[str, Value]) -> None:
@@ -377,9 +397,13 @@ async def read_module(target: Path | str, name: str, node: n.Node, env: Env) -> 
         kind = {".json": "data", ".jsonl": "data", ".yaml": "data", ".att": "template", ".mtt": "template"}.get(
             target.suffix, "text"
         )
+        if kind == "template":
+            raise ImportFault(
+                f"Template files cannot be imported: {name}", span=node.span, hint=f'exe @t(a) = template "{name}"'
+            )
         raise ImportFault(
             f"Import target is not a module: {name} (content type: {kind})", span=node.span,
-            hint=f"load it: `var @x = <{name}>`" if kind != "template" else 'exe @t(a) = template "file.att"',
+            hint=f"load it: `var @x = <{name}>`",
         )  # fmt: skip
     return Source(name=shown_name, text=vt.text(value))
 

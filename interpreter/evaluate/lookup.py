@@ -55,12 +55,23 @@ async def find(name: str, env: Env, span: Span | None = None) -> Value:
     raise Missing(f"Variable not found: {name}", span=span, code="undefined-variable", hint=nearest(name, env))
 
 
-def nearest(name: str, env: Env) -> str:
+async def callee_of(node: n.Node, env: Env, message: str = "Command not found: {}") -> Value:
+    """What is called. Errors: `Missing` with the message for a name that nobody defined."""
+    try:
+        return await evaluate(node, env)
+    except Missing as missing:
+        if missing.code != "undefined-variable" or not isinstance(node, n.Variable):
+            raise
+        hint = nearest(node.name, env, f"define it before it is used: `exe @{node.name}(…) = …`")
+        raise Missing(message.format(node.name), span=node.span, code="undefined-variable", hint=hint) from None
+
+
+def nearest(name: str, env: Env, otherwise: str | None = None) -> str:
     known = [*env.scope.visible(), *RESERVED, *BUILTINS]
     close = difflib.get_close_matches(name, known, n=1)
     if close:
         return f"did you mean @{close[0]}?"
-    return f"define it before it is used: `var @{name} = …`"
+    return otherwise or f"define it before it is used: `var @{name} = …`"
 
 
 @handles(n.Variable)
@@ -188,7 +199,7 @@ def get_field(target: Value, name: str, env: Env) -> Value:
         if found is not None:
             return found  # type: ignore[no-any-return]
     raise Missing(
-        f'Cannot access field "{name}" on {type_name(data)} value', code="field-not-found",
+        f'Cannot access field "{name}" on non-object value ({type_name(data)})', code="field-not-found",
         hint=f"`.mx.{name}` is metadata" if name in metadata.NAMES else None,
     )  # fmt: skip
 
@@ -217,7 +228,10 @@ def get_key(target: Value, key: Value, env: Env) -> Value:
         if text in target.data:
             return target.item(target.data[text]).with_labels(key.labels)
         if isinstance(name, int):
-            raise Absent(f"Array index {name} on an object", code="index", hint='objects are read by key: `@o["key"]`')
+            raise Missing(
+                f"Cannot access index {name} on non-array value (object)", code="index",
+                hint='objects are read by key: `@o["key"]`',
+            )  # fmt: skip
     return get_field(target, name if isinstance(name, str) else vt.text(key), env).with_labels(key.labels)
 
 
@@ -228,7 +242,7 @@ async def slice_access(node: n.Slice, env: Env) -> Value:
     for end in (node.start, node.stop):
         value = None if end is None else (await evaluate(end, env)).data
         if value is not None and not isinstance(value, int):
-            raise EvaluationError(f"a slice wants whole numbers, got {type_name(value)}", span=node.span)
+            raise EvaluationError(f"Slice index must resolve to a number, got {type_name(value)}", span=node.span)
         ends.append(value)
     if isinstance(target.data, list):
         return array((target.item(i) for i in target.data[slice(*ends)]), target.own)
@@ -262,7 +276,7 @@ async def wildcard(node: n.Wildcard, env: Env) -> Value:
     if isinstance(target.data, dict):
         return array((target.item(v) for v in target.data.values()), target.own)
     if not isinstance(target.data, list):
-        raise EvaluationError(f"`[*]` wants an array, got {type_name(target)}", span=node.span)
+        raise EvaluationError(f"Cannot use [*] on non-array value ({type_name(target)})", span=node.span)
     return target
 
 
@@ -270,5 +284,7 @@ async def wildcard(node: n.Wildcard, env: Env) -> Value:
 async def placeholder(node: n.Placeholder, env: Env) -> Value:
     at_hand: Any = env.mx.get("placeholder")
     if at_hand is None:
-        raise EvaluationError("`<>` stands for a loaded file: only in the text after `as`", span=node.span)
+        raise EvaluationError(
+            "<> stands for a loaded file, and can only be used in the text after `as`", span=node.span
+        )
     return at_hand  # type: ignore[no-any-return]

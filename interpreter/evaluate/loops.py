@@ -11,6 +11,7 @@ from interpreter import nodes as n
 from interpreter import values_text as vt
 from interpreter.errors import EvaluationError, LimitReached, MlldError, UserBail
 from interpreter.labels import NONE, joined
+from interpreter.names import FIXED
 from interpreter.operations import observed
 from interpreter.policy_subjects import Operation
 from interpreter.source import Span
@@ -18,8 +19,11 @@ from interpreter.values import NULL, Undefined, Value, array, record, truthy, ty
 
 from .blocks import block_value, evaluate_statement
 from .core import Env, LoopContinue, LoopDone, Returned, Skipped, at, evaluate, handles, optional
-from .lookup import lenient
+from .expressions import written
+from .functions import CALLABLES
+from .lookup import callee_of, lenient
 from .operators import to_number
+from .scope import reserved_name
 
 DEFAULT_PARALLEL = 4
 MAX_PARALLEL = 64
@@ -39,11 +43,18 @@ def pairs(source: Value, span: Span) -> Iterator[tuple[Value, Value]]:
         for key in list(data):
             yield Value(key), source.item(data[key]).with_meta(key=key)
     else:
+        hint = "an object works, too: `for @key, @value in @object`"
+        if isinstance(data, str):
+            hint = 'text is split first: `@text.split("\\n")`'
+        elif data is None or isinstance(data, Undefined):
+            hint = "`?? []` is for what may be missing"
+        shown = f" ({vt.text(source)[:40]})" if isinstance(data, str | int | float) else ""
         raise EvaluationError(
-            f"for expects an array or an object, got {type_name(source)}", span=span, code="type",
-            hint="text is split first: `@text.split(\"\\n\")`" if isinstance(data, str) else "`?? []` is for what may be missing"
-            if data is None or isinstance(data, Undefined) else None,
-        )  # fmt: skip
+            f"Type mismatch: for expects an array. Received: {type_name(source)}{shown}",
+            span=span,
+            code="type",
+            hint=hint,
+        )
 
 
 class Round:
@@ -92,6 +103,9 @@ Body = Callable[[Round], Awaitable[Value | None]]
 async def run_rounds(node: n.For, env: Env, body: Body) -> list[Value]:
     """The results of all iterations in order of the elements; left-out ones are not there."""
     source = await evaluate(node.iterable, env)
+    for name in (node.variable, node.key):
+        if name in FIXED:
+            raise reserved_name(name, node.span)
     todo = rounds(node, source, env)
     results: list[Value] = []
 
@@ -145,8 +159,8 @@ async def one_round(node: n.For, each: Round, body: Body) -> Value | None:
 async def in_parallel(node: n.For, todo: list[Round], env: Env, body: Body) -> list[Value]:
     """Up to `limit` iterations at once. One that fails becomes an error marker; the others go on."""
     assert node.parallel is not None
-    limit = await limit_of(node.parallel.limit, env) or DEFAULT_PARALLEL
-    pace = await seconds_of(node.parallel.rate, env)
+    limit = await limit_of(node.parallel.limit, env, "for parallel") or DEFAULT_PARALLEL
+    pace = await seconds_of(node.parallel.rate, env, "for parallel")
     results: dict[int, Value] = {}
     errors: list[dict[str, Any]] = []
     queue = iter(todo)
@@ -175,6 +189,8 @@ async def in_parallel(node: n.For, todo: list[Round], env: Env, body: Body) -> l
             except UserBail:
                 raise
             except MlldError as error:
+                if error.code == "parallel-write":  # a mistake of the loop, not of one element
+                    raise
                 marker = error_marker(error, each)
                 errors.append(marker)
                 env.ports.output.stderr(f"  ⚠ for iteration {each.index} error: {env.run.mask(marker['message'])}\n")
@@ -210,19 +226,21 @@ def error_marker(error: MlldError, each: Round) -> dict[str, Any]:
     }
 
 
-async def limit_of(node: n.Node | None, env: Env) -> int | None:
-    if node is None:
+async def limit_of(node: n.Node | None, env: Env, what: str) -> int | None:
+    """How many at once; None where nothing, or null, is said."""
+    said = None if node is None else (await evaluate(node, env)).data
+    if node is None or said is None or isinstance(said, Undefined):
         return None
-    value = to_number((await evaluate(node, env)).data)
+    value = to_number(said)
     if value != value or value < 1:
-        raise EvaluationError("the limit must be a number of at least 1", span=node.span)
+        raise EvaluationError(f"{what} cap expects a number. It must be at least 1", span=node.span, code="type")
     return min(int(value), MAX_PARALLEL)
 
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 
 
-async def seconds_of(node: n.Node | None, env: Env) -> float:
+async def seconds_of(node: n.Node | None, env: Env, what: str) -> float:
     """A pause: `1s`, or text or a number of milliseconds."""
     if node is None:
         return 0.0
@@ -235,7 +253,8 @@ async def seconds_of(node: n.Node | None, env: Env) -> float:
             return float(text[: -len(unit)]) * _UNITS[unit]
     number = to_number(value.data)
     if number != number or number < 0:
-        raise EvaluationError(f"a length of time was expected (`500ms`, `2s`), got {text!r}", span=node.span)
+        message = f"{what} pacing expects a duration like 1s or 500ms. This is {text!r}"
+        raise EvaluationError(message, span=node.span, code="type")
     return float(number) / 1000
 
 
@@ -304,20 +323,26 @@ async def foreach(node: n.Foreach, env: Env) -> Value:
 
     if node.function is None:
         return await evaluate(node.arguments[0], env)
-    callee = await evaluate(node.function, env)
+    callee = await callee_of(node.function, env)
+    if not isinstance(callee.data, CALLABLES):
+        message = f"Variable '{written(node.function).removeprefix('@')}' cannot be used with foreach (type: {type_name(callee)})"
+        raise EvaluationError(message, span=node.function.span, code="not-a-function", hint="foreach @function(@list)")
     sources = [await evaluate(argument, env) for argument in node.arguments]
     axes = []
-    for source, argument in zip(sources, node.arguments, strict=True):
+    for place, (source, argument) in enumerate(zip(sources, node.arguments, strict=True), 1):
         if isinstance(source.data, str):
             source = Value(vt.parse_loosely(source.data), source.labels)
         if not isinstance(source.data, list):
-            raise EvaluationError(f"foreach expects arrays, got {type_name(source)}", span=argument.span, code="type")
+            message = f"Argument {place} to foreach must be an array, got {type_name(source)}"
+            raise EvaluationError(message, span=argument.span, code="type")
         axes.append(list(source.items()))
     names = getattr(callee.data, "names", ())
     if len(axes) > len(names) and names:
-        raise EvaluationError(
-            f"foreach gives {len(axes)} arguments to a function of {len(names)}", span=node.span, code="arity"
+        wanted = f"{len(names)} parameter{'' if len(names) == 1 else 's'}"
+        message = (
+            f"'{written(node.function).removeprefix('@')}' expects {wanted}, but foreach is passing {len(axes)} arrays"
         )
+        raise EvaluationError(message, span=node.span, code="arity")
     results = [await invoke(callee, list(combination), env, node.span) for combination in itertools.product(*axes)]
     value = array(results)
     if node.batch:
@@ -345,15 +370,15 @@ async def loop_limit(node: n.Node | None, env: Env, what: str) -> int | None:
     ):
         raise EvaluationError(f"{what} limit expects a number.", span=node.span, code="type")
     number = to_number(value)
-    if number != number or number < 1:
-        raise EvaluationError(f"{what} limit must be a positive number.", span=node.span, code="type")
+    if number != number or number < 0 or number % 1:
+        raise EvaluationError(f"{what} limit expects a non-negative whole number.", span=node.span, code="type")
     return int(number)
 
 
 @handles(n.Loop)
 async def loop(node: n.Loop, env: Env) -> Value:
     limit = await loop_limit(node.limit, env, "loop")
-    pace = await seconds_of(node.rate, env)
+    pace = await seconds_of(node.rate, env, "loop")
     state = NULL
     bound = env.run.limits.iterations
     for iteration in itertools.count(1):
@@ -400,8 +425,9 @@ async def run_while(
     """`| while(limit, rate) @f`: the function again and again, until it says `done`."""
     from .pipelines import call_stage
 
-    limit = await loop_limit(limit_node, env, "while") or env.run.limits.iterations
-    pace = await seconds_of(rate, env)
+    said = await loop_limit(limit_node, env, "while")
+    limit = env.run.limits.iterations if said is None else said
+    pace = await seconds_of(rate, env, "while")
     for iteration in range(1, limit + 1):
         if iteration > 1 and pace:
             await env.ports.clock.sleep(pace)
@@ -417,7 +443,7 @@ async def run_while(
         except EvaluationError as error:
             raise at(error, span) from None
     raise EvaluationError(
-        f"the `while` stage ran {limit} times and never said `done`", span=span, code="while-cap",
+        f"While loop reached cap ({limit}) without 'done'", span=span, code="while-cap",
         hint="a branch of the function must end it: `@n >= 5 => done @n`; or raise the cap",
     )  # fmt: skip
 

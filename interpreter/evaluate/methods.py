@@ -28,12 +28,16 @@ def call_method(target: Value, name: str, arguments: Arguments) -> Value:
     """The value of `target.name(arguments)`. Errors: `EvaluationError` naming the methods that there are."""
     method = find_method(target, name)
     if method is None:
-        raise EvaluationError(
-            f"{type_name(target)} has no method .{name}()", code="unknown-method", hint=_suggestion(target, name)
-        )
+        told = f"Cannot call .{name}() on {type_name(target)}" if name in KNOWN else f"Method not found: {name}"
+        raise EvaluationError(told, code="unknown-method", hint=suggestion(target, name))
     result = method(target, arguments)
     extra = sequence_labels(arguments) if arguments else NONE
     return result.with_labels(extra) if extra is not NONE else result
+
+
+def is_method(target: Value, name: str) -> bool:
+    """Is there a method of this name, for this value or for others?"""
+    return name in KNOWN or find_method(target, name) is not None
 
 
 def of_spelling(target: Value, name: str) -> Method | None:
@@ -66,7 +70,7 @@ def find_method(target: Value, name: str) -> Method | None:
     return TEXT.get(name) if isinstance(data, bool) else None
 
 
-def _suggestion(target: Value, name: str) -> str:
+def suggestion(target: Value, name: str) -> str:
     table = TEXT if isinstance(target.data, str) else ARRAY if isinstance(target.data, list) else OBJECT
     close = difflib.get_close_matches(name, [*table, *ANY], n=1)
     if close:
@@ -400,6 +404,8 @@ def _quantified(name: str) -> Method:
     return judge
 
 
+KNOWN = frozenset([*TEXT, *NUMBER, *ARRAY, *OBJECT, *ANY])
+"""Methods of any kind of value."""
 QUANTIFIED: dict[str, Method] = {name: _quantified(name) for name in ("includes", "startsWith", "endsWith", "match")}
 
 

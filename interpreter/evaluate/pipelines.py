@@ -24,7 +24,7 @@ from .calls import CallOptions, call_with, invoke, opaque
 from .core import Env, RetryAsked, evaluate, handles
 from .functions import CALLABLES, Function
 from .guarding import decided
-from .lookup import find
+from .lookup import callee_of
 
 EFFECTS = (n.Show, n.Log, n.Output, n.Append)
 
@@ -226,7 +226,7 @@ async def call_stage(stage: n.Node, value: Value, env: Env, options: CallOptions
             return await call_stage(stage.value, value, env, await with_options(stage, env))
         return await call_stage(stage.value, value, env, options)
     if isinstance(stage, n.Variable):
-        callee = await find(stage.name, env, stage.span)
+        callee = await callee_of(stage, env, "Pipeline function '@{}' is not defined")
         if not isinstance(callee.data, CALLABLES):
             callee = _shadowed(stage.name) or callee
         if isinstance(callee.data, Function) and not opaque(callee.data.body):
@@ -285,8 +285,8 @@ async def run_parallel(
     """All branches at once on the same value. A branch that fails gives an error marker; the others go on."""
     from .loops import DEFAULT_PARALLEL, limit_of, seconds_of
 
-    limit = (await limit_of(node.parallel, env) if node is not None else None) or DEFAULT_PARALLEL
-    pace = await seconds_of(node.delay, env) if node is not None else 0.0
+    limit = (await limit_of(node.parallel, env, "parallel") if node is not None else None) or DEFAULT_PARALLEL
+    pace = await seconds_of(node.delay, env, "parallel") if node is not None else 0.0
     slots = asyncio.Semaphore(limit)
     errors: list[dict[str, Any]] = []
 

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from interpreter.errors import EvaluationError
+from interpreter.source import Span
 from interpreter.values import Value
 
 from .growing import Growing
+
+
+def reserved_name(name: str, span: Span) -> EvaluationError:
+    """The error of a declaration that takes a name of the language."""
+    return EvaluationError(
+        f"Cannot create variable '@{name}': this name is already reserved by the language", span=span,
+        code="reserved-name", hint=f"choose another one, such as @my_{name}",
+    )  # fmt: skip
 
 
 class Scope:

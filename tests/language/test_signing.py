@@ -15,7 +15,7 @@ from runner.cli.app import execute
 from runner.host.signatures import HostSignatures
 from tests.support.worlds import Recorder, World
 
-PROMPT = "var @prompt = ::Review @input and <notes.md>; reject if unsafe::\n"
+PROMPT = "var @prompt = ::Review @asked and <notes.md>; reject if unsafe::\n"
 
 
 class Signing:
@@ -34,7 +34,7 @@ class Signing:
 
     async def run(self, script: str) -> MlldError | None:
         ports = replace(self.world.ports(Recorder()), signatures=self.signatures)
-        script = f"var @input = 1\n{script}"
+        script = f"var @asked = 1\n{script}"
         try:
             await run_script(Source(name="s.mld", text=script), None, ports, RunOptions(root=self.world.root))
         except MlldError as error:
@@ -51,7 +51,7 @@ def signing(tmp_path: Path) -> Signing:
 
 async def test_a_text_is_signed_with_its_holes(signing: Signing) -> None:
     assert await signing.run(f'{PROMPT}sign @prompt by "security-team" with sha256\nverify @prompt') is None
-    assert signing.text.read_text() == "Review @input and <notes.md>; reject if unsafe"
+    assert signing.text.read_text() == "Review @asked and <notes.md>; reject if unsafe"
     about = json.loads(signing.about.read_text())
     assert (about["signedBy"], about["algorithm"]) == ("security-team", "hmac-sha256")
     assert signing.signatures.key.stat().st_mode & 0o777 == 0o600
