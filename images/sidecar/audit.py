@@ -65,7 +65,9 @@ class Audit:
         """Records an event; `drain` afterwards where the producer can wait."""
         if self.failure is not None:
             return  # the sidecar is ending because of it
-        line = orjson.dumps({"t": round(self._clock(), 6)} | event | self._excerpts(event))
+        if "arguments" in event or "result" in event:
+            event = event | self._excerpts(event)
+        line = b'{"t":%.6f,%s' % (self._clock(), orjson.dumps(event)[1:])
         if self._masker.found_in(line):
             # Ours are the numbers at the top; everything else may be somebody's data.
             value = orjson.loads(line)
@@ -75,7 +77,7 @@ class Audit:
         self._write(line)
 
     def _write(self, line: bytes) -> None:
-        self._pending.append(line + b"\n")
+        self._pending.append(line)
         self._size += len(line) + 1
         if self._size > HIGH_WATER:
             self._room.clear()
@@ -147,8 +149,10 @@ class Audit:
         self._scheduled = False
         if self.failure is not None:
             return
-        self._waiting += b"".join(self._pending)
-        self._pending.clear()
+        if self._pending:
+            self._pending.append(b"")
+            self._waiting += b"\n".join(self._pending)
+            self._pending.clear()
         try:
             while self._waiting:
                 written = os.write(self._fd, self._waiting)

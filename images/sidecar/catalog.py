@@ -36,6 +36,8 @@ class Entry(msgspec.Struct, frozen=True, eq=False):
     name: str
     """In the server's own spelling."""
     labels: tuple[str, ...]
+    taint: frozenset[str]
+    """The same labels, for what grows by them."""
     mark: bytes
     """The labels as a member of a result's `_meta`."""
     schema: bytes = b""
@@ -102,7 +104,8 @@ class _LeftOut(msgspec.Struct):
 def entry_of(member: Member, kind: Kind, name: str, allowed: Allowed, schema: bytes = b"") -> Entry:
     """The entry of something that was admitted."""
     labels = ("src:mcp", f"mcp:{member.name}:{name}", *allowed.labels)
-    return Entry(member, name, labels, b'"%slabels":%s' % (OURS.encode(), jsonrpc.encode(labels)), schema)
+    mark = b'"%slabels":%s' % (OURS.encode(), jsonrpc.encode(labels))
+    return Entry(member, name, labels, frozenset(labels), mark, schema)
 
 
 def qualified(prefix: str, name: str) -> str:
@@ -260,7 +263,7 @@ class Catalog:
         hidden = dict(listing.hidden)
         failed: set[str] = set()
         for (public, entry), item in zip(listing.index.items(), listing.items, strict=True):
-            server, labels = entry.member.name, frozenset(entry.labels)
+            server, labels = entry.member.name, entry.taint
             verdict = None
             if server not in failed:
                 verdict = await self._asking.entry(server, LISTS[kind][0], entry.name, item, labels)

@@ -122,6 +122,8 @@ class Connection:
             return
         if not self._in:
             self.since = monotonic()
+            if not self._busy and self._request is None and self._whole(data):
+                return
         self._in += data
         if not self._busy:
             self._parse()
@@ -144,6 +146,18 @@ class Connection:
             self._paused = False
             self._loop.add_reader(self._sock, self._readable)
             self._speak()
+
+    def _whole(self, data: bytes) -> bool:
+        """Takes what was read as one request, if it is just that and its head is known: then it is copied nowhere first."""
+        end = data.find(b"\r\n\r\n")
+        head = _heads.get(data[:end]) if end > 0 else None
+        if head is None or head.length != len(data) - end - 4 or head.chunked or head.expects_continue:
+            return False
+        if head.length > self._owner.body_limit:
+            return False
+        self._busy, self._keep = True, head.keep_alive
+        self._owner.on_request(self, head, data[end + 4 :])
+        return True
 
     def _parse(self) -> None:
         self._parsing = True
@@ -254,7 +268,8 @@ class Connection:
             if not self._out:
                 self.close()
             return
-        self.resume()
+        if self._paused:
+            self.resume()
         if self._in and not self._parsing:
             self._loop.call_soon(self._resume)
 

@@ -6,7 +6,7 @@ import asyncio
 import hmac
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import Raw
 
@@ -29,7 +29,7 @@ from images.sidecar.seams import Admission, Audit, Dial, EndpointSpec, Guarding
 from images.sidecar.sessions import VERSIONS, Session
 from images.sidecar.stateless import Stateless, StatelessExchange
 from images.sidecar.stream import EventStream, split_event_id
-from images.sidecar.trace import nobodys, of_headers
+from images.sidecar.trace import Trace, nobodys, of_headers
 from images.sidecar.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -38,6 +38,15 @@ if TYPE_CHECKING:
 _VERSIONS = frozenset(version.encode() for version in VERSIONS)
 _PATHS = frozenset((b"/mcp", oldsse.STREAM, oldsse.MESSAGES))
 _SWEEP_SECONDS = 5.0
+_MOST_SEATS = 256
+
+
+class _Seat(NamedTuple):
+    """What a head says of whoever sends it: a POST with JSON, by the token, to the endpoint, in a session."""
+
+    session: Session
+    carrier: Trace | None
+    """The trace that the connection's requests belong to."""
 
 
 class Endpoint:
@@ -68,7 +77,8 @@ class Endpoint:
         self._old_sse = OldSse(self._channels)
         self._tasks: set[asyncio.Task[None]] = set()
         self._listener = Listener(self._on_request, body_limit=spec.limits.body_bytes)
-        self._welcome_head: Head | None = None
+        self._seats: dict[Head, _Seat] = {}
+        """Heads that were let in. A client sends the same again and again, and it is the same object then."""
         self._authorization = b"Bearer " + spec.token.encode() if spec.token else b""
         self._hosts = {host.encode() for host in spec.hosts}
         self._origins = {b"http://" + host for host in self._hosts}
@@ -145,7 +155,11 @@ class Endpoint:
             connection.close()
 
     def _serve(self, connection: Connection, head: Head, body: bytes) -> None:
-        if head is not self._welcome_head and (refusal := self._refusal(head)) is not None:
+        seat = self._seats.get(head)
+        if seat is not None and not seat.session.closed:
+            self._ask(connection, head, body, seat)
+            return
+        if (refusal := self._refusal(head)) is not None:
             status, reason = refusal
             extra = b'WWW-Authenticate: Bearer realm="mlld"\r\n' if status == 401 else b""
             self._reject(connection, status, reason, extra=extra)
@@ -153,7 +167,6 @@ class Endpoint:
         if head.target.startswith((oldsse.STREAM, oldsse.MESSAGES)):
             self._old_sse.serve(connection, head, body)
             return
-        self._welcome_head = head  # a client sends the same again and again, and it is the same object then
         if head.method == b"POST":
             self._post(connection, head, body)
         elif head.wants(lines.PROTOCOL):
@@ -180,9 +193,13 @@ class Endpoint:
         return None
 
     def _post(self, connection: Connection, head: Head, body: bytes) -> None:
-        if not head.json_body:
+        if head.json_body:
+            self._ask(connection, head, body, None)
+        else:
             self._reject(connection, 415, "Content-Type must be application/json")
-            return
+
+    def _ask(self, connection: Connection, head: Head, body: bytes, seat: _Seat | None) -> None:
+        """One message, or a batch, with a head that may speak here; `seat`: whose it is, if that is known already."""
         try:
             message = jsonrpc.split_request(body)
         except Batched as e:
@@ -191,38 +208,49 @@ class Endpoint:
         except Malformed as e:
             self._reject(connection, 400, str(e), e.code)
             return
-        if message.method is not None and self.stateless.meant(head.headers, message):
-            if bytes(message.id):
+        method, spelt = message.method, bytes(message.id)
+        if seat is None and method is not None and self.stateless.meant(head.headers, message):
+            if spelt:
                 opens = _events if head.takes_stream else None
-                asked = StatelessExchange(connection, bytes(message.id), message.method, opens, head.headers)
-                self.stateless.dispatch(asked, message.method, message.params)
+                asked = StatelessExchange(connection, spelt, method, opens, head.headers)
+                self.stateless.dispatch(asked, method, message.params)
             else:
                 connection.answer(202, (), b"")  # this era has no notifications that mean anything here
             return
-        if message.method == "initialize" and bytes(message.id):
-            exchange = Exchange(connection, bytes(message.id), None)
+        if method == "initialize" and spelt:
+            exchange = Exchange(connection, spelt, None)
             exchange.carrier = of_headers(head.headers)
             opened = self.reception.open(exchange, message, "http")
             if opened is not None:
                 exchange.with_headers(b"Mcp-Session-Id: %s\r\n" % opened.id.encode())
             return
-        session = self._session(connection, head)
-        if session is None:
+        if seat is None and (seat := self._seat(connection, head)) is None:
             return
+        session = seat.session
         session.used = monotonic()
-        if message.method is None:
+        if method is None:
             session.answered(message)
             connection.answer(202, (), b"")
-        elif not bytes(message.id):
+        elif not spelt:
             self.reception.router.notified(session, message)
             connection.answer(202, (), b"")
         else:
             opens = session.open_stream if head.takes_stream else None
-            exchange = Exchange(connection, bytes(message.id), opens, prime=session.primed)
-            exchange.carrier = of_headers(head.headers)
+            exchange = Exchange(connection, spelt, opens, prime=session.primed)
+            exchange.carrier = seat.carrier
             if head.prefers_stream:
                 exchange.commit()
-            self.reception.router.dispatch(session, exchange, message.method, message.params)
+            self.reception.router.dispatch(session, exchange, method, message.params)
+
+    def _seat(self, connection: Connection, head: Head) -> _Seat | None:
+        """Whose a head is, kept for the next request with it; None if it was refused."""
+        session = self._session(connection, head)
+        if session is None:
+            return None
+        if len(self._seats) >= _MOST_SEATS:
+            self._seats.clear()
+        seat = self._seats[head] = _Seat(session, of_headers(head.headers))
+        return seat
 
     def _batch(self, connection: Connection, head: Head, body: bytes, refusal: Batched) -> None:
         named = b"mcp-session-id" in head.headers
@@ -312,6 +340,7 @@ class Endpoint:
 
     def _sweep(self) -> None:
         now = self._loop.time()
+        self._seats = {head: seat for head, seat in self._seats.items() if not seat.session.closed}
         for caller in self.stateless.callers.values():
             caller.cohort.idle(now)
         self.reception.sweep(now)

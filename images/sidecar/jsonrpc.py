@@ -153,11 +153,8 @@ def is_id(spelt: bytes) -> bool:
 
 def members(part: Raw | bytes) -> RawMap:
     """The first level of an object; a key given twice keeps its last value. Absent is empty."""
-    data = bytes(part)
-    if not data:
-        return {}
     try:
-        return _raw_map.decode(data)
+        return _raw_map.decode(part) if len(memoryview(part)) else {}
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise Malformed(INVALID_PARAMS, "Invalid params: an object is expected") from None
 

@@ -40,7 +40,7 @@ class Masker:
 
     def found_in(self, data: bytes) -> bool:
         """Whether the bytes hold a secret: the quick look that nearly every line passes."""
-        return any(needle in data for needle in self._needles)
+        return any(map(data.__contains__, self._needles))
 
     def head(self, data: bytes, limit: int) -> str:
         """The first `limit` bytes as text; a secret that the cut would divide is blotted out whole."""

@@ -27,7 +27,7 @@ class Transport(Protocol):
 
     closed: bool
 
-    def send(self, *parts: bytes) -> None: ...
+    def send(self, message: bytes) -> None: ...
 
     def close(self) -> None: ...
 
@@ -130,9 +130,11 @@ class _Slot:
 
     __slots__ = ("began", "deadline", "last", "message", "pending", "stands")
 
-    def __init__(self, pending: Pending, message: bytes, deadline: float, last: float, *, stands: bool = False) -> None:
-        self.pending, self.message, self.deadline, self.last = pending, message, deadline, last
-        self.began = monotonic()
+    def __init__(
+        self, pending: Pending, message: bytes, began: float, deadline: float, last: float, *, stands: bool = False
+    ) -> None:
+        self.pending, self.message = pending, message
+        self.began, self.deadline, self.last = began, deadline, last
         self.stands = stands
         """Whether it is meant to stay open, so that it takes no place and no time."""
 
@@ -193,20 +195,22 @@ class Process:
 
     def request(self, number: int, method: str, params: bytes, pending: Pending, timeout: float | None = None) -> None:
         """Sends a request under a reserved id, now or when the server has a place for it."""
-        if self.closed:
+        transport = self._transport
+        if transport is None or transport.closed:
             pending.on_failed(jsonrpc.SERVER_LOST, f"server {self.server} is not running")
             return
         if len(self._waiting) >= _QUEUE:
             pending.on_failed(jsonrpc.TIMED_OUT, f"server {self.server} is busy: {_QUEUE} requests wait for it already")
             return
-        now = monotonic()
+        now = self.used = monotonic()
         span = self._lifecycle.call_timeout if timeout is None else timeout
         message = jsonrpc.request(number, method, params)
-        slot = self._slots[number] = _Slot(pending, message, now + span, now + span * _PROGRESS_EXTENDS)
-        self.used = now
-        if self._in_flight < self._places:
-            self._send(slot)
+        slot = self._slots[number] = _Slot(pending, b"", now, now + span, now + span * _PROGRESS_EXTENDS)
+        if self._in_flight < self._lifecycle.max_concurrent + self.held:
+            self._in_flight += 1
+            transport.send(message)
         else:
+            slot.message = message
             self._waiting.append(number)
         if self._timer is None:
             self._timer = self._loop.call_later(_TICK, self._tick)
@@ -217,7 +221,7 @@ class Process:
             pending.on_failed(jsonrpc.SERVER_LOST, f"server {self.server} is not running")
         else:
             number = number or self.reserve()
-            self._slots[number] = _Slot(pending, b"", math.inf, math.inf, stands=True)
+            self._slots[number] = _Slot(pending, b"", monotonic(), math.inf, math.inf, stands=True)
             self.post(jsonrpc.request(number, method, params))
 
     async def ask(self, method: str, params: bytes = b"", timeout: float | None = None) -> dict[str, bytes]:
@@ -245,27 +249,18 @@ class Process:
         if self._transport is not None:
             self._transport.close()
 
-    def _send(self, slot: _Slot) -> None:
-        assert self._transport is not None
-        self._in_flight += 1
-        message, slot.message = slot.message, b""
-        self._transport.send(message)
-
     def _finished(self) -> None:
         self._in_flight -= 1
         self._next()
 
-    @property
-    def _places(self) -> int:
-        """How many requests the server gets at once. One that waits for the agent takes no place."""
-        return self._lifecycle.max_concurrent + self.held
-
     def _next(self) -> None:
-        """Sends what waited for a place."""
-        while self._waiting and self._in_flight < self._places and not self.closed:
+        """Sends what waited for a place. A request that waits for the agent takes none."""
+        while self._waiting and self._in_flight < self._lifecycle.max_concurrent + self.held and not self.closed:
             slot = self._slots.get(self._waiting.popleft())
             if slot is not None:
-                self._send(slot)
+                self._in_flight += 1
+                message, slot.message = slot.message, b""
+                self.post(message)
 
     def _abandon(self, number: int, reason: str) -> None:
         slot = self._slots.pop(number)

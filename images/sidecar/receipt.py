@@ -13,7 +13,6 @@ from typing import Any
 from msgspec import Raw
 
 from images.sidecar import jsonrpc
-from images.sidecar.jsonrpc import RawMap
 from images.sidecar.seams import Audit
 from images.sidecar.trace import Trace, new_span_id, of_meta
 
@@ -40,14 +39,9 @@ class Receipt:
         self.withheld = 0
         """How much a rule or a guard took out of the answer."""
 
-    @property
-    def milliseconds(self) -> float:
-        """Since the request came."""
-        return round((monotonic() - self._began) * 1000, 3)
-
-    def located(self, fields: RawMap) -> None:
-        """The params may say where the request stands, more precisely than its connection. Raises Malformed."""
-        if "_meta" in fields and (named := of_meta(jsonrpc.members(fields["_meta"]))) is not None:
+    def located(self, meta: Raw) -> None:
+        """The `_meta` may say where the request stands, more precisely than its connection. Raises Malformed."""
+        if (named := of_meta(jsonrpc.members(meta))) is not None:
             self.trace = named
 
     def denied(self, name: str, rule: str, reason: str, server: str = "") -> None:
@@ -61,22 +55,24 @@ class Receipt:
             fault = jsonrpc.error_of(jsonrpc.members(error).get("error", Raw(b"{}")))
             told = {"error": fault.code, "result": fault.message[:_LONGEST_ERROR]}
         if self._denied is not None:
-            self.tell("denied", size, is_error=True, decision="deny", **self._denied, **told)
+            self.tell("denied", size, "deny", None, True, self._denied | told)
         elif told.get("error") in _REFUSED:
-            self.tell("request", size, is_error=True, decision="deny", rule="protocol", **told)
+            self.tell("request", size, "deny", "protocol", True, told)
         else:
-            self.tell("request", size, is_error=bool(error), **told)
+            self.tell("request", size, "allow", None, bool(error), told)
 
     def tell(
-        self, event: str, size: int, *, is_error: bool, decision: str = "allow", rule: str | None = None, **more: Any
-    ) -> None:
-        """Writes the event."""
+        self, event: str, size: int, decision: str, rule: str | None, is_error: bool, more: dict[str, Any]
+    ) -> float:
+        """Writes the event; the milliseconds since the request came."""
         if self.withheld:
             more["withheld"] = self.withheld
         took = monotonic() - self._began
+        trace, milliseconds = self.trace, round(took * 1000, 3)
         self._audit.emit({
             "event": event, "id": self.id, "session": self.session, "method": self.method,
             "decision": decision, "rule": rule, "labels": [], "bytesIn": self.bytes_in, "bytesOut": size,
-            "start": round(time.time() - took, 6), "ms": round(took * 1000, 3), "isError": is_error,
-            "trace": self.trace.trace_id, "span": self.span_id, "parent": self.trace.span_id, **more,
+            "start": round(time.time() - took, 6), "ms": milliseconds, "isError": is_error,
+            "trace": trace.trace_id, "span": self.span_id, "parent": trace.span_id, **more,
         })  # fmt: skip
+        return milliseconds

@@ -129,14 +129,15 @@ class Relay:
             return
         number = process.reserve()
         self.process, self.fields = process, fields
-        onwards = self._judges.trace.onwards(self._receipt.trace, self._receipt.span_id)
+        receipt = self._receipt
+        onwards = self._judges.trace.onwards(receipt.trace, receipt.span_id)
         if "_meta" in fields or process.modern or onwards:
             fields = fields | {"_meta": Raw(self._meta(fields, number, process, onwards))}
         params = jsonrpc.encode(fields)
-        self._receipt.bytes_in = len(params)
+        receipt.bytes_in = len(params)
         self._arguments = _sample(fields)
-        if not process.labels.issuperset(self.entry.labels):
-            process.labels |= frozenset(self.entry.labels)
+        if not process.labels >= self.entry.taint:
+            process.labels |= self.entry.taint
         if self.method == "tasks/result":
             process.stand(self.method, params, self, number)  # answered when the task ends, whenever that is
         else:
@@ -172,7 +173,8 @@ class Relay:
     def on_result(self, result: RawMap, size: int) -> None:
         if self._caller.takes(self, result):
             return
-        if self._judges.guarding.active and self._judges.guarding.watches(self._returning()):
+        guarding = self._judges.guarding
+        if guarding.active and guarding.watches(self._returning()):
             copied = {key: Raw(bytes(value)) for key, value in result.items()}
             self.exchange.task = start(self._judge_result(copied, size))
         else:
@@ -185,7 +187,7 @@ class Relay:
             self._pass_error(error)
 
     def _pass_error(self, error: Raw) -> None:
-        self.delivered = frozenset(self.entry.labels)
+        self.delivered = self.entry.taint
         self.exchange.failed(error)
         self._error = jsonrpc.error_of(error).code
         self._audit(len(bytes(error)), is_error=True, result=bytes(error))
@@ -212,7 +214,7 @@ class Relay:
         shown = [] if watched else [{"type": "text", "text": excerpt(head)}]
         content = [*shown, {"type": "text", "text": mark}]
         meta = b'{%s,"%scut":{"bytes":%d,"limit":%d}}' % (self.entry.mark, OURS.encode(), size, limit)
-        self.delivered = frozenset(self.entry.labels)
+        self.delivered = self.entry.taint
         parts = (b'{"content":%s,"isError":false,"_meta":%s}' % (jsonrpc.encode(content), meta),)
         self.exchange.result(parts)
         self._audit(size, result=mark.encode())
@@ -238,7 +240,7 @@ class Relay:
     def _pass_progress(self, params: bytes) -> None:
         if not self.exchange.answered:
             self.exchange.send(jsonrpc.notification("notifications/progress", params), droppable=True)
-            self._caller.sight.saw(frozenset(self.entry.labels))
+            self._caller.sight.saw(self.entry.taint)
 
     def on_late(self) -> None:
         self.exchange.commit()
@@ -249,8 +251,9 @@ class Relay:
     # --- answers
 
     def _pass(self, result: RawMap, size: int) -> None:
-        extra = self.entry.mark if self.method in _MARKED else b""
-        self.delivered = frozenset(self.entry.labels)
+        entry = self.entry
+        extra = entry.mark if self.method in _MARKED else b""
+        self.delivered = entry.taint
         if self._verdict is not None and self._verdict.labels:
             self.delivered |= self._verdict.labels
             extra = b'"%slabels":%s' % (OURS.encode(), jsonrpc.encode(sorted(self.delivered)))
@@ -308,23 +311,27 @@ class Relay:
 
     def _returning(self) -> Call:
         """The call as those see it who judge what comes back."""
-        return self._call({}, self._caller.sight.labels | frozenset(self.entry.labels))
+        return self._call({}, self._caller.sight.labels | self.entry.taint)
 
     def _audit(self, size: int, *, is_error: bool = False, result: bytes = b"") -> None:
         self._caller.ended(self)
-        entry, verdict = self.entry, self._verdict
-        decision, rule, labels = "allow", None, [*entry.labels]
+        entry, verdict, receipt = self.entry, self._verdict, self._receipt
+        upstream = entry.member.upstream
+        more: dict[str, Any] = {
+            "labels": [*entry.labels], "server": upstream.name, "name": entry.name,
+            "arguments": self._arguments, "result": result or None,
+        }  # fmt: skip
+        decision, rule = "allow", None
         if verdict is not None:
             decision, rule = verdict.kind, verdict.rule
-            labels += sorted(verdict.labels)
+            if verdict.labels:
+                more["labels"] += sorted(verdict.labels)
+        if self._error is not None:
+            more["error"] = self._error
+        receipt.withheld = self._withheld
+        took = receipt.tell("call", size, decision, rule, is_error, more)
         if self.process is not None:
-            entry.member.upstream.health.called(self._receipt.milliseconds)
-        self._receipt.withheld = self._withheld
-        more = {} if self._error is None else {"error": self._error}
-        self._receipt.tell(
-            "call", size, is_error=is_error, decision=decision, rule=rule, labels=labels, server=entry.member.name,
-            name=entry.name, arguments=self._arguments, result=result or None, **more,
-        )  # fmt: skip
+            upstream.health.called(took)
 
 
 def _items(result: RawMap) -> list[Any]:
@@ -339,7 +346,8 @@ def _items(result: RawMap) -> list[Any]:
 
 def _sample(fields: RawMap) -> bytes | None:
     """The arguments for the record, on one line; one byte over what it keeps tells it that there was more."""
-    return jsonrpc.one_line(bytes(fields["arguments"])[: _AUDITED_ARGUMENTS + 1]) if "arguments" in fields else None
+    arguments = fields.get("arguments")
+    return None if arguments is None else jsonrpc.one_line(bytes(memoryview(arguments)[: _AUDITED_ARGUMENTS + 1]))
 
 
 def result_parts(result: RawMap, extra: bytes) -> tuple[bytes | memoryview, ...]:

@@ -46,8 +46,7 @@ class Remote:
         """Set once the stream for what belongs to no request is open, or refused."""
         self.closed = False
 
-    def send(self, *parts: bytes) -> None:
-        message = b"".join(parts)
+    def send(self, message: bytes) -> None:
         incoming = jsonrpc.split_request(message)
         spelt = bytes(incoming.id) if incoming.method is not None else b""
         if incoming.method == "notifications/cancelled" and self._stateless:

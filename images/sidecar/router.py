@@ -46,10 +46,6 @@ class Use(NamedTuple):
     name: str
     key: str
 
-    @classmethod
-    def of(cls, method: str, kind: Kind, key: str, fields: RawMap) -> Use:
-        return cls(method, kind, jsonrpc.text(fields, key), key)
-
 
 class Asker(Caller, Protocol):
     """A caller with a cohort: whoever sends requests."""
@@ -76,20 +72,21 @@ class Router:
 
     def receive(self, exchange: Exchange, session: str, method: str, params: Raw) -> Receipt:
         """Opens the account of a request: from here on the record hears of it, whatever becomes of it."""
-        trace = exchange.carrier or self._judges.trace.trace
-        size = len(bytes(params))
-        exchange.receipt = Receipt(self._judges.audit, next(self._received), session, method, size, trace)
-        return exchange.receipt
+        judges = self._judges
+        trace, size = exchange.carrier or judges.trace.trace, len(memoryview(params))
+        receipt = exchange.receipt = Receipt(judges.audit, next(self._received), session, method, size, trace)
+        return receipt
 
     def dispatch(self, session: Session, exchange: Exchange, method: str, params: Raw) -> None:
         """Answers one request, now or later."""
         receipt = self.receive(exchange, session.id, method, params)
         try:
             fields = jsonrpc.members(params)
-            receipt.located(fields)
+            if "_meta" in fields:
+                receipt.located(fields["_meta"])
             session.check(exchange)
-            if method in self._of_sessions:
-                self._of_sessions[method](session, exchange, fields)
+            if (own := self._of_sessions.get(method)) is not None:
+                own(session, exchange, fields)
             else:
                 self.answer(session, exchange, method, fields)
         except Malformed as e:
@@ -115,12 +112,13 @@ class Router:
         offered = _OFFERED_AS.get(method)
         if offered is None or not caller.cohort.offers(offered):
             raise Malformed(jsonrpc.METHOD_NOT_FOUND, f"Method not found: {method}")
-        if method in _KIND_OF_LIST:
+        if (use := _USES.get(method)) is not None:
+            kind, key = use
+            self._use(caller, exchange, Use(method, kind, jsonrpc.text(fields, key), key), fields)
+        elif method in _KIND_OF_LIST:
             self._list(caller, exchange, _KIND_OF_LIST[method], fields)
-        elif method == "completion/complete":
-            self._complete(caller, exchange, fields)
         else:
-            self._use(caller, exchange, Use.of(method, *_USES[method], fields), fields)
+            self._complete(caller, exchange, fields)
 
     def later(self, exchange: Exchange, work: Coroutine[Any, Any, None]) -> None:
         """Works on a request beside everything else; whatever goes wrong is the answer to this request alone."""
@@ -302,11 +300,11 @@ class Router:
                 exchange.receipt.withheld = withheld
         exchange.result((*parts, b"}"))
         for entry, _ in shown:
-            session.sight.saw(frozenset(entry.labels))
+            session.sight.saw(entry.taint)
 
     async def _may_see(self, session: Session, entry: Entry, task: bytes) -> bool:
         """Whether guards let the state of a task through: its text is the server's."""
-        asking, labels = session.cohort.asking, session.sight.labels | frozenset(entry.labels)
+        asking, labels = session.cohort.asking, session.sight.labels | entry.taint
         if not asking.active:
             return True
         return (await asking.entry(entry.member.name, "tasks/list", entry.name, task, labels)).kind == "allow"

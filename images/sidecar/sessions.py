@@ -94,6 +94,7 @@ class Session:
         self.watched: set[str] = set()
         self.sight = narrowing.sight(self.id, cohort.catalog, self.on_changed, whole_run=False)
         self.used = monotonic()
+        self.closed = False
         cohort.audiences.add(self)
 
     @property
@@ -228,14 +229,14 @@ class Session:
     async def _judge_state(self, entry: Entry, method: str, params: bytes) -> None:
         """The state of a task is told in the server's words, by the guards of its tool, in the server's order."""
         async with self._in_order:
-            labels = self.sight.labels | frozenset(entry.labels)
+            labels = self.sight.labels | entry.taint
             verdict = await self.cohort.asking.entry(entry.member.name, method, entry.name, params, labels)
             if verdict.kind == "allow":
                 self._tell_state(entry, method, params)
 
     def _tell_state(self, entry: Entry, method: str, params: bytes) -> None:
         self._tell(jsonrpc.notification(method, params))
-        self.sight.saw(frozenset(entry.labels))
+        self.sight.saw(entry.taint)
 
     def _wants(self, params: bytes) -> bool:
         try:
@@ -398,6 +399,7 @@ class Session:
 
     def close(self) -> None:
         """The client is gone for good: what it asked is cancelled, what it was asked is refused."""
+        self.closed = True
         self.cohort.audiences.discard(self)
         self.sight.close()
         for relay in list(self.relays.values()):

@@ -279,7 +279,8 @@ class Stateless:
         receipt = self._router.receive(exchange, "stateless", method, params)
         try:
             fields = jsonrpc.members(params)
-            receipt.located(fields)
+            if "_meta" in fields:
+                receipt.located(fields["_meta"])
             caller = self._caller(exchange.headers, method, fields)
             if self._parking.resume(exchange, method, fields):
                 return

@@ -54,6 +54,9 @@ class Permissive:
     ) -> dict[str, Any] | Hidden:
         return item
 
+    def introduce(self, server: str, text: str, *, remembered: bool = False) -> Hidden | None:
+        return None
+
     def listed(self, server: str, names: Sequence[str]) -> str | None:
         return None
 
