@@ -13,7 +13,7 @@ from typing import Literal
 
 from interpreter.declarations import Place
 from interpreter.errors import MlldError
-from interpreter.labels import Labels, ProtectedLabel
+from interpreter.labels import Labels, ProtectedLabel, is_protected
 from interpreter.names import same_name
 from interpreter.policy import Allowed, under
 from interpreter.policy import Decision as PolicyDecision
@@ -33,10 +33,7 @@ _OPERATIONS = {
 }  # fmt: skip
 _CODE = ("sh", "js", "node", "py")
 # What a script does without a guard being asked, with the operation at which one is.
-UNGUARDED = {
-    "file": "output", "files": "output", "load": "read", "stream": "run", "let": "var", "import": "read", "for": "exe",
-    "foreach": "exe", "loop": "exe", "while": "exe", "when": "exe", "if": "exe", "checkpoint": "exe", "prose": "exe",
-}  # fmt: skip
+UNGUARDED = {"load": "read", "let": "var", "prose": "exe"}
 SOURCES = (
     "cmd", "sh", "js", "node", "py", "file", "user", "mcp", "network", "keychain", "env", "exe", "template", "dynamic",
     "git",
@@ -146,6 +143,7 @@ class Heard:
 
     guard: Guard
     decision: GuardDecision
+    call: GuardCall  # what it was asked about
     replacement: Guarded | None = None  # what went on to the next guard in the place of its input
 
     @property
@@ -202,11 +200,19 @@ class Guards:
             )
         )  # fmt: skip
 
+    def about(self, operation: Operation) -> Guards:
+        """The guards whose filter names the operation itself: those that are asked where no value is judged."""
+        return Guards(all=tuple(guard for guard in self.all if guard.kind == "operation" and guard.concerns(operation)))
+
     async def before(
-        self, operation: Operation, inputs: Sequence[Guarded], *, attempt: int = 1, hint: str = ""
-    ) -> Verdict:
+        self, operation: Operation, inputs: Sequence[Guarded], *, attempt: int = 1, hint: str = "",
+        settled: Sequence[Guard] = (),
+    ) -> Verdict:  # fmt: skip
         """What is decided before it happens. Each guard changes what the one before it let through, so that a redaction is
         not lost in the next change; but each is asked about the original too, so that no change hides what it denies.
+
+        `settled` are those that changed an argument of the function whose body this is: they decide about the body too, but
+        what they put in the place of an argument must not take the place of the command that is made of it.
         """
         given = tuple(inputs)
         result = _Tally(inputs=given)
@@ -216,14 +222,15 @@ class Guards:
                 continue
             if guard.concerns(operation):
                 now = call if result.inputs is given else replace(call, inputs=result.inputs)
-                result.hear(guard, await _ask_of_both(guard, call, now), None)
+                result.hear(now, guard, await _ask_of_both(guard, call, now), None)
             else:
                 for index, each in enumerate(inputs):
                     if guard.flags(each.labels):
                         changed = result.inputs[index]
                         first = replace(call, subject=each, inputs=(each,))
                         second = first if changed is each else replace(call, subject=changed, inputs=(changed,))
-                        result.hear(guard, await _ask_of_both(guard, first, second), index)
+                        said = await _ask_of_both(guard, first, second)
+                        result.hear(second, guard, _unchanging(said) if guard in settled else said, index)
         return result.verdict()
 
     async def after(
@@ -239,7 +246,7 @@ class Guards:
                         operation=operation, moment="after", inputs=tuple(inputs), output=result.output,
                         subject=result.output, attempt=attempt, hint=hint,
                     )  # fmt: skip
-                    result.hear(guard, await _ask(guard, call), None)
+                    result.hear(call, guard, await _ask(guard, call), None)
         return result.verdict()
 
 
@@ -251,6 +258,11 @@ def settle(policy: PolicyDecision, verdict: Verdict) -> PolicyDecision:
     if isinstance(policy, Allowed) or not (policy.overridable and verdict.privileged):
         return policy
     return Allowed(reason=f"{policy.reason}: lifted by {verdict.rule}")
+
+
+def _unchanging(decision: GuardDecision) -> GuardDecision:
+    """The decision without what it would change."""
+    return Allow(warning=decision.warning) if isinstance(decision, Allow) else decision
 
 
 async def _ask(guard: Guard, call: GuardCall) -> GuardDecision:
@@ -284,7 +296,7 @@ class _Tally:
         self.warnings: list[str] = []
         self.heard: list[Heard] = []
 
-    def hear(self, guard: Guard, decision: GuardDecision, index: int | None) -> None:
+    def hear(self, call: GuardCall, guard: Guard, decision: GuardDecision, index: int | None) -> None:
         replacement = None
         match decision:
             case Deny(reason=reason):
@@ -301,7 +313,7 @@ class _Tally:
                     self.denied = self.denied or (guard, decision.reason)
             case None:
                 pass
-        self.heard.append(Heard(guard=guard, decision=decision, replacement=replacement))
+        self.heard.append(Heard(guard=guard, decision=decision, call=call, replacement=replacement))
 
     def _allow(self, guard: Guard, decision: Allow, index: int | None) -> Guarded | None:
         """Take over what an `allow` changes: the changed value, if it is one."""
@@ -311,6 +323,9 @@ class _Tally:
             self.warnings.append(decision.warning)
         if not (decision.replaces or decision.add or decision.remove):
             return None
+        _may_remove(guard, decision.remove)
+        if self.output is None and not self.inputs:
+            return None  # there is nothing that could be changed
         self.changed = guard
         if self.output is not None:
             self.output = _changed(self.output, guard, decision, decision.value)
@@ -344,6 +359,19 @@ class _Tally:
             inputs=self.inputs, output=self.output, privileged=self.lifted is not None and kind in ("allow", "transform"),
             warnings=tuple(self.warnings), environment=self.environment, heard=tuple(self.heard),
         )  # fmt: skip
+
+
+def _may_remove(guard: Guard, removed: Sequence[str]) -> None:
+    """Errors: `ProtectedLabel` if a guard without privilege takes labels away, whichever they are."""
+    if guard.privileged or not removed:
+        return
+    who = f"Guard {guard.name or guard.filter}"
+    protected = next((label for label in removed if is_protected(label)), None)
+    if "*" in removed:
+        raise ProtectedLabel(f"{who} cannot clear labels without privilege: declare it `guard privileged`")
+    if protected is not None:
+        raise ProtectedLabel(f"{who} cannot remove protected label '{protected}': declare it `guard privileged`")
+    raise ProtectedLabel(f"{who} cannot remove labels without privilege: declare it `guard privileged`")
 
 
 def _changed(guarded: Guarded, guard: Guard, decision: Allow, value: object) -> Guarded:

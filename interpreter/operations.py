@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from interpreter import events
 from interpreter.declarations import EnvironmentSpec
 from interpreter.errors import Denied, EvaluationError, MlldError
-from interpreter.guards import Guarded, Guards, Verdict
+from interpreter.guards import Guard, Guarded, Guards, Verdict
 from interpreter.labels import Labels
 from interpreter.policy import Denied as Refusal
 from interpreter.policy import Policy, added_labels, effective_taint, judge
@@ -53,6 +53,8 @@ class Request:
     hint: str = ""
     history: list[Verdict] | None = None  # of the pipeline that it belongs to: `@p.guards`
     streaming: bool = False  # the result is shown piece by piece, before a guard could see it
+    changed_by: list[Guard] | None = None  # a call notes here which guards changed its arguments
+    settled: Sequence[Guard] = ()  # of the call whose body this is
 
 
 class Watcher(Protocol):
@@ -110,7 +112,7 @@ class GuardDenied(Denied):
             hint=f"{verdict.rule} decided about {what}{f' @{operation.name}' if operation.name else ''}",
         )  # fmt: skip
         self.verdict = verdict
-        self.guard_name = verdict.rule.removeprefix("guard @").split(" ")[0]
+        self.operation = operation
 
 
 class ToolDenied(Denied):
@@ -189,8 +191,12 @@ async def perform(request: Request, place: Place, call: Callable[[tuple[Value, .
         request = replace(request, operation=operation, inputs=inputs)
     if guards:
         guarded = [Guarded(value=v, labels=v.labels) for v in inputs]
-        verdict = await guards.before(operation, guarded, attempt=request.attempt, hint=request.hint)
+        verdict = await guards.before(
+            operation, guarded, attempt=request.attempt, hint=request.hint, settled=request.settled
+        )
         _heed(verdict, request, output)
+        if request.changed_by is not None:
+            request.changed_by.extend(heard.guard for heard in verdict.heard if heard.kind == "transform")
         if verdict.kind == "transform":
             inputs = tuple(unguarded(g) for g in verdict.inputs)
             operation = replace(operation, inputs=tuple(v.labels for v in inputs))
@@ -222,15 +228,28 @@ async def observed(
     place: Place,
     call: Callable[[], Awaitable[Value]],
 ) -> Value:
-    """What hooks alone watch: loops and imports. They see what goes in and what comes out, and change neither."""
-    hooks = place.authority.hooks
-    if not hooks:
+    """Directives that do nothing by themselves: loops, branches, imports, env blocks. Hooks see what goes in and what comes
+    out, and change neither. Guards that name the directive (`op:for`) may deny it; values are judged where they go.
+    """
+    hooks, guards = place.authority.hooks, place.authority.guards.about(operation)
+    if not hooks and not guards:
         return await call()
     request = Request(operation=operation, inputs=inputs, span=span)
     await _hooks_before(hooks, request, place)
+    if guards:
+        _heed(await guards.before(operation, ()), request, place.ports.output)
     result = await call()
+    if guards:
+        _heed(
+            await guards.after(operation, (), Guarded(value=result, labels=result.labels)), request, place.ports.output
+        )
     await _hooks_after(hooks, request, inputs, result, place)
     return result
+
+
+def watched(place: Place) -> bool:
+    """Is anything there that `observed` would ask?"""
+    return bool(place.authority.hooks or place.authority.guards)
 
 
 async def _hooks_before(hooks: Sequence[Watcher], request: Request, place: Place) -> tuple[Value, ...]:

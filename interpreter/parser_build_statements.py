@@ -187,7 +187,7 @@ class Builder(ValueBuilder):
     def guard(self, c: Children, span: Span) -> Any:
         privileged, (name, timing, looks_at), body = c
         body, options, _ = _without_tail(body)
-        return n.Guard(
+        made = n.Guard(
             name=name,
             timing=timing or "before",
             filter=looks_at,
@@ -196,6 +196,7 @@ class Builder(ValueBuilder):
             options=options,
             span=span,
         )
+        return self.judged(made, rules.of_guard(made))
 
     def guard_head(self, c: Children, span: Span) -> tuple[Any, Any, Any]:
         name = next((t[1] for t in c if isinstance(t, tuple) and t[0] == "AT"), None)

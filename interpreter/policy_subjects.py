@@ -39,6 +39,17 @@ OperationKind = Literal[
     "for:batch",
     "loop",
     "import",
+    "if",
+    "when",
+    "while",
+    "foreach",
+    "box",
+    "stream",
+    "file",
+    "files",
+    "checkpoint",
+    "sign",
+    "verify",
 ]
 _SHELLS = frozenset({"sh", "bash", "zsh", "dash", "ksh", "fish", "ash"})
 # Programs that run another program: how many words of their own come first, and which options take a word.
@@ -78,6 +89,7 @@ class Operation:
     environment: Labels = NONE  # what else flows in: stdin, `using` (label it secret)
     place: Place | None = None
     stage: bool = False  # a function as a stage of a pipeline
+    stated: bool = False  # a command that is a statement: `run cmd {…}` where no function is called
 
     @cached_property
     def incoming(self) -> Labels:
@@ -119,7 +131,7 @@ class Operation:
     def guarded_as(self) -> tuple[str, ...]:
         """What the filters of guards on operations are matched against: all of it, as `op:…`."""
         extra = [f"op:{self.directive}"] if self.directive else []
-        if self.kind in ("exe", "mcp"):  # a tool is called like any other function
+        if self.kind in ("exe", "mcp") or self.stated:  # a tool is called like any other function
             extra.append("op:exe")
         if self.kind in ("secret", "template"):
             extra.append(f"op:{self.kind}")

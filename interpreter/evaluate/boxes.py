@@ -33,6 +33,7 @@ from .declarations import locator
 from .declared import declaring_ports
 from .functions import CALLABLES, Function
 from .modules import Module
+from .observing import announce
 from .sources import module_source
 from .workspaces import Workspace
 
@@ -106,6 +107,10 @@ async def box(node: n.Box, env: Env) -> Value:
 
 async def run_box(node: n.Box, env: Env, run: Callable[[Env], Awaitable[object]]) -> Value:
     """Enter the environment of a block, run its statements there, leave it."""
+    return await announce("box", node, env, lambda: enter_box(node, env, run))
+
+
+async def enter_box(node: n.Box, env: Env, run: Callable[[Env], Awaitable[object]]) -> Value:
     plain, locate = await configuration(node, env)
     space = plain.pop(WORKSPACE, None)
     asked = None

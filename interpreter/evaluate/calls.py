@@ -6,12 +6,14 @@ from typing import Any
 
 from interpreter import nodes as n
 from interpreter.errors import Denied, EvaluationError, LimitReached, MlldError
-from interpreter.operations import GuardDenied, Request, perform
+from interpreter.guards import Guard
+from interpreter.operations import Request, perform
 from interpreter.policy_subjects import Operation
 from interpreter.source import Span
-from interpreter.values import NULL, UNDEFINED, Undefined, Value, array, nothing, record, sequence_labels, type_name
+from interpreter.values import NULL, UNDEFINED, Undefined, Value, nothing, sequence_labels, type_name
 
 from .core import Env, Returned, at, evaluate, handles
+from .denials import handles_denial, run_denied
 from .expressions import conditional, defined, written
 from .functions import CALLABLES, BuiltIn, Function, ToolFunction
 from .lookup import Missing, callee_of, get_field, lenient, projecting
@@ -119,12 +121,21 @@ async def call_arguments(nodes: tuple[n.Node, ...], env: Env, whose: str = "") -
 class CallOptions:
     """What a call site adds: `with { guards, policy, stdin … } using auth:x`."""
 
-    __slots__ = ("guards", "options", "policy", "stage", "using")
+    __slots__ = ("guards", "options", "policy", "stage", "stated", "using")
 
     def __init__(
-        self, *, guards: Any = None, policy: Any = None, using: Any = None, options: Any = None, stage: bool = False
-    ) -> None:
+        self, *, guards: Any = None, policy: Any = None, using: Any = None, options: Any = None, stage: bool = False,
+        stated: bool = False,
+    ) -> None:  # fmt: skip
         self.guards, self.policy, self.using, self.options, self.stage = guards, policy, using, options, stage
+        self.stated = stated  # `run @f()`, `run cmd {…}`: the word `run` is there
+
+    def said(self, other: CallOptions) -> CallOptions:
+        """The same options, stated as the other is."""
+        return CallOptions(
+            guards=self.guards, policy=self.policy, using=self.using, options=self.options, stage=self.stage,
+            stated=other.stated,
+        )  # fmt: skip
 
 
 async def invoke(
@@ -200,6 +211,8 @@ _CARRIED = ("try", "stage", "hint", "isPipeline", "pipeline", "input", "denied",
             "checkpoint", "retryable", "profile")  # fmt: skip
 
 
+# In the context of a body: the guards that changed the arguments of its call.
+CHANGED_BY = "\0changed_by"
 # Calls that `@mx.tools.calls` can name.
 REMEMBERED = 10_000
 # Functions of an environment module that are meant to run inside its environment, wherever they are called.
@@ -229,8 +242,10 @@ async def call_function(
         inputs=tuple(v.labels for v in arguments),
         parameters=names,
         stage=options is not None and options.stage,
+        directive="run" if options is not None and options.stated else "",
     )
     about = {"name": function.name, "labels": list(function.labels), "type": "exe"}
+    changed_by: list[Guard] = []
     memo: dict[str, Any] | None = None
     if "llm" in function.labels and env.ports.checkpoints is not None:
         memo = {"hit": False, "key": None}  # `@mx.checkpoint`, also of hooks
@@ -242,6 +257,7 @@ async def call_function(
         carried["op"] = about
         carried["exe"] = function
         carried["call"] = options
+        carried[CHANGED_BY] = changed_by
         inside = home.copy(
             scope=scope, mx=carried, calls=calls, depth=env.depth + 1, authority=authority, ports=env.ports, box=env.box,
             run=env.run, top=False,
@@ -277,14 +293,17 @@ async def call_function(
         operation=operation, inputs=tuple(arguments), span=span,
         user_guards=options.guards if options is not None else None,
         retryable=bool(env.mx.get("retryable")), attempt=env.mx.get("try", 1) if env.mx.get("retryable") else 1,
-        history=env.mx["pipeline"].data.guards if "pipeline" in env.mx else None,
+        history=env.mx["pipeline"].data.guards if "pipeline" in env.mx else None, changed_by=changed_by,
     )  # fmt: skip
     try:
         return await perform(request, env.copy(authority=authority), run)
     except Denied as denied:
         if not handles_denial(function.body) or not getattr(denied, "catchable", False):
             raise
-        return await run_denied(function, arguments, env.copy(authority=authority), denied, calls)
+        answer = await run_denied(function, arguments, env.copy(authority=authority), denied, calls)
+        if answer is None:
+            raise
+        return answer
 
 
 def opaque(body: n.Node) -> bool:
@@ -292,59 +311,3 @@ def opaque(body: n.Node) -> bool:
     while isinstance(body, n.Run | n.Stream | n.With):
         body = body.value
     return isinstance(body, n.Command | n.Code | n.Prose)
-
-
-def handles_denial(body: n.Node) -> bool:
-    """Does the body say what to do when it is denied?"""
-    if isinstance(body, n.When):
-        return any(isinstance(case, n.Case) and mentions_denial(case.condition) for case in body.cases)
-    if isinstance(body, n.Block):
-        return any(handles_denial(statement) for statement in body.body)
-    if isinstance(body, n.Return):
-        return body.value is not None and handles_denial(body.value)
-    return False
-
-
-def mentions_denial(condition: n.Node) -> bool:
-    return isinstance(condition, n.WasDenied) or any(mentions_denial(child) for child in condition.children())
-
-
-def guard_of(denied: Denied) -> Value:
-    """`@mx.guard` of a denial; that of a policy has no guards to trace."""
-    if not isinstance(denied, GuardDenied):
-        about = {
-            "reason": denied.reason,
-            "name": denied.rule,
-            "rule": denied.rule,
-            "decision": "deny",
-            "reasons": [denied.reason],
-        }
-        return Value({**about, "trace": []})
-    from .guarding import decided
-
-    verdict = decided(denied.verdict)
-    return record({**{key: verdict.item(held) for key, held in verdict.data.items()}, "name": Value(denied.guard_name)})
-
-
-async def run_denied(function: Function, arguments: list[Value], env: Env, denied: Denied, calls: Any) -> Value:
-    """The body again, in the knowledge that it was denied: its `denied =>` branch answers."""
-    env.ports.output.stderr(f"[Guard Warning] {env.run.mask(denied.reason)}\n")
-    scope = Scope(function.env.scope)
-    labels = sequence_labels(arguments)
-    about = {
-        "denied": True,
-        "guard": guard_of(denied),
-        "op": {"name": function.name, "labels": list(function.labels), "type": "exe"},
-        "labels": list(labels.labels), "taint": list(labels.taint), "sources": list(labels.sources),
-        "exe": function,
-    }  # fmt: skip
-    inside = function.env.copy(
-        scope=scope, mx={**env.mx, **about}, calls=calls, depth=env.depth + 1, authority=env.authority, ports=env.ports,
-        box=env.box, run=env.run, top=False,
-    )  # fmt: skip
-    await bind(function, arguments, scope, inside)
-    inside.mx = {**inside.mx, "args": scope.names.copy(), "input": array(arguments)}
-    try:
-        return await evaluate(function.body, inside)
-    except Returned as returned:
-        return returned.value or NULL

@@ -34,6 +34,7 @@ from interpreter.values import NULL, Value, sequence_labels, truthy
 from .core import Env, evaluate, handles
 from .functions import CALLABLES, Function
 from .loops import seconds_of
+from .observing import observes
 
 
 @dataclass(kw_only=True)
@@ -136,6 +137,7 @@ def names_in(document: n.Document | None) -> list[str]:
 
 
 @handles(n.Checkpoint)
+@observes("checkpoint")
 async def checkpoint(node: n.Checkpoint, env: Env) -> Value:
     """Begins a scope: a name for `--resume`, and a policy for the calls that follow."""
     name = vt.text(await evaluate(node.name, env))

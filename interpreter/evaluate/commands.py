@@ -18,11 +18,12 @@ from interpreter.source import Span
 from interpreter.values import Undefined, Value, nothing, number, strip
 
 from . import programs
-from .calls import CallOptions, call_with, invoke
+from .calls import CHANGED_BY, CallOptions, call_with, invoke
 from .core import Env, absent, evaluate, handles
 from .credentials import Secrets, no_secrets, resolve_using
 from .functions import CALLABLES, Function
 from .live import listener
+from .observing import observes
 from .working import started_in, working_directory, workspace_of
 
 MAX_STDERR = 4000
@@ -174,6 +175,7 @@ async def execute(
         kind=kind, name=function.name if isinstance(function, Function) else "", labels=function_labels(function),
         command=text.data if kind == "cmd" else text.data if kind == "sh" else "",
         inputs=tuple(v.labels for v in inputs), parameters=names, environment=others, directive="run",
+        stated=options is not None and options.stated,
     )  # fmt: skip
     source = Labels.of(automatic=(automatic,), sources=_sources(kind, operation))
 
@@ -212,6 +214,7 @@ async def execute(
 
     request = Request(
         operation=operation, inputs=inputs, span=span, user_guards=options.guards if options else None,
+        settled=env.mx.get(CHANGED_BY, ()),
     )  # fmt: skip
     scope = env
     if options is not None and options.policy is not None:
@@ -299,6 +302,7 @@ async def run_js(
     operation = Operation(
         kind="js", name=function.name if isinstance(function, Function) else "", labels=function_labels(function),
         inputs=tuple(v.labels for v in inputs), parameters=names, environment=secrets.labels, directive="run",
+        stated=options is not None and options.stated,
     )  # fmt: skip
 
     async def run(given: tuple[Value, ...]) -> Value:
@@ -326,8 +330,10 @@ async def run_js(
             return nothing(labels)
         return Value(result.value, labels)
 
-    request = Request(operation=operation, inputs=inputs, span=node.span,
-                      user_guards=options.guards if options else None)  # fmt: skip
+    request = Request(
+        operation=operation, inputs=inputs, span=node.span, user_guards=options.guards if options else None,
+        settled=env.mx.get(CHANGED_BY, ()),
+    )  # fmt: skip
     return await perform(request, env, run)
 
 
@@ -369,19 +375,29 @@ def as_command(text: n.Template | n.Literal) -> n.Command:
 async def run(node: n.Run, env: Env) -> Value:
     """`run …` as a value; as a statement `effects` prints what it gives."""
     value = node.value
+    function = env.mx.get("exe")
+    # Where it is the whole body of a function, the call of that is what was stated.
+    stated = CallOptions(stated=not (isinstance(function, Function) and function.body is node))
     if isinstance(value, n.Template | n.Literal):  # `run "echo hi"`
-        return await run_node(as_command(value), env)
-    if isinstance(value, n.With) and isinstance(value.value, n.Template | n.Literal):  # `run "echo hi" with { … }`
-        return await with_(
-            n.With(value=as_command(value.value), options=value.options, using=value.using, span=value.span), env
-        )
+        return await run_node(as_command(value), env, options=stated)
+    if isinstance(value, n.Command | n.Code):
+        around = env.mx.get("call")  # the call of the function that this stands in: its input, its credentials
+        return await run_node(value, env, options=around.said(stated) if isinstance(around, CallOptions) else stated)
+    if isinstance(value, n.With):
+        target = value.value
+        if isinstance(target, n.Template | n.Literal):  # `run "echo hi" with { … }`
+            value = n.With(value=as_command(target), options=value.options, using=value.using, span=value.span)
+        return await with_(value, env, stated=stated.stated)
+    if isinstance(value, n.Call):
+        return await call_with(value, env, (), stated)
     result = await evaluate(value, env)
     if isinstance(result.data, CALLABLES):  # `run @task` without parentheses
-        return await invoke(result, [], env, node.span)
+        return await invoke(result, [], env, node.span, options=stated)
     return result
 
 
 @handles(n.Stream)
+@observes("stream")
 async def stream(node: n.Stream, env: Env) -> Value:
     return await evaluate(node.value, env.ambient(stream=True))
 
@@ -420,19 +436,22 @@ def guard_name(item: n.Node) -> str:
 async def guard_choice(node: n.Node, env: Env) -> Any:
     """`guards: false`, `{ only: [@a] }`, `{ except: [@a] }`: as a pair of what is said and the names."""
     if isinstance(node, n.Object):
-        for entry in node.entries:
-            if isinstance(entry, n.Entry) and entry.key in ("only", "except"):
-                items = entry.value.items if isinstance(entry.value, n.Array) else (entry.value,)
-                names = tuple(guard_name(item) for item in items)
-                return (entry.key, names)
+        said = [entry for entry in node.entries if isinstance(entry, n.Entry) and entry.key in ("only", "except")]
+        if len(said) > 1:
+            raise EvaluationError("guards takes `only` or `except`: it cannot specify both", span=node.span)
+        for entry in said:
+            items = entry.value.items if isinstance(entry.value, n.Array) else (entry.value,)
+            names = tuple(guard_name(item) for item in items)
+            return (entry.key, names)
         raise EvaluationError("guards takes false, { only: […] } or { except: […] }", span=node.span)
     value = await evaluate(node, env)
     return ("only", ()) if value.data is False else None
 
 
 @handles(n.With)
-async def with_(node: n.With, env: Env) -> Value:
+async def with_(node: n.With, env: Env, *, stated: bool = False) -> Value:
     options = await with_options(node, env)
+    options.stated = stated or isinstance(node.value, n.Run)
     target: n.Node = node.value
     while isinstance(target, n.Run | n.Stream):
         target = target.value

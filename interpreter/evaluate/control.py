@@ -11,6 +11,7 @@ from .blocks import action_value, block, evaluate_statement, gives_value
 from .core import Env, Returned, evaluate, handles
 from .lookup import lenient
 from .methods import call_method
+from .observing import announce_statement, observes
 from .operators import apply_operator, equal
 
 
@@ -40,11 +41,21 @@ async def choose(node: n.When, env: Env) -> Chosen | None:
         if verdict.labels is not NONE:
             labels = labels | verdict.labels
         if truthy(verdict):
-            return Chosen(case.body, inside, labels)
+            chosen = Chosen(case.body, inside, labels)
+            if handles_denial and ANSWERS in env.mx:
+                env.mx[ANSWERS].append(chosen)
+            return chosen
     return None
 
 
+# In the context of a function that was denied: the branches with which it answered.
+ANSWERS = "\0answers"
+
+
 def asks_denial(condition: n.Node) -> bool:
+    """Does the condition ask `denied` or `@mx.denied`?"""
+    if isinstance(condition, n.Field) and condition.name == "denied":
+        return isinstance(condition.target, n.Variable) and condition.target.name == "mx"
     return isinstance(condition, n.WasDenied) or any(asks_denial(child) for child in condition.children())
 
 
@@ -102,6 +113,10 @@ async def take(chosen: Chosen) -> Value:
 
 async def when_statement(node: n.When, env: Env, *, leaves: bool = True) -> None:
     """A `when` as a statement of a block: what it does is done, and a value that it gives leaves the function (`leaves`)."""
+    await announce_statement("when", node, env, lambda: take_statement(node, env, leaves=leaves))
+
+
+async def take_statement(node: n.When, env: Env, *, leaves: bool) -> None:
     chosen = await choose(node, env)
     if chosen is None or chosen.body is None:
         return
@@ -117,6 +132,7 @@ async def when_statement(node: n.When, env: Env, *, leaves: bool = True) -> None
 
 
 @handles(n.If)
+@observes("if")
 async def if_(node: n.If, env: Env) -> Value:
     condition = await lenient(node.condition, env)
     branch = node.then if truthy(condition) else node.otherwise

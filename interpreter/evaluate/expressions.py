@@ -5,7 +5,7 @@ from __future__ import annotations
 from interpreter import nodes as n
 from interpreter import values_text as vt
 from interpreter.errors import EvaluationError
-from interpreter.labels import Labels, joined
+from interpreter.labels import Labels, is_protected, joined
 from interpreter.values import (
     FALSE,
     NULL,
@@ -195,8 +195,12 @@ async def labelled(node: n.Labelled, env: Env) -> Value:
     for label in node.labels:
         if label.startswith("!") or label.endswith("!"):
             if not env.mx.get("privileged"):
+                gone = "untrusted" if label == "trusted!" else label.strip("!")
                 raise EvaluationError(
-                    f"`{label}` takes labels away, which only a privileged guard may do",
+                    f"Cannot remove protected label '{gone}' without privilege: only a privileged guard may do `{label}`"
+                    if is_protected(gone)
+                    else f"Label modification '{'clear' if label == 'clear!' else 'remove'}' requires privilege: only a "
+                    f"privileged guard may do `{label}`",
                     span=node.span,
                     code="LABEL_PRIVILEGE_REQUIRED",
                     hint='guard privileged @name after LABEL = when [ * => allow with { removeLabels: ["…"] } ]',

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from interpreter.policy_subjects import Operation
 
 
+COMMANDS = ("cmd", "sh", "js", "node", "py")  # what they are part of, `run`, is what guards know them as
 SHORTEST_SECRET = 4  # a shorter one is no secret, and its letters are in many words
 
 
@@ -80,10 +81,18 @@ async def guard(node: n.Guard, env: Env) -> Value:
     privileged = node.privileged or _says_privileged(node.options)
     module = env.module
     if node.name is not None and node.name in module.own_guards:
-        raise EvaluationError(f"guard @{node.name} is declared twice", span=node.span, code="guard")
+        raise EvaluationError(
+            f"Guard with name {node.name} already exists",
+            span=node.span,
+            code="guard",
+            hint="give this one another name",
+        )
+    require_fires(node, env)
+
+    types = mentions_type(node.body)
 
     async def decide(call: g.GuardCall) -> g.GuardDecision:
-        return await judge(node, call, env, privileged)
+        return await judge(node, call, env, privileged, types=types)
 
     if node.filter.kind == "label" and any(
         held.kind == "operation" and held.filter == node.filter.name for held in module.guards.all
@@ -101,6 +110,19 @@ async def guard(node: n.Guard, env: Env) -> Value:
     return NULL
 
 
+def require_fires(node: n.Guard, env: Env) -> None:
+    """Errors: a guard that nothing would ever ask protects nothing."""
+    kind, name = node.filter.kind, node.filter.name
+    fault = g.filter_fault(kind, name)
+    if kind == "operation" and name in g.UNGUARDED:
+        document = env.module.document
+        functions = (each for each in document.body if isinstance(each, n.Exe)) if document is not None else ()
+        if not any(name in function.labels for function in functions):
+            fault = (f"no guard is asked about op:{name}", f"write op:{g.UNGUARDED[name]}")
+    if fault is not None:
+        raise EvaluationError(fault[0], span=node.filter.span, code="filter-matches-nothing", hint=fault[1])
+
+
 def _says_privileged(options: n.Object | None) -> bool:
     said = options.get("privileged") if options is not None else None
     return isinstance(said, n.Literal) and said.value is True
@@ -111,17 +133,27 @@ def as_value(guarded: g.Guarded) -> Value:
     return value if isinstance(value, Value) else Value(value, guarded.labels)
 
 
-async def judge(node: n.Guard, call: g.GuardCall, env: Env, privileged: bool) -> g.GuardDecision:
+async def judge(node: n.Guard, call: g.GuardCall, env: Env, privileged: bool, *, types: bool) -> g.GuardDecision:
     """The decision of one guard about one operation.
 
-    A stage of a pipeline is the function that it calls, and a stage: a guard may ask for either type, so it is asked as
-    both. What it decides about the function counts, unless that only lets it pass.
+    A stage of a pipeline is the function that it calls, and a stage; a call of a tool is a call: a guard may ask for either
+    type, so one that asks for types is asked as both. What it decides first counts, unless that only lets it pass.
     """
     inside = guard_env(node, call, env, privileged)
     found = await asked(node, call, inside)
-    if not call.operation.stage or not (found is None or (isinstance(found, g.Allow) and found == g.Allow())):
+    also = "pipeline-stage" if call.operation.stage else "exe" if call.operation.kind == "mcp" else None
+    if also is None or not (found is None or (isinstance(found, g.Allow) and found == g.Allow())):
         return found
-    return await asked(node, call, inside.ambient(op={**inside.mx["op"], "type": "pipeline-stage"}))
+    if not types:
+        return found
+    return await asked(node, call, inside.ambient(op={**inside.mx["op"], "type": also}))
+
+
+def mentions_type(body: n.Node) -> bool:
+    """May the guard ask for `@mx.op.type`? So does one that hands `@mx.op` on."""
+    if isinstance(body, n.Index) or (isinstance(body, n.Field) and body.name == "op"):
+        return True
+    return any(mentions_type(child) for child in body.children())
 
 
 async def asked(node: n.Guard, call: g.GuardCall, inside: Env) -> g.GuardDecision:
@@ -165,7 +197,7 @@ def guard_env(node: n.Guard, call: g.GuardCall, env: Env, privileged: bool) -> E
 
 def about(operation: Operation) -> dict[str, Any]:
     """`@mx.op`."""
-    kind = operation.directive or operation.kind
+    kind = operation.directive if operation.kind in COMMANDS else operation.kind
     shown: dict[str, Any] = {
         "type": kind, "subtype": operation.name if operation.kind == "exe" else operation.kind,
         "name": operation.name or operation.tool,
@@ -206,7 +238,7 @@ def arguments(operation: Operation, inputs: list[Value]) -> dict[str, Any]:
 
 async def decision(body: n.Node, env: Env, call: g.GuardCall) -> g.GuardDecision:
     if isinstance(body, n.Allow):
-        return await allowed(body, env)
+        return await allowed(body, env, call)
     if isinstance(body, n.Deny):
         reason = "" if body.reason is None else vt.text(await evaluate(body.reason, env))
         return g.Deny(reason=without_secrets(reason, call) or "denied")
@@ -224,6 +256,8 @@ async def decision(body: n.Node, env: Env, call: g.GuardCall) -> g.GuardDecision
             hint='write deny "why", allow, or allow @value to let that go on',
         )  # fmt: skip
     if isinstance(body, n.Labelled):
+        if not env.mx.get("privileged") and (taken := taken_away(body.labels)):
+            return g.Allow(remove=taken)  # the refusal names the guard
         value = await evaluate(body, env)
         before = await evaluate(body.value, env)
         gone = tuple(label for label in before.labels.taint if label not in value.labels)
@@ -231,6 +265,12 @@ async def decision(body: n.Node, env: Env, call: g.GuardCall) -> g.GuardDecision
         return g.Allow(value=value, replaces=True, add=new, remove=gone)
     value = await action_value(body, env)
     return None if isinstance(value.data, Undefined) else g.Allow(value=value, replaces=True)
+
+
+def taken_away(changes: tuple[str, ...]) -> tuple[str, ...]:
+    """The labels that `trusted!`, `!pii`, `clear!` take away, of which the last is any."""
+    known = {"trusted!": "untrusted", "clear!": "*"}
+    return tuple(known.get(change, change.strip("!")) for change in changes if "!" in change)
 
 
 def without_secrets(reason: str, call: g.GuardCall) -> str:
@@ -263,8 +303,13 @@ async def block_decision(body: n.Block, env: Env, call: g.GuardCall) -> g.GuardD
     return None
 
 
-async def allowed(node: n.Allow, env: Env) -> g.Allow:
-    value = None if node.value is None else await evaluate(node.value, env)
+async def allowed(node: n.Allow, env: Env, call: g.GuardCall) -> g.Allow:
+    value: Any = None if node.value is None else await evaluate(node.value, env)
+    if value is not None and call.subject is None and isinstance(value.data, list):
+        if value.data is env.mx["input"].data:
+            value = None  # `allow @input` of a guard on operations: as they are
+        elif len(call.inputs) > 1:
+            value = list(value.items())  # one for each input
     options: dict[str, Value] = {}
     for entry in node.options.entries if node.options is not None else ():
         if isinstance(entry, n.Entry):

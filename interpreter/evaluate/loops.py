@@ -12,7 +12,7 @@ from interpreter import values_text as vt
 from interpreter.errors import EvaluationError, LimitReached, MlldError, UserBail
 from interpreter.labels import NONE, joined
 from interpreter.names import FIXED
-from interpreter.operations import observed
+from interpreter.operations import observed, watched
 from interpreter.policy_subjects import Operation
 from interpreter.source import Span
 from interpreter.values import NULL, Undefined, Value, array, record, truthy, type_name
@@ -22,6 +22,7 @@ from .core import Env, LoopContinue, LoopDone, Returned, Skipped, at, evaluate, 
 from .expressions import written
 from .functions import CALLABLES
 from .lookup import callee_of, lenient
+from .observing import observes
 from .operators import to_number
 from .scope import reserved_name
 
@@ -122,7 +123,7 @@ async def run_rounds(node: n.For, env: Env, body: Body) -> list[Value]:
                 results.append(result)
         return array(results)
 
-    if env.authority.hooks:
+    if watched(env):
         await observed(Operation(kind="for", inputs=(source.labels,)), (source,), node.span, env, every)
     else:
         await every()
@@ -317,6 +318,7 @@ async def body_value(body: n.Node, env: Env) -> Value:
 
 
 @handles(n.Foreach)
+@observes("foreach")
 async def foreach(node: n.Foreach, env: Env) -> Value:
     """`foreach @f(@xs, @ys)`: the function over every combination of elements."""
     from .calls import invoke
@@ -449,5 +451,6 @@ async def run_while(
 
 
 @handles(n.While)
+@observes("while")
 async def while_(node: n.While, env: Env) -> Value:
     return await run_while(NULL, node.function, node.limit, node.rate, env, node.span)

@@ -14,6 +14,7 @@ from interpreter.ports import Signed
 from interpreter.values import NULL, Value
 
 from .core import Env, absent, handles
+from .observing import observes
 
 METHODS = (None, "sha256")
 
@@ -25,6 +26,7 @@ class NotVerified(EvaluationError):
 
 
 @handles(n.Sign)
+@observes("sign")
 async def sign(node: n.Sign, env: Env) -> Value:
     if env.ports.signatures is None:
         raise absent("`sign`", node.span, env)
@@ -44,6 +46,7 @@ async def sign(node: n.Sign, env: Env) -> Value:
 
 
 @handles(n.Verify)
+@observes("verify")
 async def verify(node: n.Verify, env: Env) -> Value:
     if env.ports.signatures is None:
         raise absent("`verify`", node.span, env)

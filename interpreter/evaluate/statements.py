@@ -14,6 +14,7 @@ from .effects import print_result
 from .functions import CALLABLES
 from .lookup import lenient
 from .loops import Round, run_rounds
+from .observing import announce_statement
 
 
 async def execute(node: n.Node, env: Env) -> None:
@@ -31,10 +32,7 @@ async def execute(node: n.Node, env: Env) -> None:
     elif isinstance(node, n.When):
         await execute_when(node, env)
     elif isinstance(node, n.If):
-        condition = await lenient(node.condition, env)
-        branch = node.then if truthy(condition) else node.otherwise
-        if branch is not None:
-            await execute_action(branch, env)
+        await execute_if(node, env)
     else:
         await evaluate(node, env)
 
@@ -86,6 +84,19 @@ async def execute_for(node: n.For, env: Env) -> None:
 
 
 async def execute_when(node: n.When, env: Env) -> None:
-    chosen = await choose(node, env)
-    if chosen is not None and chosen.body is not None:
-        await execute_action(chosen.body, chosen.env)
+    async def run() -> None:
+        chosen = await choose(node, env)
+        if chosen is not None and chosen.body is not None:
+            await execute_action(chosen.body, chosen.env)
+
+    await announce_statement("when", node, env, run)
+
+
+async def execute_if(node: n.If, env: Env) -> None:
+    async def run() -> None:
+        condition = await lenient(node.condition, env)
+        branch = node.then if truthy(condition) else node.otherwise
+        if branch is not None:
+            await execute_action(branch, env)
+
+    await announce_statement("if", node, env, run)

@@ -18,6 +18,7 @@ from .blocks import action_value
 from .core import Env, evaluate, handles
 from .effects import formatted, write_file
 from .metadata import FileInfo
+from .observing import observes
 from .templates import text_of_parts
 
 MOST_CHARACTERS = 10_000_000  # of the files of one workspace
@@ -142,6 +143,7 @@ async def put(space: Workspace | None, path: str, value: Value, node: n.Node, en
 
 
 @handles(n.File)
+@observes("file")
 async def file(node: n.File, env: Env) -> Value:
     space, path = await target(node.path, env)
     await put(space, path, await action_value(node.value, env), node, env)
@@ -149,6 +151,7 @@ async def file(node: n.File, env: Env) -> Value:
 
 
 @handles(n.Files)
+@observes("files")
 async def files(node: n.Files, env: Env) -> Value:
     space, base = await target(node.path, env)
     if node.git is not None:
