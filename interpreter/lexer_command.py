@@ -23,10 +23,10 @@ _OPERATOR = re.compile(r"&&|\|\||>>|[;<>&]")
 _URL = re.compile(r"https?://[^\s>]+")
 _PATH = re.compile(r"[^@>#{\n\\ \t\"]+|[ \t]+(?!#|as\b|\{|!#|>)|#(?=\S)|\\")
 # A heading may hold `;` ("tl;dr"): it ends one only before `!#`.
-_SECTION = re.compile(r"[^,>\n@\"]+?(?=\s*(?:[,>\n@]|;?\s*!#|\?\s*[,;>]|[ \t]as\b|$))")
-_EXCLUDES = re.compile(r"[ \t]*;?[ \t]*!#")
+_SECTION = re.compile(r"[^,>\n@\"]+?(?=\s*(?:[,>\n@]|;\s*#|;?\s*!#|\?\s*[,;>]|[ \t]as\b|$))")
+_EXCLUDES = re.compile(r"[ \t]*(?:;[ \t]*!?|!)#")
 _LIST = re.compile(r"#*\?\?")
-_WITHOUT = re.compile(r"\s*;?\s*!#\s*")
+_WITHOUT = re.compile(r"\s*(?:;\s*!?|!)#\s*")
 
 
 class CommandLexer(TextLexer):

@@ -56,8 +56,9 @@ class TextLexer(BaseLexer):
         if self.text_depth > DEEPEST:
             raise self.fault("too-deep", at, at + 1, f"templates nested more than {DEEPEST} levels deep")
         first = len(self.out)
+        shape = self.prev == "AS"
         self.emit("T_OPEN", quote, at, at + len(quote))
-        end = self.parts(at + len(quote), quote, at)
+        end = self.parts(at + len(quote), quote, at, shape=shape)
         self.emit("T_CLOSE", quote, end, end + len(quote))
         self.text_depth -= 1
         if quote in ("::", ":::"):
@@ -113,8 +114,10 @@ class TextLexer(BaseLexer):
         message, hint = "this /for has no /end", "write /end on a line of its own where the repeated part ends"
         return self.fault("unclosed-for", at, at + 4, message, expected=("/end",), hint=hint, resume=resume)
 
-    def parts(self, at: int, quote: str, opened: int) -> int:
-        """The parts of a text from `at` to its end mark, whose offset is returned. `quote` says which marks count."""
+    def parts(self, at: int, quote: str, opened: int, *, shape: bool = False) -> int:
+        """The parts of a text from `at` to its end mark, whose offset is returned. `quote` says which marks count.
+        `shape`: the text stands behind `as`.
+        """
         text, stops = self.text, _STOPS[quote]
         begin, buffer = at, ""
         loops: list[int] = []  # where the /for began that are open
@@ -157,6 +160,10 @@ class TextLexer(BaseLexer):
                 else:
                     buffer += "!"
                     at = here + 1
+            elif mark == "<" and quote == '"' and here > begin and not shape:
+                # "See <notes.md>" speaks of a file: in quotes, files are loaded only where a part begins.
+                buffer += "<"
+                at = here + 1
             elif mark == "<" and (close := self._escaped_angle(here, quote)):
                 angle_ends.add(close)
                 buffer += "<"
@@ -250,7 +257,7 @@ class TextLexer(BaseLexer):
             if mark == "." and (found := _ACCESS.match(text, at)):
                 self.emit("DOT", found.group(1), at, found.end())
                 at = found.end()
-            elif mark == "[" and _INDEX.match(text, at) and quote != "path":
+            elif mark == "[" and _INDEX.match(text, at):
                 at = self.bracket(at, "index", "INDEX")
             elif mark == "(" and self.prev in ("AT", "DOT") and not command and quote != "braces":
                 at = self.bracket(at, "call", "CALL")

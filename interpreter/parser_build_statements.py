@@ -150,6 +150,9 @@ class Builder(ValueBuilder):
         return n.Export(names=names, everything=True, span=span)
 
     def import_name(self, c: Children, span: Span) -> Any:
+        if c[1] is not None and c[1][0] != "AT":
+            message = f"Import aliases must include '@': {c[1][1]} has none"
+            self.fault("missing-at", span, message, hint=f"write {c[0][1]} as @{c[1][1]}")
         return n.ImportName(name=c[0][1], alias=c[1] and c[1][1], span=span)
 
     def import_alias(self, c: Children, span: Span) -> tuple[str, Any]:

@@ -21,10 +21,11 @@ LOOSE = (n.Binary, n.Ternary, n.Pipeline, n.With, n.Labelled, n.Run)
 
 
 class ValuePrinter:
-    """`depth` is how far blocks are indented; text inside templates and code is never moved."""
+    """`depth` is how far blocks are indented; text inside templates and code is never moved. `in_shape`: behind `as`."""
 
     def __init__(self) -> None:
         self.depth = 0
+        self.in_shape = False
 
     def show(self, node: Any) -> str:
         method: Callable[[Any], str] = getattr(self, type(node).__name__)
@@ -212,6 +213,9 @@ class ValuePrinter:
             text = text.replace("\\", "\\\\").replace(quote, "\\" + quote).replace("@", "\\@")
             if quote == '"':
                 text = text.replace("\n", "\\n")
+                if not self.in_shape:  # in quotes, files are loaded only where a part begins
+                    found = _LOOKS_LIKE_LOAD.match(text)
+                    return f"<{found.group()}>{text[found.end() :]}" if found else text
         return _LOOKS_LIKE_LOAD.sub(r"<<\1>>", text)
 
     def filled(self, part: Any, quote: str) -> str:
@@ -311,7 +315,9 @@ class ValuePrinter:
             text += "; !# " + ", ".join(self.section(s) for s in node.without)
         if node.selectors:
             text += " { " + ", ".join(node.selectors) + " }"
+        self.in_shape = True
         shape = f" as {self.show(node.shape)}" if node.shape is not None else ""
+        self.in_shape = False
         return f"<{text}>{'?' if node.optional else ''}{shape}"
 
     def path(self, parts: tuple[Any, ...]) -> str:

@@ -139,7 +139,7 @@ def text(value: Any) -> str:
     if found is not None:
         return found
     if isinstance(data, list) and (between := _between_files(value)) is not None:
-        return between.join(text(item) for item in data)
+        return joined(data, between)
     if not isinstance(data, list | dict):
         own = getattr(data, "shown", None)
         if own is not None:
@@ -148,10 +148,13 @@ def text(value: Any) -> str:
 
 
 def _between_files(value: Any) -> str | None:
-    """What stands between the texts of a list that a glob loaded; None for other lists, and for one that is empty."""
-    if not isinstance(value, Value) or value.meta is None or not value.data:
-        return None
-    return value.meta.get("between")
+    """What stands between the texts of a list that a glob loaded; None for other lists."""
+    return value.meta.get("between") if isinstance(value, Value) and value.meta is not None else None
+
+
+def joined(items: list[Any], between: str) -> str:
+    """The texts of what was loaded, one after the other; what was not found leaves no gap."""
+    return between.join(text(item) for item in items if _bare(item) is not None)
 
 
 def display(value: Any) -> str:
@@ -167,7 +170,7 @@ def display(value: Any) -> str:
     if found is not None:
         return found
     if isinstance(data, list) and (between := _between_files(value)) is not None:
-        return between.join(text(item) for item in data)
+        return joined(data, between)
     if not isinstance(data, list | dict):
         own = getattr(data, "shown", None)
         return str(own()) if own is not None else to_json(data)
@@ -193,6 +196,8 @@ def exports(plain: dict[str, Any], frontmatter: Any) -> dict[str, Any]:
     """An imported module for reading: what it says about itself, its values and its functions."""
     functions = {name: said for name, said in plain.items() if str(said).startswith("<function(")}
     values = {name: said for name, said in plain.items() if name not in functions}
+    if not plain and not frontmatter:
+        return {}
     about = {"frontmatter": frontmatter} if frontmatter else {}
     return {**about, "exports": {"variables": values, "executables": functions}}
 

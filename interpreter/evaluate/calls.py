@@ -52,10 +52,8 @@ async def call_with(node: n.Call, env: Env, first: tuple[Value, ...], options: C
         )
         callee = await callee_of(function, env, unknown)
     target_function = callee.data
-    if isinstance(target_function, BuiltIn) and target_function.lazy and not first:
-        from .checks import exists
-
-        return await exists(env, node.arguments[0] if node.arguments else None)
+    if isinstance(target_function, BuiltIn) and target_function.ask is not None and not first:
+        return await target_function.ask(env, node.arguments[0] if node.arguments else None)
     arguments = [*first, *await call_arguments(node.arguments, env, written(function))]
     by_name = None
     if isinstance(target_function, ToolFunction) and not first:

@@ -56,11 +56,18 @@ async def file_exists(env: Env, arguments: Arguments) -> Value:
     return Value(path_exists(vt.text(value), env), value.labels)
 
 
+async def asked_file(env: Env, node: n.Node | None) -> Value:
+    """`@fileExists(<notes.md>)` asks about the file that a load names, without loading it."""
+    if isinstance(node, n.FileLoad):
+        return await exists(env, node)
+    return await file_exists(env, [await evaluate(node, env)] if node is not None else [])
+
+
 async def _never(env: Env, arguments: Arguments) -> Value:
     return Value(bool(arguments))
 
 
 CHECKS: dict[str, BuiltIn] = {
-    "exists": BuiltIn(name="exists", call=_never, parameters=("target",), lazy=True),
-    "fileExists": BuiltIn(name="fileExists", call=file_exists, parameters=("path",)),
+    "exists": BuiltIn(name="exists", call=_never, parameters=("target",), ask=exists),
+    "fileExists": BuiltIn(name="fileExists", call=file_exists, parameters=("path",), ask=asked_file),
 }

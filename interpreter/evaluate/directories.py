@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
@@ -29,20 +30,16 @@ GIVEN = ("payload", "state")
 
 
 def key(name: str) -> str:
-    """A file name as a name of the language: hyphens become underscores."""
-    return name.replace("-", "_")
+    """A file name as a name of the language, which may have hyphens."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", name)
 
 
 async def import_directory(path: Path, name: str, node: n.Import, env: Env) -> None:
-    """Every `*/index.mld` below the directory, as an object of namespaces."""
-    from .imports import bind, exported, load_module
+    """Every `*/index.mld` below the directory, as a namespace of namespaces."""
+    from .imports import choose_names, exported, load_module
 
     files = env.ports.files
     assert files is not None
-    if node.alias is None:
-        raise ImportFault(
-            f"{name} is a directory: it is imported as a namespace", span=node.span, hint='import "./dir" as @names'
-        )
     skipped: tuple[str, ...] = SKIPPED
     if node.options is not None and (said := node.options.get("skipDirs")) is not None:
         skipped = tuple(str(s) for s in vt.to_plain(await evaluate(said, env)))
@@ -52,15 +49,23 @@ async def import_directory(path: Path, name: str, node: n.Import, env: Env) -> N
         if any(fnmatch(directory, pattern) for pattern in skipped):
             continue
         module = await load_module(index, shown(index, env), node, env)
-        found[key(directory)] = record(exported(module, node))
+        inside = key(directory)
+        if inside in found:
+            raise ImportFault(
+                f"Duplicate directory import key '{inside}' under {path}", span=node.span, hint="rename a directory"
+            )
+        offered = record(exported(module, node))
+        found[inside] = offered.with_meta(namespace=module.name, frontmatter=module.frontmatter)
         env.module.modules_used[module.name] = module
     if not found:
         raise ImportFault(
-            f"No index.mld modules found under /{shown(path, env)}",
+            f"No index.mld modules found under {path}",
             span=node.span,
             hint="one directory for each, with an index.mld",
         )
-    bind(node.alias, record(found), name, node, env)
+    choose_names(node, found, name, env, lambda item: ImportFault(
+        f"Import '{item.name}' not found in module '{path}'", span=item.span, code="IMPORT_EXPORT_MISSING",
+        hint=f"it has: {', '.join(found)}"))  # fmt: skip
 
 
 async def import_templates(node: n.Import, env: Env) -> None:
@@ -76,13 +81,13 @@ async def import_templates(node: n.Import, env: Env) -> None:
         raise ImportFault(
             "templates are imported as a namespace", span=node.span, hint='import templates from "./dir" as @t(a, b)'
         )
-    if node.parameters is None:
+    if not node.parameters:
         raise ImportFault(
             "Templates import requires parameters.", span=node.span,
             hint=f'import templates from "{text}" as @{node.alias}(a, b): the names that their texts use',
         )  # fmt: skip
-    if root.suffix in TEMPLATE_SUFFIXES:
-        raise ImportFault(f"Templates import must target a directory: {text}", span=node.span)
+    if not operations.is_directory(files, root):
+        raise ImportFault(f"Templates import must target a directory: {root}", span=node.span)
     tree: dict[str, Any] = {}
     for suffix in TEMPLATE_SUFFIXES:
         for path in operations.find_files(files, root, f"**/*{suffix}"):
@@ -90,9 +95,10 @@ async def import_templates(node: n.Import, env: Env) -> None:
             place = tree
             for part in path.relative_to(root).parts[:-1]:
                 place = place.setdefault(key(part), {})
-            place[key(path.stem)] = place[path.stem] = Value(template_function(path, node, env))
+            name = key(path.stem)
+            place[name] = place[name.replace("-", "_")] = Value(template_function(path, node, env))
     if not tree:
-        raise ImportFault(f"No templates found under {text}: files that end in .att or .mtt", span=node.span)
+        raise ImportFault(f"No templates found under {root}: files that end in .att or .mtt", span=node.span)
     bind(node.alias, _record(tree), text, node, env)
 
 

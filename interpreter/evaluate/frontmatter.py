@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime
 import re
-from typing import Any
+from functools import cache
+from typing import Any, ClassVar
 
 from interpreter.errors import EvaluationError
 
@@ -26,14 +27,41 @@ def read(text: str) -> tuple[Any, str]:
 
 
 def parse_yaml(text: str) -> Any:
-    """Data of a YAML text; dates become text. Errors: `ValueError`."""
+    """Data of a YAML text. Errors: `ValueError`."""
     import yaml  # only scripts with YAML pay for it
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        return _Copy(limit=MOST_PARTS).of(yaml.load(text, Loader=loader), 0)
+        return _Copy(limit=MOST_PARTS).of(yaml.load(text, Loader=_loader()), 0)
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from None
+
+
+@cache
+def _loader() -> Any:
+    """Reads the core schema of YAML 1.2 (section 10.3.2), where `yes`, `on` and `1:30` are text, and numbers with `_` in them.
+    Dates stay as they are written.
+    """
+    import yaml
+
+    class Core(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+        yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+    def integer(loader: Any, node: Any) -> int:
+        sign, digits = re.fullmatch(r"([-+]?)(.*)", loader.construct_scalar(node).replace("_", ""), re.S).groups()  # type: ignore[union-attr]
+        number = int(digits, {"0x": 16, "0o": 8, "0b": 2}.get(digits[:2], 10))
+        return -number if sign == "-" else number
+
+    for tag, pattern, first in (
+        ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+        ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+        ("int", r"[-+]?(?:0b[01_]+|0o[0-7_]+|0x[0-9a-fA-F_]+|[0-9][0-9_]*)", "-+0123456789"),
+        ("float", r"[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9_]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+         "-+.0123456789"),
+        ("merge", r"<<", "<"),
+    ):  # fmt: skip
+        Core.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(rf"(?:{pattern})\Z"), list(first))
+    Core.add_constructor("tag:yaml.org,2002:int", integer)
+    return Core
 
 
 class _Copy:

@@ -71,7 +71,8 @@ class BuiltIn:
     parameters: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     variants: Mapping[str, BuiltIn] = field(default_factory=lambda: MappingProxyType({}))
-    lazy: bool = False  # gets its arguments as nodes: `@exists(@maybe.missing)` must not fail
+    ask: Callable[[Env, n.Node | None], Awaitable[Value]] | None = None
+    """In place of `call`, with its argument as it is written: `@exists(@maybe.missing)` must not fail."""
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -31,6 +31,8 @@ from .scope import reserved_name
 from .templates import text_of_parts
 
 MODULE_SUFFIXES = (".mld", ".mld.md", ".mlld", ".md")
+GIVEN = ("input", "stdin", "payload", "state", "debug")
+"""Reserved sources that may have nothing in them."""
 
 
 @handles(n.Import)
@@ -74,7 +76,7 @@ def bind(name: str, value: Value, source: str, node: n.Import, env: Env) -> None
     if name in FIXED and ("/" in source or not source.startswith("@")):
         raise reserved_name(name, node.span)
     before = module.imported.get(name)
-    if before is not None and before != source:
+    if before is not None:
         raise ImportFault(
             f"Import collision - '{name}' already imported from {before}. Alias one of the imports.",
             span=node.span, code="IMPORT_NAME_CONFLICT", hint=f"import {{ {name} as @other }} from …",
@@ -106,7 +108,9 @@ def choose_names(
     if alias is None and not node.what and not node.everything:
         alias = namespace_of(source)
     if alias is not None and not node.what:
-        bind(alias, record(offered).with_meta(namespace=source, frontmatter=frontmatter), source, node, env)
+        bind(
+            alias, record(offered).with_meta(namespace=source, alias=alias, frontmatter=frontmatter), source, node, env
+        )
         return
     if node.everything:
         raise ImportFault(
@@ -154,6 +158,11 @@ def import_reserved(node: n.Import, env: Env) -> None:
 
         value = script_input(env)
     if value is None:
+        if name not in GIVEN:
+            raise ImportFault(
+                f"@{name} is no source of imports", span=node.origin.span, code="IMPORT_NOT_FOUND",
+                hint="import from a path in quotes, from @author/name, or from @input, @payload, @state or @now",
+            )  # fmt: skip
         value = Value({})
     if not node.what and not node.everything:
         env.module.scope.define(node.alias or name, value)
@@ -199,8 +208,21 @@ async def locate(node: n.Import, env: Env) -> tuple[Path | str, str]:
         found = env.scope.find(name)
         if found is not None:
             text = vt.text(found)
+    return module_file(text, env), text
+
+
+def module_file(text: str, env: Env) -> Path:
+    """What a path of an import means: `./dir` is its `index.mld` if it has one, `./dir/` all modules below, and an ending may
+    be left out.
+    """
+    from .nearby import nearby
+    from .registry import is_directory, is_file
+
     path = resolve(text, env)
-    return path, text
+    if is_directory(path, env):
+        index = path / "index.mld"
+        return index if not text.endswith("/") and is_file(index, env) else path
+    return path if is_file(path, env) else nearby(text, env) or path
 
 
 def check_kind(node: n.Import) -> None:
@@ -236,6 +258,8 @@ def fields_of(node: n.Node) -> dict[str, Any]:
 async def import_module(node: n.Import, env: Env) -> None:
     if env.ports.files is None:
         raise absent("`import`", node.span, env)
+    from .registry import is_directory
+
     check_kind(node)
     if node.parameters is not None:
         raise ImportFault(
@@ -245,7 +269,7 @@ async def import_module(node: n.Import, env: Env) -> None:
     target, name = await locate(node, env)
     if target == "":
         return
-    if isinstance(target, Path) and not target.suffix and operations.is_directory(env.ports.files, target):
+    if isinstance(target, Path) and is_directory(target, env):
         from .directories import import_directory
 
         await import_directory(target, name, node, env)
@@ -266,7 +290,7 @@ async def import_module(node: n.Import, env: Env) -> None:
 
         close = difflib.get_close_matches(item.name, offered, n=1)
         return ImportFault(
-            f"Import '{item.name}' not found in module '{name}'", span=item.span, code="IMPORT_EXPORT_MISSING",
+            f"Import '{item.name}' not found in module '{target}'", span=item.span, code="IMPORT_EXPORT_MISSING",
             hint=f"did you mean '{close[0]}'?" if close else f"it exports: {', '.join(offered) or 'nothing'}",
         )  # fmt: skip
 
@@ -280,19 +304,23 @@ async def import_data(target: Path, name: str, node: n.Import, env: Env) -> None
     try:
         value = await load_one(target, n.FileLoad(path=(), span=node.span), env)
     except FileNotFoundError:
-        raise not_found(target, name, node) from None
+        raise not_found(target, name, node, env) from None
     offered = (
         {str(k): value.item(v) for k, v in value.data.items()} if isinstance(value.data, dict) else {"content": value}
     )
     choose_names(node, offered, name, env, lambda item: ImportFault(
-        f"Import '{item.name}' not found in module '{name}'", span=item.span, code="IMPORT_EXPORT_MISSING",
+        f"Import '{item.name}' not found in module '{target}'", span=item.span, code="IMPORT_EXPORT_MISSING",
         hint=f"it has: {', '.join(offered)}"))  # fmt: skip
 
 
-def not_found(target: Path | str, name: str, node: n.Node) -> ImportFault:
+def not_found(target: Path | str, name: str, node: n.Node, env: Env) -> ImportFault:
+    from .nearby import did_you_mean
+
+    close = did_you_mean(name, env)
     return ImportFault(
         f"File not found: {name}. There is no module {target}", span=node.span, code="IMPORT_NOT_FOUND",
-        hint="the path starts at the directory of this file; `@root/…` starts at the project",
+        hint=f"did you mean {close}?" if close else
+        "the path starts at the directory of this file; `@root/…` starts at the project",
     )  # fmt: skip
 
 
@@ -334,9 +362,11 @@ async def load_module(target: Path | str, name: str, node: n.Node, env: Env) -> 
     known = env.run.modules.get(key)
     chain = env.run.loading
     if key in chain:
-        steps = " → ".join([*(Path(k).name for k in chain[chain.index(key) :]), Path(key).name])
+        steps = [*(Path(k).name for k in chain[chain.index(key) + 1 :]), Path(key).name]
         raise ImportFault(
-            f"Circular import detected: {steps}", span=node.span, hint="move what both need into a third file"
+            f"Circular import detected: {' → '.join([key, *steps])}",
+            span=node.span,
+            hint="move what both need into a third file",
         )
     if known is not None:
         return known  # type: ignore[no-any-return]
@@ -383,7 +413,7 @@ async def read_module(target: Path | str, name: str, node: n.Node, env: Env) -> 
     except IsADirectoryError:
         raise ImportFault(f"{name} is a directory", span=node.span, hint='import "./dir" as @names') from None
     except (FileNotFoundError, NotADirectoryError):
-        raise not_found(target, name, node) from None
+        raise not_found(target, name, node, env) from None
     except PermissionError as error:
         raise ImportFault(f"Cannot read module '{name}': {error}", span=node.span) from None
     if isinstance(target, Path) and target in env.run.pins:
@@ -394,15 +424,13 @@ async def read_module(target: Path | str, name: str, node: n.Node, env: Env) -> 
         return Source(name=f"{name}{cached_suffix(vt.text(value))}", text=vt.text(value))
     shown_name = shown(target, env) if isinstance(target, Path) else target
     if not str(target).endswith(MODULE_SUFFIXES) and isinstance(target, Path):
-        kind = {".json": "data", ".jsonl": "data", ".yaml": "data", ".att": "template", ".mtt": "template"}.get(
-            target.suffix, "text"
-        )
-        if kind == "template":
+        if target.suffix in (".att", ".mtt"):
             raise ImportFault(
-                f"Template files cannot be imported: {name}", span=node.span, hint=f'exe @t(a) = template "{name}"'
-            )
+                f"Template files cannot be imported: {target}. Use an executable template instead.", span=node.span,
+                code="TEMPLATE_IMPORT_NOT_ALLOWED", hint=f'exe @t(a) = template "{name}"',
+            )  # fmt: skip
         raise ImportFault(
-            f"Import target is not a module: {name} (content type: {kind})", span=node.span,
+            f"Import target is not a module: {name} (content type: text)", span=node.span,
             hint=f"load it: `var @x = <{name}>`",
         )  # fmt: skip
     return Source(name=shown_name, text=vt.text(value))

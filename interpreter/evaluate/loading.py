@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -43,22 +44,35 @@ async def load(node: n.FileLoad, env: Env) -> Value:
         elif (held := in_block(text, env)) is not None:
             loaded = [held]
         else:
-            loaded = [await load_one(resolve(text, env), node, env)]
+            loaded = [await load_near(text, node, env)]
     except (FileNotFoundError, IsADirectoryError) as error:
         if node.optional:
-            return NULL.with_labels(path.labels)
+            return nothing(path.labels)
         raise missing(text, error, node, env) from None
     except PermissionError as error:
         raise EvaluationError(f"Cannot read {text}: {error}", span=node.span, code="file-permission") from None
     except MlldError as error:
-        raise at(error, node.span) from None
+        raise at(unloaded(text, error), node.span) from None
     try:
         value = await shape(loaded[0], node, env)
     except MlldError as error:
         if node.optional and error.code == "section-not-found":
-            return NULL.with_labels(loaded[0].labels)
-        raise at(error, node.span) from None
+            return nothing(loaded[0].labels)
+        raise at(unloaded(text, error), node.span) from None
     return value.with_labels(path.labels) if path.labels is not NONE else value
+
+
+def nothing(labels: Labels) -> Value:
+    """What an optional load gives when there is nothing: null, which is also shown as such."""
+    return Value(None, labels, meta={"text": "null"})
+
+
+def unloaded(text: str, error: MlldError) -> MlldError:
+    """The fault of what a file holds, with the name of the load."""
+    if error.code not in ("section-not-found", "not-json", "selector"):
+        return error
+    message = f"Failed to load content: {text}: {error.message}"
+    return EvaluationError(message, span=error.span, code=error.code, hint=error.hint)
 
 
 async def read_workspace(node: n.FileLoad, env: Env) -> Value | None:
@@ -100,14 +114,18 @@ def found_here(text: str, env: Env) -> list[Path | Value]:
 def missing(text: str, error: OSError, node: n.FileLoad, env: Env) -> EvaluationError:
     if isinstance(error, IsADirectoryError):
         return EvaluationError(
-            f"{text} is a directory",
+            f"Failed to load content: {text} is a directory",
             span=node.span,
             code="file-not-found",
             hint=f"`<{text.rstrip('/')}/*.md>` loads its files",
         )
+    from .nearby import did_you_mean
+
+    close = did_you_mean(text, env)
     return EvaluationError(
         f"File not found: {text}", span=node.span, code="file-not-found",
-        hint=f"looked at {shown(resolve(text, env), env)}; `<{text}>?` gives null when a file is missing",
+        hint=f"did you mean {close}?" if close else
+        f"looked at {shown(resolve(text, env), env)}; `<{text}>?` gives null when a file is missing",
     )  # fmt: skip
 
 
@@ -139,6 +157,8 @@ def find(text: str, env: Env) -> list[Path]:
     split = next((i for i, part in enumerate(parts) if GLOB & set(part)), len(parts))
     root, pattern = Path(*parts[:split]), "/".join(parts[split:])
     found: dict[Path, None] = {}
+    if pattern.endswith("**"):
+        pattern += "/*"  # files, not directories
     for each in expand(pattern):
         found.update(dict.fromkeys(operations.find_files(env.ports.files, root, each)))
     hidden = any(part.startswith(".") for part in pattern.split("/"))
@@ -185,6 +205,17 @@ async def load_many(text: str, path: Value, node: n.FileLoad, env: Env) -> Value
                 continue
             raise
     return array(loaded, path.labels).with_meta(between="\n" if node.shape is not None else "\n\n")
+
+
+async def load_near(text: str, node: n.FileLoad, env: Env) -> Value:
+    try:
+        return await load_one(resolve(text, env), node, env)
+    except FileNotFoundError:
+        from .nearby import nearby
+
+        if (path := nearby(text, env)) is None:
+            raise
+        return await load_one(path, node, env)
 
 
 async def load_one(path: Path, node: n.FileLoad, env: Env, *, raw: bool = False) -> Value:
@@ -237,7 +268,7 @@ def file_data(name: str, text: str, shown_as: str) -> Any:
                     records.append(json.loads(line))
                 except ValueError as error:
                     raise EvaluationError(
-                        f"Failed to parse JSON from {shown_as}, line {number}: {error}", code="not-json"
+                        f"Failed to parse JSONL from {shown_as} at line {number}: {error}", code="not-json"
                     ) from None
         return records
     if suffix in ("yaml", "yml"):
@@ -306,21 +337,25 @@ async def shape(value: Value, node: n.FileLoad, env: Env, *, many: bool = False)
                 item if item.data is None else await evaluate(node.shape, env.ambient(placeholder=item))
                 for item in value.items()
             ]
-            return array(shown, value.labels)
+            return array(shown, value.labels).with_meta(between="\n")
     if node.shape is None:
         return value
-    text = await evaluate(node.shape, env.ambient(placeholder=value))
-    if node.sections:
+    if node.sections and not many:
+        # `as "## Title"` gives one section another heading, where `<>` is what stands below the old one.
         if len(node.sections) > 1:
             raise EvaluationError("Renaming multiple sections is not supported yet", span=node.span)
-        if not _has_placeholder(node.shape):
-            renamed = sections.renamed(vt.text(value), vt.text(text))
-            return Value(renamed, value.labels, meta={**(value.meta or {}), "text": renamed})
+        below = part_of(value, sections.body(vt.text(value)))
+        title = await evaluate(node.shape, env.ambient(placeholder=below))
+        return part_of(value, sections.renamed(vt.text(value), vt.text(title))).with_labels(title.labels)
+    text = await evaluate(node.shape, env.ambient(placeholder=value))
     return text.with_labels(value.labels)
 
 
-def _has_placeholder(node: n.Node) -> bool:
-    return isinstance(node, n.Placeholder) or any(_has_placeholder(child) for child in node.children())
+def part_of(value: Value, text: str) -> Value:
+    """A part of the text of a file, with what is known about the file."""
+    info = (value.meta or {}).get("file")
+    about = {"file": replace(info, part=text)} if isinstance(info, FileInfo) else {}
+    return Value(text, value.labels, meta={**(value.meta or {}), **about, "text": text})
 
 
 async def select_sections(value: Value, node: n.FileLoad, env: Env, *, many: bool) -> Value:
@@ -329,14 +364,12 @@ async def select_sections(value: Value, node: n.FileLoad, env: Env, *, many: boo
     exclude = [(await text_of_parts(s.name, env)).data.strip() for s in node.without]
     if len(include) == 1 and include[0][0].rstrip().endswith("??"):
         hashes = include[0][0].rstrip()[:-2].strip()
-        names = Value(sections.listing(text, len(hashes) if hashes else None), value.labels)
+        titles = sections.listing(text, len(hashes) if hashes else None)
+        names = array((Value(title) for title in titles), value.labels)
         info = (value.meta or {}).get("file")
         if not many or not isinstance(info, FileInfo):
-            return names
+            return names.with_meta(between="\n")
         place = {"file": "filename", "relative": "relative", "absolute": "absolute"}
         where = {key: Value(info.field(name), value.labels) for key, name in place.items()}
         return record({"names": names, **where}) if names.data else NULL
-    found = sections.select(text, include, exclude)
-    if include and not found and all(optional for _, optional in include):
-        return Value(None, value.labels)
-    return Value(found, value.labels, meta={**(value.meta or {}), "text": found})
+    return part_of(value, sections.select(text, include, exclude))

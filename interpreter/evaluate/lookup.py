@@ -148,10 +148,14 @@ def get_field(target: Value, name: str, env: Env) -> Value:
             return Value(vt.text(target), target.labels)
         if name == "__meta__" and target.meta and "namespace" in target.meta:
             return Value(target.meta.get("frontmatter") or {})
+        if target.meta and "alias" in target.meta:
+            raise Missing(
+                f'Namespace @{target.meta["alias"]} does not export "{name}". Available exports: '
+                f"{', '.join(data) or 'none'}.", code="field-not-found", hint=f"it was imported from {target.meta['namespace']}",
+            )  # fmt: skip
         alternatives = list(data)
         hint = difflib.get_close_matches(name, alternatives, n=1)
-        kind = Missing if target.meta and "namespace" in target.meta else Absent
-        raise kind(
+        raise Absent(
             f'Field "{name}" not found in object',
             code="field-not-found",
             hint=f"did you mean `.{hint[0]}`?"

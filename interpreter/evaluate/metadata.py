@@ -24,6 +24,7 @@ class FileInfo:
     root: Path | None = None  # what `relative` is relative to
     url: str | None = None
     raw: str = ""
+    part: str | None = None  # what was selected of it
     extra: Any = None  # title, description, status … of a web page
 
     @cached_property
@@ -37,7 +38,7 @@ class FileInfo:
         if name == "fm":
             return self.frontmatter
         if name in ("tokest", "tokens"):
-            return -(-len(self.raw) // 4)
+            return -(-len(self.raw if self.part is None else self.part) // 4)
         if name == "url":
             return self.url
         if name == "source":
@@ -104,7 +105,10 @@ class Metadata:
             info = meta.get("file")
             if isinstance(info, FileInfo):
                 held = info.field(name)
-                return Value(held, self.value.labels) if held is not None else NULL
+                if held is None:
+                    return NULL
+                # `mx` in front matter is what its author wrote there.
+                return Value(held, self.value.labels, meta={"plain": True} if name == "fm" else None)
         inner = getattr(self.value.data, "metadata", None)
         if inner is not None:
             return inner(name, env)  # type: ignore[no-any-return]

@@ -86,15 +86,24 @@ async def pipeline(node: n.Pipeline, env: Env) -> Value:
         flowing = env.mx.get("flowing")
         return await run_stages(flowing if flowing is not None else Value(""), node.stages, env, node.span, node=node)
 
-    async def produce(inside: Env) -> Value:
-        if isinstance(source, n.Variable):
-            value = await evaluate(source, inside)
-            if isinstance(value.data, CALLABLES):  # `@start | @next`: the first stage is called
-                return await invoke(value, [], inside, source.span)
-            return value
-        return await evaluate(source, inside)
+    loaded: list[Value] = []
 
-    return await flow(produce, node.stages, env, node.span, node=node)
+    async def produce(inside: Env) -> Value:
+        value = await evaluate(source, inside)
+        if isinstance(source, n.Variable) and isinstance(value.data, CALLABLES):
+            return await invoke(value, [], inside, source.span)  # `@start | @next`: the first stage is called
+        if isinstance(source, n.FileLoad):
+            loaded[:] = [value]
+        return value
+
+    result = await flow(produce, node.stages, env, node.span, node=node)
+    return of_file(result, loaded[0]) if loaded else result
+
+
+def of_file(result: Value, loaded: Value) -> Value:
+    """What `<file> | @f` gives is still said to come from that file."""
+    info = (loaded.meta or {}).get("file")
+    return result if info is None or "file" in (result.meta or {}) else result.with_meta(file=info)
 
 
 async def run_stages(

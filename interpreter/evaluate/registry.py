@@ -95,6 +95,15 @@ def is_file(path: Path, env: Env) -> bool:
         return False
 
 
+def is_directory(path: Path, env: Env) -> bool:
+    files = env.ports.files
+    assert files is not None
+    try:
+        return operations.is_directory(files, path)
+    except PermissionError:
+        return False
+
+
 def configured(prefix: str, rest: str, node: n.Node, env: Env) -> Iterator[Path]:
     """Where the project says that modules of a prefix lie."""
     root, home = env.run.root, env.run.home

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 
 from interpreter.errors import EvaluationError
 
-HEADING = re.compile(r"^(#{1,6})[ \t]+(.*?)[ \t]*#*[ \t]*$")
+HEADING = re.compile(r"^ {0,3}(#{1,6})[ \t]+(.*?)[ \t]*#*[ \t]*$")
 FENCE = re.compile(r"^\s*(```|~~~)")
 
 
@@ -38,58 +39,56 @@ def headings(lines: list[str]) -> list[Heading]:
 
 
 def normal(title: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "", title.lower())
+    """A title without case, accents, spaces and punctuation."""
+    plain = unicodedata.normalize("NFKD", title.lower())
+    return "".join(mark for mark in plain if mark.isalnum())
 
 
-def best(title: str, all_headings: list[Heading]) -> Heading | None:
-    """The heading that is meant: equal before equal but for case and punctuation, before one that begins so."""
-    wanted = title.strip().lstrip("#").strip()
-    tests = (
-        lambda h: h.title == wanted,
-        lambda h: h.title.lower() == wanted.lower(),
-        lambda h: normal(h.title) == normal(wanted),
-        lambda h: bool(normal(wanted)) and normal(h.title).startswith(normal(wanted)),
-    )
-    return next((h for test in tests for h in all_headings if test(h)), None)
+def first(title: str, known: list[Heading]) -> Heading | None:
+    """The first heading that begins like this title."""
+    wanted = normal(title)
+    return next((h for h in known if normal(h.title).startswith(wanted)), None) if wanted else None
 
 
 def select(text: str, include: list[tuple[str, bool]], exclude: list[str]) -> str:
-    """The included sections (title, optional) without the excluded ones, in the order of the document."""
+    """The included sections (title, optional) without the excluded ones, in the order of the document. Sections that follow
+    each other stay as they are written; others are joined by an empty line.
+    """
     lines = text.split("\n")
     known = headings(lines)
-    keep: list[Heading] = []
+    wanted: set[int] = set()
     for title, optional in include:
-        heading = best(title, known)
-        if heading is None:
-            if optional:
-                continue
+        heading = first(title, known)
+        if heading is not None:
+            wanted.update(range(heading.start, heading.end))
+        elif not optional:
             raise EvaluationError(
                 f'Section "{title}" not found in content', code="section-not-found",
                 hint=f"it has: {', '.join(h.title for h in known[:12])}" if known else "it has no headings",
             )  # fmt: skip
-        if heading not in keep:
-            keep.append(heading)
-    drop = [h for title in exclude if (h := best(title, known)) is not None]
-    if not include:
-        wanted = set(range(len(lines)))
-        order = [range(len(lines))]
-    else:
-        order = [range(h.start, h.end) for h in keep]
-        wanted = {n for span in order for n in span}
-    for heading in drop:
-        wanted -= set(range(heading.start, heading.end))
-    pieces, seen = [], set()
-    for span in order:
-        part = [lines[n] for n in span if n in wanted and n not in seen]
-        seen |= set(span)
-        if part:
-            pieces.append("\n".join(part).strip("\n"))
-    return "\n\n".join(pieces)
+    for title in exclude:
+        if (heading := first(title, known)) is not None:
+            wanted.difference_update(range(heading.start, heading.end))
+    pieces: list[list[str]] = []
+    before = -1
+    for number in sorted(wanted):
+        if number != before + 1 or not pieces:
+            pieces.append([])
+        pieces[-1].append(lines[number])
+        before = number
+    chunks = ("\n".join(piece).strip() for piece in pieces)
+    return "\n\n".join(chunk for chunk in chunks if chunk)
 
 
 def listing(text: str, level: int | None) -> list[str]:
     """`# ??` and `##??`: the titles of all headings, or of those of one level."""
     return [h.title for h in headings(text.split("\n")) if level is None or h.level == level]
+
+
+def body(section: str) -> str:
+    """A section without its heading."""
+    heading, _, rest = section.partition("\n")
+    return rest.strip() if HEADING.match(heading) else section
 
 
 def renamed(section: str, title: str) -> str:

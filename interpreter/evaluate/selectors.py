@@ -138,9 +138,10 @@ def selected(file: Value, node: n.FileLoad, env: Env, *, many: bool) -> Value:
     found = read(str(info.field("filename") or info.url), vt.text(file), node.span)
     place = {"relative": info.field("relative"), "absolute": info.field("absolute")}
     if wanted[0].names:
-        names = array(Value(name, file.labels) for name in sorted({d.name for d in found if wanted[0].matches(d)}))
+        known = sorted({d.name for d in found if wanted[0].matches(d)})
+        names = array(Value(name, file.labels) for name in known)
         if not many:
-            return names
+            return names.with_meta(between="\n")
         if not names.data:
             return NULL
         where = {"file": info.field("filename"), **place}
@@ -148,7 +149,7 @@ def selected(file: Value, node: n.FileLoad, env: Env, *, many: bool) -> Value:
     extra = {"file": place["absolute"], "relative": place["relative"]} if many else {}
     chosen = select(found, wanted)
     listed = array(NULL if d is None else _definition(d, file, info, extra) for d in chosen)
-    return listed if None in chosen else listed.with_meta(between="\n\n")
+    return listed.with_meta(between="\n\n")
 
 
 def _definition(found: Definition, file: Value, info: FileInfo, extra: dict[str, object]) -> Value:
