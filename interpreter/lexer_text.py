@@ -82,7 +82,7 @@ class TextLexer(BaseLexer):
             mark = stop.group()
             if mark == "'":
                 break
-            pieces.append(mark[1] if mark[1] in _LITERAL_ESCAPES else mark)
+            pieces.append(mark[1] if mark == "@@" or mark[1] in _LITERAL_ESCAPES else mark)
         self.emit("STRING", ("'", "".join(pieces)), at, end)
         return end
 
@@ -353,4 +353,4 @@ class TextLexer(BaseLexer):
         raise NotImplementedError
 
 
-_SINGLE_STOP = re.compile(r"'|\\.", re.DOTALL)
+_SINGLE_STOP = re.compile(r"'|\\.|@@", re.DOTALL)

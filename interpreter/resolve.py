@@ -26,8 +26,8 @@ RESERVED = words(
 )
 BUILT_IN = words(
     """
-    parse json JSON xml XML csv CSV md MD upper lower trim pretty sort keep keepStructured typeof typeInfo
-    not exists fileExists
+    parse json xml csv md upper lower trim pretty sort keep keepStructured typeof typeInfo not exists fileExists
+    PARSE JSON XML CSV MD UPPER LOWER TRIM PRETTY SORT TYPEOF
     """
 )
 MOST_HINTS = 50

@@ -139,10 +139,10 @@ def number(x: int | float) -> int | float:
 
 
 def truthy(value: Value | Any) -> bool:
-    """Falsy: null, false, "", "false", "0", "NaN", 0, NaN, [] and {}."""
+    """Falsy: null, false, 0, NaN, [], {}, "", "0", and "false" and "NaN" in any case."""
     data = value.data if isinstance(value, Value) else value
     if isinstance(data, str):
-        return data not in ("", "false", "0", "NaN")
+        return data != "" and data != "0" and (len(data) > 5 or data.lower() not in ("false", "nan"))
     if isinstance(data, float) and math.isnan(data):
         return False
     if data is None or isinstance(data, bool | int | float | list | dict | Undefined):

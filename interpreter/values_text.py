@@ -216,12 +216,16 @@ def layout(plain: Any) -> str:
     return dump(plain, pretty=True) if spread or len(compact) > 60 else compact
 
 
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
 def parse_loosely(source: str) -> Any:
     """The data of a text that is a JSON object or array; else the text itself. Output of commands is read like this."""
     stripped = source.strip()
     if stripped[:1] in ("{", "[") and stripped[-1:] in ("}", "]"):
         try:
-            return json.loads(stripped)
+            return json.loads(stripped, parse_constant=_no_constant)
         except (ValueError, RecursionError):
             return source
     return source

@@ -269,9 +269,13 @@ async def call_function(
                 result = await evaluate(function.body, inside)
             except Returned as returned:
                 result = returned.value or NULL
-            if isinstance(result.data, Undefined) and isinstance(function.body, n.Block):
+            if isinstance(result.data, Undefined) and isinstance(function.body, n.Block | n.When):
                 result = nothing(result.labels)
             result = defined(result).with_labels(function.taint)
+            if result.data is None and result.text is None:
+                result = result.with_meta(
+                    text="null"
+                )  # the answer that there is none is shown; a variable with null is not
             if opaque(function.body):
                 # What a program makes of its arguments nobody sees: its answer carries all of them.
                 result = result.with_labels(sequence_labels(inputs))

@@ -13,7 +13,7 @@ from interpreter import values_text as vt
 from interpreter.errors import EvaluationError
 from interpreter.operations import Request, perform
 from interpreter.policy_subjects import Operation, spellings
-from interpreter.values import NULL, Undefined, Value
+from interpreter.values import NULL, Undefined, Value, nothing
 
 from .blocks import action_value
 from .commands import function_labels, guard_choice
@@ -57,15 +57,15 @@ async def show(node: n.Show, env: Env) -> Value:
 @handles(n.Log)
 async def log(node: n.Log, env: Env) -> Value:
     value = NULL if node.value is None else await action_value(node.value, env)
-    return await emit("log", value, env, node, lambda v: env.ports.output.stderr(env.run.mask(vt.display(v)) + "\n"))
+    await emit("log", value, env, node, lambda v: env.ports.output.stderr(env.run.mask(vt.display(v)) + "\n"))
+    return nothing(value.labels)
 
 
 def print_result(value: Value, env: Env) -> None:
     """What a command or call prints when it stands as a statement. Judged already: it is the result of that operation."""
     said = value.meta.get("stdout") if value.meta else None
-    text = (
-        said if said is not None else "" if value.data is None or isinstance(value.data, Undefined) else vt.text(value)
-    )
+    silent = value.text is None and (value.data is None or isinstance(value.data, Undefined))
+    text = said if said is not None else "" if silent else vt.text(value)
     if text.strip():
         env.run.document.printed(text)
 

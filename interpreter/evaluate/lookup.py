@@ -101,11 +101,10 @@ async def member_access(node: n.Field | n.Index, env: Env) -> Value:
 
 async def reach(node: n.Field | n.Index, env: Env) -> Value:
     """The member that a path names. Errors: `Absent` at the first step that leads nowhere, with the labels of the value there."""
-    if isinstance(node, n.Field):
-        if isinstance(node.target, n.Wildcard) or projecting(node.target):
-            return await project(node, env)
-        if node.optional:
-            return await optional_field(node, env)
+    if projecting(node.target):
+        return await project(node, env)
+    if isinstance(node, n.Field) and node.optional:
+        return await optional_field(node, env)
     inner = node.target
     target = await (reach(inner, env) if isinstance(inner, n.Field | n.Index) else evaluate(inner, env))
     try:
@@ -262,13 +261,14 @@ def projecting(node: n.Node) -> bool:
     return isinstance(node, n.Wildcard)
 
 
-async def project(node: n.Field, env: Env) -> Value:
-    """`@xs[*].a.b`: the field of every element, null where there is none."""
+async def project(node: n.Field | n.Index, env: Env) -> Value:
+    """`@xs[*].a.b[0]`: the field or index of every element, null where there is none."""
     target = await evaluate(node.target, env)
+    key = await evaluate(node.key, env) if isinstance(node, n.Index) else Value(node.name)
     found: list[Value] = []
     for item in target.items() if isinstance(target.data, list) else ():
         try:
-            found.append(get_field(item, node.name, env))
+            found.append(get_key(item, key, env) if isinstance(node, n.Index) else get_field(item, node.name, env))
         except Absent:
             found.append(Value(None, item.labels))
     return array(found, target.own)
@@ -277,8 +277,6 @@ async def project(node: n.Field, env: Env) -> Value:
 @handles(n.Wildcard)
 async def wildcard(node: n.Wildcard, env: Env) -> Value:
     target = await evaluate(node.target, env)
-    if isinstance(target.data, dict):
-        return array((target.item(v) for v in target.data.values()), target.own)
     if not isinstance(target.data, list):
         raise EvaluationError(f"Cannot use [*] on non-array value ({type_name(target)})", span=node.span)
     return target

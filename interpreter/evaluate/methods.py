@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from functools import cmp_to_key
 from typing import Any
 
 from interpreter import values_text as vt
@@ -204,9 +203,7 @@ def _match(target: Value, arguments: Arguments) -> Value:
 
 def _split(target: Value, arguments: Arguments) -> Value:
     source, pattern = vt.text(target), _pattern(arguments)
-    if not arguments:
-        parts = [source]
-    elif pattern is not None:
+    if pattern is not None:
         compiled = _compiled(pattern)
         parts = _within_time(lambda: compiled.split(source, timeout=REGEX_SECONDS))
     else:
@@ -243,6 +240,14 @@ def _substring(target: Value, arguments: Arguments) -> Value:
     return Value(source[min(start, stop) : max(start, stop)], target.labels)
 
 
+def _substr(target: Value, arguments: Arguments) -> Value:
+    source = vt.text(target)
+    start = _integer(arguments, 0, 0) or 0
+    start = max(0, len(source) + start) if start < 0 else start
+    count = _integer(arguments, 1, None)
+    return Value(source[start:] if count is None else source[start : start + max(0, count)], target.labels)
+
+
 def _text_method(operation: Callable[[str], Any]) -> Method:
     return lambda target, arguments: Value(operation(vt.text(target)), target.labels)
 
@@ -274,6 +279,7 @@ TEXT: dict[str, Method] = {
     "split": _split,
     "slice": _text_slice,
     "substring": _substring,
+    "substr": _substr,
     "replace": _replace,
     "replaceAll": _replace_all,
     "match": _match,
@@ -291,13 +297,11 @@ NUMBER: dict[str, Method] = {
 
 
 def _position(target: Value, arguments: Arguments) -> int:
+    """Where an array has something: numbers are no texts here, unlike with `==`; objects and arrays are told by what is in them."""
     wanted = arguments[0] if arguments else Value(UNDEFINED)
-    plain = not isinstance(wanted.data, list | dict)
     for index, item in enumerate(target.data):
         data = item.data if isinstance(item, Value) else item
-        if data is wanted.data or (plain and type(data) is type(wanted.data) and data == wanted.data):
-            return index
-        if equal(target.item(item), wanted):
+        if data is wanted.data or (type_name(data) == type_name(wanted.data) and equal(target.item(item), wanted)):
             return index
     return -1
 
@@ -325,11 +329,9 @@ def _flat(items: list[Value], depth: int) -> list[Value]:
     return flat
 
 
-def sort_values(items: list[Value]) -> list[Value]:
-    """Numbers by size if there are only numbers, else by text."""
-    if items and all(isinstance(v.data, int | float) and not isinstance(v.data, bool) for v in items):
-        return sorted(items, key=lambda v: v.data)
-    return sorted(items, key=cmp_to_key(lambda a, b: (vt.text(a) > vt.text(b)) - (vt.text(a) < vt.text(b))))
+def sort(target: Value) -> Value:
+    """An array in the order of the texts of its items, numbers too: 10 stands before 9."""
+    return array(sorted(target.items(), key=vt.text), target.own)
 
 
 def _at(target: Value, arguments: Arguments) -> Value:
@@ -358,7 +360,7 @@ ARRAY: dict[str, Method] = {
     "slice": _slice,
     "concat": _concat,
     "reverse": lambda t, a: array(list(t.items())[::-1], t.own),
-    "sort": lambda t, a: array(sort_values(list(t.items())), t.own),
+    "sort": lambda t, a: sort(t),
     "flat": lambda t, a: array(_flat(list(t.items()), _integer(a, 0, 1) or 0), t.own),
     "at": _at,
     "toString": lambda t, a: Value(vt.text(t), t.labels),

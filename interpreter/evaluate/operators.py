@@ -103,7 +103,7 @@ def compare(operator: str, left: Any, right: Any) -> bool:
 
 
 def equal(left: Value, right: Value) -> bool:
-    """`==`: equal data; a number or boolean equals its text, null equals a missing value."""
+    """`==`: equal data, in arrays item by item; a number or boolean equals its text, null equals a missing value."""
     a, b = left.data, right.data
     if isinstance(a, Undefined):
         a = None
@@ -116,14 +116,16 @@ def equal(left: Value, right: Value) -> bool:
             return a is b
         if isinstance(a, str) or isinstance(b, str):
             return vt.scalar_text(a) == vt.scalar_text(b)
-        return to_number(a) == to_number(b)
+        return False
     if isinstance(a, int | float) and isinstance(b, int | float):
         return a == b
     if isinstance(a, str) and isinstance(b, str):
         return a == b
     if (isinstance(a, int | float) and isinstance(b, str)) or (isinstance(a, str) and isinstance(b, int | float)):
-        return bool(str(a).strip() and str(b).strip() and to_number(a) == to_number(b))
-    if isinstance(a, list | dict) and type(a) is type(b):
+        return to_number(a) == to_number(b)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(equal, left.items(), right.items()))
+    if isinstance(a, dict) and isinstance(b, dict):
         return bool(vt.to_plain(left) == vt.to_plain(right))
     if isinstance(a, list | dict) and isinstance(b, str):
         return vt.text(left) == b

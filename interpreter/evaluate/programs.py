@@ -11,6 +11,7 @@ from typing import Any
 
 from interpreter import nodes as n
 from interpreter import values_text as vt
+from interpreter.code_javascript import PRELUDE
 from interpreter.errors import EvaluationError
 from interpreter.labels import NONE, Labels, joined
 from interpreter.ports import ScriptFunction
@@ -162,7 +163,7 @@ def around(text: str, env: Env, without: Mapping[str, Any]) -> dict[str, Value]:
 def shell_variable(value: Value) -> str:
     if value.data is None or isinstance(value.data, Undefined):
         return ""
-    text = "\n".join(vt.text(item) for item in value.items()) if flat_list(value) else vt.text(value)
+    text = "\n".join(map(shell_variable, value.items())) if flat_list(value) else vt.text(value)
     return text.replace("\0", "")
 
 
@@ -239,8 +240,27 @@ def _make(name, names, text, space):
 _printed = {{}}
 def _said(name, result):
     if _printed[name]: print(_printed[name])
-_space = {{"_said": _said,
-  "__name__": "__main__", "mlld": _t.SimpleNamespace(is_variable=lambda *a: False, get_type=lambda *a: None)}}
+class _Marks:
+    # What `mlld` asks about; texts and numbers carry no marks: the name of a parameter says that one is meant.
+    __mlld_is_variable__, __mlld_subtype__ = True, None
+    def __init__(self, *a):
+        super().__init__(*a)
+        self.__mlld_metadata__ = {{}}
+class MlldArray(_Marks, list):
+    __mlld_type__ = "array"
+class MlldObject(_Marks, dict):
+    __mlld_type__ = "object"
+    def __getattr__(self, name):
+        if name.startswith("__"): raise AttributeError(name)
+        return self.get(name)
+def _mark(x):
+    return MlldArray(x) if isinstance(x, list) else MlldObject(x) if isinstance(x, dict) else x
+def _kind(x, name=None):
+    return getattr(x, "__mlld_type__", None) or (name and ("simple-text" if isinstance(x, str) else "primitive"))
+_space = {{"_said": _said, "__name__": "__main__", "mlld": _t.SimpleNamespace(
+  is_variable=lambda x, name=None: hasattr(x, "__mlld_type__") or name is not None,
+  get_type=_kind, get_subtype=lambda x, name=None: getattr(x, "__mlld_subtype__", None),
+  get_metadata=lambda x, name=None: getattr(x, "__mlld_metadata__", {{}}))}}
 for _n, _p, _b in {helpers}:
     _f = _make(_n, _p, _b, _space)
     def _wrap(f, name):
@@ -258,7 +278,7 @@ for _n, _p, _b in {helpers}:
         return call
     _space[_n], _printed[_n] = _wrap(_f, _n), ""
 _names, _values = {names}, _j.loads({values})
-_r = _make("_body", _names, {body}, _space)(*_values)
+_r = _make("_body", _names, {body}, _space)(*map(_mark, _values))
 if _r is not None:
     _s.stdout.write({mark} + _j.dumps(_r, default=str))
 """
@@ -273,7 +293,7 @@ def node_program(
     while given and isinstance(given[-1].data, Undefined):  # what was not given is undefined, which JSON cannot say
         given.pop()
     helpers = [[f.name, list(f.parameters), f.body] for f in functions]
-    return NODE.replace("$INPUT", json.dumps(json.dumps(
+    return NODE.replace("$PRELUDE", PRELUDE).replace("$INPUT", json.dumps(json.dumps(
         {"body": text, "names": list(plain), "values": list(plain.values())[: len(given)],
          "texts": texts(values), "ambient": list(ambient),
          "around": list(ambient.values()), "helpers": helpers, "mark": MARK}
@@ -284,29 +304,31 @@ NODE = r"""
 const { createRequire } = require('module');
 const input = JSON.parse($INPUT);
 const AsyncFunction = (async () => {}).constructor;
-const wrap = (body) => {
-  if (!/\breturn\b/.test(body)) {
-    try { new AsyncFunction(`return (\n${body}\n)`); return `return (\n${body}\n)`; } catch {}
-  }
-  return body;
-};
-const helpers = input.helpers.map(([name, names, body]) => {
+$PRELUDEconst helpers = input.helpers.map(([name, names, body]) => {
   const declared = (text) => `${/\bawait\b/.test(body) ? 'async ' : ''}function ${name}(${names.join(', ')}) {\n${text}\n}`;
-  const whole = declared(wrap(body));
+  const whole = declared(answering(body));
   // One of them with a fault must not break bodies that never call it.
   try { new Function(whole); return whole; } catch (fault) {
     return declared(`throw new SyntaxError(${JSON.stringify(`${name}: ${fault.message}`)});`);
   }
 }).join('\n');
-const source = `${helpers}\nreturn async function (${input.names.join(', ')}) {\n${wrap(input.body)}\n};`;
+const source = `${helpers}\nreturn async function (${input.names.join(', ')}) {\n${answering(input.body)}\n};`;
 // A structure that is used as text says what it was read from.
 const dress = (x, i) => {
   if (x !== null && typeof x === 'object') {
+    mark(x);
     const said = input.texts[input.names[i]];
     Object.defineProperty(x, 'toString', { value: () => said ?? JSON.stringify(x), configurable: true, writable: true });
   }
   return x;
 };
+// What is printed is often read: structures are JSON, as in `js`.
+const said = (x) => {
+  if (x === null || typeof x !== 'object' || x instanceof Error) return x;
+  try { return JSON.stringify(x, null, 2); } catch { return x; }
+};
+const log = console.log;
+console.log = console.info = console.debug = (...x) => log(...x.map(said));
 const here = createRequire(process.cwd() + '/');
 (async () => {
   try {

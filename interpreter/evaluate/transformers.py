@@ -16,7 +16,8 @@ from interpreter.values import NULL, Value, array, is_plain_text, record, strip,
 from . import relaxed_json
 from .core import Env
 from .functions import Arguments, BuiltIn
-from .methods import pick, sort_values
+from .methods import pick
+from .methods import sort as sort_array
 
 Transform = Callable[[Value], Value]
 
@@ -62,19 +63,22 @@ def _parse(value: Value, read: Callable[[str], Any], what: str) -> Value:
     if not is_plain_text(value):
         return laid_out(value)
     text = value.data
+    failed = "Strict JSON parsing failed" if what == "parse.strict" else "JSON parsing failed"
     if not text.strip():
-        raise EvaluationError(f"@{what}: the text is empty", hint="`?? null` or a `when` handles an empty answer")
+        raise EvaluationError(
+            f"{failed}: the text is empty", code="not-json", hint="`?? null` or a `when` handles an empty answer"
+        )
     try:
         return parsed(read(text), value)
     except (ValueError, RecursionError) as error:
         if relaxed_json.is_fenced(text):
             raise EvaluationError(
-                "input appears to be wrapped in markdown code fences. Use @parse.llm", code="not-json",
+                f"{failed} - input appears to be wrapped in markdown code fences. Use @parse.llm", code="not-json",
                 hint="@parse.llm finds JSON inside the answer of a model",
             ) from None  # fmt: skip
         shown = text if len(text) <= 60 else f"{text[:57]}…"
         raise EvaluationError(
-            f"Failed to parse JSON: {error}; the text begins {shown!r}", code="not-json",
+            f"{failed}: {error}; the text begins {shown!r}", code="not-json",
             hint="@parse.loose accepts comments and single quotes, @parse.llm finds JSON inside prose",
         ) from None  # fmt: skip
 
@@ -94,8 +98,8 @@ def parse_llm(value: Value) -> Value:
 def parse_list(value: Value) -> Value:
     if isinstance(value.data, list):
         return value
-    lines = (line.strip() for line in vt.text(value).splitlines())
-    return Value([re.sub(r"^(?:[-*+]|\d+[.)])\s+", "", line) for line in lines if line], value.labels)
+    lines = (line.rstrip() for line in vt.text(value).split("\n"))
+    return Value([line for line in lines if line], value.labels)
 
 
 def structured(value: Value) -> Any:
@@ -172,8 +176,13 @@ def to_xml(value: Value) -> Value:
     if isinstance(data, list):
         return Value("\n".join(_element("item", item) for item in data), value.labels)
     lines: list[str] = []
-    open_tags: list[tuple[int, str]] = []
+    open_tags: list[tuple[int, str]] = []  # level and tag, each with the indentation of its depth
     found = False
+
+    def close() -> None:
+        lines.append("  " * (len(open_tags) - 1) + f"</{open_tags[-1][1]}>")
+        open_tags.pop()
+
     for line in str(data).strip().splitlines():
         heading = _HEADING.match(line)
         if not heading:
@@ -182,10 +191,11 @@ def to_xml(value: Value) -> Value:
         found = True
         level = len(heading.group(1))
         while open_tags and open_tags[-1][0] >= level:
-            lines.append(f"</{open_tags.pop()[1]}>")
+            close()
         open_tags.append((level, _tag(heading.group(2))))
-        lines.append(f"<{open_tags[-1][1]}>")
-    lines.extend(f"</{tag}>" for _, tag in reversed(open_tags))
+        lines.append("  " * (len(open_tags) - 1) + f"<{open_tags[-1][1]}>")
+    while open_tags:
+        close()
     body = "\n".join(lines)
     return Value(body if found else f"<DOCUMENT>\n{body}\n</DOCUMENT>", value.labels)
 
@@ -208,7 +218,7 @@ def markdown(value: Value) -> Value:
 def sort(value: Value) -> Value:
     data = value if isinstance(value.data, list) else Value(structured(value), value.labels)
     if isinstance(data.data, list):
-        return array(sort_values(list(data.items())), data.own)
+        return sort_array(data)
     if isinstance(data.data, dict):
         return Value(dict(sorted(data.data.items())), data.own, labels=data.labels)
     return Value("\n".join(sorted(vt.text(data).splitlines())), data.labels)
@@ -287,4 +297,5 @@ TRANSFORMERS: dict[str, BuiltIn] = {
     "typeInfo": BuiltIn(name="typeInfo", call=type_info, parameters=("value",)),
     "not": BuiltIn(name="not", call=not_, parameters=("value",)),
 }
-TRANSFORMERS |= {name.upper(): TRANSFORMERS[name] for name in ("json", "xml", "csv", "md")}
+SHOUTED = ("parse", "json", "xml", "csv", "md", "upper", "lower", "trim", "pretty", "sort", "typeof")
+TRANSFORMERS |= {name.upper(): TRANSFORMERS[name] for name in SHOUTED}

@@ -1,27 +1,15 @@
 // What a script finds in its engine before its own code: console, timers, and the way in and out for values.
+// `answering` and `mark` stand before it (interpreter/code_javascript.py).
 (() => {
   "use strict";
   const compiled = new Map(), running = new Map(), timers = new Map();
-  const AsyncFunction = (async () => {}).constructor;
   let ids = 0;
 
   const text = (x) => {
     if (typeof x === "string") return x;
     if (x instanceof Error) return `${x.name}: ${x.message}`;
     if (x === undefined || typeof x === "function" || typeof x === "symbol") return String(x);
-    try { return show(x, new Set()); } catch { return String(x); }
-  };
-  // Close to what Node prints: quotes inside structures only.
-  const show = (x, seen) => {
-    if (typeof x === "string") return `'${x}'`;
-    if (x === null || typeof x !== "object") return String(x);
-    if (seen.has(x)) return "[Circular]";
-    seen.add(x);
-    const inner = Array.isArray(x)
-      ? x.map((i) => show(i, seen)).join(", ")
-      : Object.entries(x).map(([k, v]) => `${/^[A-Za-z_$][\w$]*$/.test(k) ? k : `'${k}'`}: ${show(v, seen)}`).join(", ");
-    seen.delete(x);
-    return Array.isArray(x) ? (inner ? `[ ${inner} ]` : "[]") : (inner ? `{ ${inner} }` : "{}");
+    try { return JSON.stringify(x, null, 2); } catch { return String(x); }
   };
   // Structures also answer to `.text`, `.data` and `String(x)`, as what flows through a pipeline does.
   const methods = ["trim", "split", "replace", "replaceAll", "match", "toUpperCase", "toLowerCase", "startsWith", "endsWith", "includes", "indexOf", "substring"];
@@ -31,6 +19,7 @@
     const add = (name, get) => { if (!(name in x)) Object.defineProperty(x, name, { get, set(v) { Object.defineProperty(x, name, { value: v, writable: true, enumerable: true, configurable: true }); }, enumerable: false, configurable: true }); };
     add("text", () => written());
     add("data", () => x);
+    mark(x);
     // Where neither the data nor an array has a method of that name, the text has: `input.trim()`, `input.split(",")`.
     for (const name of methods) {
       if (!(name in x)) Object.defineProperty(x, name, { value: (...a) => written(null, 2)[name](...a), enumerable: false, configurable: true, writable: true });
@@ -38,24 +27,18 @@
     Object.defineProperty(x, "toString", { value: () => written(), enumerable: false, configurable: true, writable: true });
     return x;
   };
-  const wrap = (body) => {
-    if (!/\breturn\b/.test(body)) {
-      try { new AsyncFunction(`return (\n${body}\n)`); return `return (\n${body}\n)`; } catch { /* statements */ }
-    }
-    return body;
-  };
   const compile = (key, body, names, ambient, functions) => {
     const found = compiled.get(key);
     if (found) return found;
     const helpers = functions.map(([name, parameters, source]) => {
       const declared = (body) => `${/\bawait\b/.test(source) ? "async " : ""}function ${name}(${parameters.join(", ")}) {\n${body}\n}`;
-      const whole = declared(wrap(source));
+      const whole = declared(answering(source));
       // One of them with a fault must not break bodies that never call it.
       try { new Function(whole); return whole; } catch (fault) {
         return declared(`throw new SyntaxError(${JSON.stringify(`${name}: ${fault.message}`)});`);
       }
     }).join("\n");
-    const source = `${helpers}\nreturn async function (${names.join(", ")}) {\n${wrap(body)}\n};`;
+    const source = `${helpers}\nreturn async function (${names.join(", ")}) {\n${answering(body)}\n};`;
     const made = new Function("console", ...ambient, source);
     if (compiled.size > 500) compiled.clear();
     compiled.set(key, made);
@@ -74,6 +57,7 @@
         return;
       }
       if (value === undefined) return;
+      if (typeof value === "number" && !Number.isFinite(value)) { run.value = String(value); return; }
       try { run.value = JSON.stringify(value, (k, v) => typeof v === "bigint" ? Number(v) : v instanceof Map ? Object.fromEntries(v) : v instanceof Set ? [...v] : v); }
       catch (problem) { run.error = { message: `the returned value is no JSON: ${problem.message}`, name: problem.name, stack: "" }; }
     };
