@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from .errors import Diagnostic
+from .hints_directive import WORDS
+from .hints_directive import missing_value as after_which_nothing
 from .lexer_words import LINK_WORDS, STATEMENT_WORDS, Token
 from .source import Source, Span
 
@@ -87,6 +89,11 @@ class Place:
         """The kinds of the tokens before this one."""
         return [token[0] for token in self.tokens[: self.index]]
 
+    @property
+    def head(self) -> str:
+        """The type of the word that began the innermost directive, or empty."""
+        return next((kind for kind in reversed(self.before()) if kind in WORDS), "")
+
     def opener(self) -> str:
         """The kind of the innermost bracket that is open here, or empty."""
         depth = 0
@@ -131,11 +138,11 @@ def wanted(expected: frozenset[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(out))[:6]
 
 
-def missing_value(span: Span) -> Diagnostic:
+def missing_value(span: Span, directive: str = "") -> Diagnostic:
     """For a declaration that ends with its `=`, the place."""
     return Diagnostic(
         code="missing-value",
-        message="there is no value after =",
+        message=after_which_nothing(directive, "="),
         span=span,
         expected=("a value",),
         hint="write the value before the next statement; null is one, too",

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from . import hints_habits as habits
 from .errors import Diagnostic
 from .hints import nearest
+from .hints_directive import missing_value as after_which_nothing
 from .hints_place import KEYWORDS, VALUE, VALUE_STARTS, Place, Said, described, missing_value, wanted
 from .lexer_words import LANGUAGES, STATEMENT_WORDS, Token
 from .source import Source
@@ -23,7 +24,7 @@ def explain(source: Source, tokens: list[Token], index: int, expected: frozenset
     place = Place(source=source, tokens=tokens, index=index, expected=expected)
     kind, _, start, end = place.token
     if kind in ("END", "RBRACK", "RBRACE") and place.kind(-1) in ("ASSIGN", "AUGMENT"):
-        return missing_value(place.span(-1))
+        return missing_value(place.span(-1), place.head)
     if kind == "END" and index:
         start = end = tokens[index - 1][3]
     for habit in _HABITS:
@@ -106,7 +107,11 @@ def _missing_at(place: Place) -> Said | None:
         if inside in ("CALL", "LPAR"):
             return Said("named-argument", "arguments are told apart by their order", "write the value alone")
     if place.kind() in ("ASSIGN", "LPAR") and before[0] in ("LABEL", "WORD"):
-        return Said("missing-at", f"{before[1]} has no @", f"write @{before[1]}", back=1)
+        told = {"VAR": "missing '@' before variable name in var directive",
+                "EXE": "invalid exe syntax. Variable names must start with '@'"}.get(place.head)  # fmt: skip
+        return Said(
+            "missing-at", f"{told}: {before[1]}" if told else f"{before[1]} has no @", f"write @{before[1]}", back=1
+        )
     if place.kind(-1) == "PIPE" and place.kind() == "WORD":
         return Said("missing-at", "pipeline filters require the @ prefix", f"write | @{place.word}")
     if place.kind() in ("WORD", "LABEL") and "AT" in place.expected and not place.expected >= VALUE:
@@ -115,6 +120,11 @@ def _missing_at(place: Place) -> Said | None:
             return Said("missing-quotes", f"{place.word} is no module", f'write "{place.word}" for a file')
         if place.first == "FOR" and place.word == "each":
             return Said("habit", "for each is written for", "write for @x in @xs")
+        if place.kind(-1) == "FOR":
+            kind = "for" if place.first == "FOR" else "for expression"
+            return Said("missing-at", f"invalid {kind} syntax: {place.word} has no @", f"write @{place.word}")
+        if place.kind(-1) == "AS" and place.first == "IMPORT":
+            return Said("missing-at", "import aliases must include '@'", f"write as @{place.word}")
         if not nearest(place.word, known):
             return Said("missing-at", f"{place.word} has no @", f"write @{place.word}")
     return None
@@ -135,15 +145,57 @@ def _connective(place: Place) -> Said | None:
     if "WHERE" in place.expected and word in ("if", "where"):
         return Said("habit", f"{word} in a for is written when", "write for @x in @xs when @condition => …")
     if "ARROW" in place.expected and place.expected & {"BLOCK", "CASES"} and word in (":", "do", "show"):
-        return Said(
-            "missing-arrow", f"=> or [ … ] is missing before {word}", "write => before one action, [ … ] around several"
-        )
+        return Said("missing-arrow", f"{_no_arrow(place)} before {word}", _ARROWS)
     if word == ":" and {"CASES", "WHEN"} & set(place.before()) and "PIPE" in place.expected:
         return Said("habit", "a case is written with =>", "write condition => action")
     if word == "if" and "PIPE" in place.expected:
         return Said("habit", "if comes before what it chooses", "write @condition ? this : that")
     if word == "into" and "TO" in place.expected:
         return Said("habit", "into is written to", "write to")
+    return None
+
+
+_ARROWS = "write => before one action, [ … ] around several"
+
+
+def _no_arrow(place: Place) -> str:
+    """What is missing where a loop has no body."""
+    return (
+        "missing '=>' or '[' in for directive"
+        if place.first == "FOR"
+        else f"missing '=>' in {KEYWORDS[place.head]} expression"
+    )
+
+
+def _head_of_loop(place: Place) -> Said | None:
+    """`for @x @xs => …`, `for @x in @xs @f(@x)`, `for parallel 3 @x`, `loop 3 [ … ]`, `loop() [ … ]`, `while() @f`."""
+    if place.head == "FOR":
+        if place.kind() == "NUMBER" and place.kind(-1) == "PARALLEL":
+            number = place.text()
+            return Said(
+                "syntax", "wrong order for parallel syntax: the limit has no parentheses", f"write parallel({number})"
+            )
+        if "IN" in place.expected and place.kind() != "END" and place.text() not in ("of", "each"):
+            kind = "directive" if place.first == "FOR" else "expression"
+            return Said("missing-word", f"missing 'in' in for {kind}", f"write in before {described(place)}")
+        if "ARROW" in place.expected and place.kind() in VALUE_STARTS and place.kind() != "LBRACE":
+            return Said("missing-arrow", f"{_no_arrow(place)} before {described(place)}", _ARROWS)
+    if place.kind() == "RPAR" and place.opener() in ("LPAR", "CALL", "ARGS") and place.kind(-2) in ("LOOP", "WHILE"):
+        if place.kind(-2) == "LOOP":
+            return Said("missing-limit", "loop() requires a limit or endless", "write loop(10) or loop(endless)")
+        return Said("missing-limit", "while() requires a maximum iteration count", "write while(10) @function")
+    if "WHILE" in place.before() and place.kind(-1) == "RPAR" and place.kind() == "END" and place.head != "LOOP":
+        return Said(
+            "missing-value",
+            "while expects an executable reference after the iteration cap",
+            "write while(10) @function",
+        )
+    if place.kind(-1) == "WHILE" and place.kind() in VALUE_STARTS:
+        return Said(
+            "missing-limit",
+            "missing '(' after while keyword",
+            "write while(10) @function; a block is repeated by loop(10) until …",
+        )
     return None
 
 
@@ -156,6 +208,8 @@ def _before_value(place: Place) -> Said | None:
     if place.kind(-1) == "WORD" and word == "case" and "CASES" in place.before():
         return Said("habit", "a case has no word before it", "write condition => action", back=1)
     if place.kind() == "LBRACE" and place.kind(-1) == "WORD":
+        if word == "prose":
+            return Said("prose-config", "prose blocks require a config reference", "write prose:@config { … }", back=1)
         if near := nearest(word, [*LANGUAGES, "cmd"]):
             return Said("unknown-language", f"{word} is no language", f"did you mean {near}?", back=1)
         if place.first in ("EXE", "RUN", "VAR", "LET"):
@@ -260,11 +314,17 @@ def _missing_value(place: Place) -> Said | None:
     if place.kind() != "END" or not place.index:
         return None
     before = place.text(-1).split("\n")[0]
-    if place.expected >= VALUE:
-        return Said("missing-value", f"there is no value after {before}", "write the value on the same line")
+    bare = place.index == 1 and place.first in ("IMPORT", "FILE", "FILES")
+    if bare or place.kind(-1) in ("TO", "FROM") or place.expected >= VALUE:
+        return Said("missing-value", after_which_nothing(place.head, before), "write the value on the same line")
     if place.expected & {"BLOCK", "CASES"} and place.first in ("IF", "FOR", "WHEN", "LOOP", "BOX"):
         word = KEYWORDS[place.first]
-        return Said("missing-block", f"there is nothing for the {word} to do", "write => and an action, or [ … ]")
+        told = f"there is nothing for the {word} to do"
+        if place.first == "IF":
+            told = f"invalid if syntax: {told}"
+        elif place.first in ("LOOP", "BOX"):
+            told = f"{word} requires a block: {told}"
+        return Said("missing-block", told, "write => and an action, or [ … ]")
     return None
 
 
@@ -273,7 +333,8 @@ def _missing_block(place: Place) -> Said | None:
         return Said("missing-block", "what else does stands in brackets", "write else [ … ]")
     if place.first == "LOOP" and "BLOCK" in place.expected and place.kind(-1) == "LOOP":
         limit = "endless" if nearest(place.text(), ("endless", "forever", "always")) else place.text()
-        return Said("habit", "the limit of a loop stands in parentheses", f"write loop({limit}) [ … ]")
+        told = "missing '(' after loop keyword" if place.kind() == "NUMBER" else "loop requires a block"
+        return Said("habit", f"{told}: the limit of a loop stands in parentheses", f"write loop({limit}) [ … ]")
     if place.first == "FOR" and place.kind(-1) == "NUMBER" and "PARALLEL" in place.expected:
         return Said("habit", "a number before for's name is no limit", f"write for parallel({place.text(-1)}) @x in …")
     if place.first == "WHILE" and place.kind() == "AT":
@@ -327,6 +388,15 @@ def _declaration(place: Place) -> Said | None:
         return Said("habit", "one name is declared at a time", "write var @a = @list[0] and var @b = @list[1]")
     if "ASSIGN" not in place.expected or place.expected >= VALUE or place.expected & {"RPAR", "PIPE"}:
         return None
+    if place.kind() in ("PARAMS", "LPAR", "CALL") and place.first == "VAR":
+        return Said("var-function", "cannot define executables with var", f"write exe {place.text(-1)}(…) = …")
+    if place.kind() == "DOT" and place.first == "EXE" and place.index == 2:
+        told = "executables cannot be defined with nested field syntax"
+        return Said(
+            "nested-function",
+            told,
+            f"write exe @{place.word}(…), and hold it in an object: {{ {place.word}: @{place.word} }}",
+        )
     match place.kind():
         case "COLON":
             return Said("habit", "names have no types", f"write {place.text(-1)} = …")
@@ -339,8 +409,14 @@ def _declaration(place: Place) -> Said | None:
             return Said("bad-name", "a name has no spaces", f"write {place.text(-1)}_{place.text()}")
         case "END" | "COMMA":
             return None
-    message = f"= is missing before {described(place)}"
-    return Said("missing-equals", message, f"write {KEYWORDS[place.first]} … = …")
+    no_equals = {
+        "VAR": f"invalid var syntax. Expected '=' after variable name '{place.text(-1)}'",
+        "EXE": "invalid exe syntax. Expected '=' after parameters",
+        "FILE": 'missing "=" in file directive',
+        "FILES": 'missing "=" in files directive',
+    }
+    message = f"{no_equals.get(place.head, '= is missing')}, before {described(place)}"
+    return Said("missing-equals", message, f"write {KEYWORDS[place.head or place.first]} … = …")
 
 
 def _imports(place: Place) -> Said | None:
@@ -350,22 +426,30 @@ def _imports(place: Place) -> Said | None:
                 "habit", "imported names stand in braces", f"write import {{ {place.text(-1)} }} from …", back=1
             )
         if place.text() == "*":
-            return Said("habit", "everything is imported under a name", 'write import "file.mld" as @name')
-        if place.kind(-1) == "RBRACE" and "FROM" in place.expected and place.kind() == "STRING":
-            return Said("missing-word", "from is missing", f"write from {place.text()}")
+            told = "wildcard imports require an alias: everything is imported under a name"
+            return Said("habit", told, 'write import "file.mld" as @name')
+        if place.kind(-1) == "RBRACE" and "FROM" in place.expected and not nearest(place.text(), ["from"]):
+            origin = "" if place.kind() == "END" else f" {place.text()}"
+            return Said("missing-word", "missing 'from' keyword in import directive", f"write from{origin}")
     if place.first == "EXPORT" and place.index == 1:
         name = place.text() if place.kind() == "AT" else "@name"
+        told = "missing export list in export directive" if place.kind() == "END" else "invalid export syntax"
         return Said(
-            "habit", "exported names stand in braces", f"write export {{ {name} }}, for what is declared elsewhere"
+            "habit", f"{told}: names stand in braces", f"write export {{ {name} }}, for what is declared elsewhere"
         )
     if place.first in ("OUTPUT", "APPEND") and "TO" in place.expected and place.kind() in ("STRING", "AT"):
-        return Said("missing-word", "to is missing", f'write {KEYWORDS[place.first]} @value to "file"')
+        word = KEYWORDS[place.first]
+        return Said("missing-word", f"missing 'to' keyword in {word} directive", f'write {word} @value to "file"')
     return None
 
 
 def _comma(place: Place) -> Said | None:
     if place.kind() in ("KEY", "KEYOPT") and "COMMA" in place.expected:
         return Said("missing-comma", f"a comma is missing before {place.word}", "separate entries with commas")
+    if place.kind() == "COMMA" and "END" in place.expected and place.opener() == "BLOCK":
+        return Said(
+            "extra-comma", "comma separators are not allowed in block statements", "write one statement per line, or ;"
+        )
     if place.kind() == "COMMA" and "END" in place.expected and place.first in ("VAR", "LET", "EXE"):
         return Said("extra-comma", "a comma separates nothing here", "write [1, 2] for a list, 1.5 for a number")
     if place.kind() == "COMMA" and place.kind(-1) in ("COMMA", "CALL", "LBRACK", "LBRACE"):
@@ -388,6 +472,7 @@ _HABITS: tuple[Habit, ...] = (
     _connective,
     _imports,
     _missing_block,
+    _head_of_loop,
     _cases_or_statements,
     _ternary,
     _missing_value,

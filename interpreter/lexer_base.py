@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from .errors import Diagnostic
+from .hints_directive import WORDS
 from .lexer_words import Token
 from .source import Source
 
 # Deeper nesting than this is no program, and every walk over the tree must survive it.
 DEEPEST = 60
+# So many tokens back the word is looked for that began a directive with a fault.
+FAR = 2000
 
 
 class LexFault(Exception):
@@ -85,6 +88,13 @@ class BaseLexer:
             related=tuple((label, self.source.span(at, at + 1)) for label, at in related),
         )
         return LexFault(diagnostic, end if resume is None else resume)
+
+    def directive(self, at: int) -> str:
+        """The type of the token that began the directive around an offset, or empty."""
+        for token in reversed(self.out[-FAR:]):
+            if token is not None and token[2] <= at and token[0] in WORDS:
+                return token[0]
+        return ""
 
     def line_end(self, at: int) -> int:
         """Where the line ends. Remembered: a line of a megabyte may hold a hundred thousand questions."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from .hints_directive import unclosed
 from .lexer_code import balanced_end
 from .lexer_text import AT, TextLexer
 from .lexer_words import SPACE
@@ -11,13 +12,13 @@ from .lexer_words import SPACE
 _PLAIN = re.compile(r"[^@\\<>&|;{}\"'`]+")
 _IN_DOUBLE = re.compile(r"[^@\\<\"]+")
 _OPERATORS = {
-    "&&": "&& runs a second command",
-    "||": "|| runs a second command",
-    ";": "; runs a second command",
-    ">>": ">> appends to a file",
-    ">": "> writes a file",
-    "<": "< reads a file",
-    "&": "",
+    "&&": ("Shell operator AND (&&)", "runs a second command"),
+    "||": ("Shell operator OR (||)", "runs a second command"),
+    ";": ("Shell operator semicolon (;)", "runs a second command"),
+    ">>": ("Shell append operator (>>)", "appends to a file"),
+    ">": ("Shell redirection (>)", "writes a file"),
+    "<": ("Shell redirection (<)", "reads a file"),
+    "&": ("Background execution (&)", "goes on without the script"),
 }
 _OPERATOR = re.compile(r"&&|\|\||>>|[;<>&]")
 _URL = re.compile(r"https?://[^\s>]+")
@@ -55,7 +56,9 @@ class CommandLexer(TextLexer):
                     "unclosed-command",
                     opened,
                     opened + 1,
-                    "this command is never closed: } is missing",
+                    "unclosed command brackets in run directive: } is missing"
+                    if self.directive(opened) == "RUN"
+                    else "this command is never closed: } is missing",
                     expected=("}",),
                 )
             if mark == "}" and not double and depth == 0:
@@ -113,15 +116,16 @@ class CommandLexer(TextLexer):
 
     def _refuse(self, found: re.Match[str]) -> None:
         """A shell operator in a command: no shell reads it. Told, and the rest is lexed all the same."""
-        what = f"{_OPERATORS[found.group()]}, and cmd {{ }} runs one command without a shell"
+        name, what = _OPERATORS[found.group()]
+        message = f"{name} is not allowed in cmd {{ }}: it {what}, and cmd runs one command without a shell"
         if found.group() == "&":
-            what = "background execution (&) is not allowed in mlld. All commands run synchronously."
+            message = f"{name} is not allowed in mlld. All commands run synchronously."
         self.faults.append(
             self.fault(
                 "shell-in-cmd",
                 found.start(),
                 found.end(),
-                what,
+                message,
                 hint="use sh { … } for shell syntax, or quote the text",
             ).diagnostic
         )
@@ -131,7 +135,7 @@ class CommandLexer(TextLexer):
         end = balanced_end(self.text, at + 1, language)
         if end < 0:
             raise self.fault(
-                "unclosed-code", at, at + 1, f"this {language} body is never closed: }} is missing", expected=("}",)
+                "unclosed-code", at, at + 1, f"unclosed code block: this {language} body has no }}", expected=("}",)
             )
         self.emit("CODE", self.text[at + 1 : end].rstrip(), at, end + 1)
         return end + 1
@@ -181,7 +185,7 @@ class CommandLexer(TextLexer):
                 "unclosed-load",
                 opened,
                 opened + 1,
-                "this file load is never closed: > is missing",
+                f"{unclosed(self.directive(opened), '<')}: > is missing",
                 expected=(">",),
                 resume=self.line_end(opened),
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from .hints_directive import unclosed
 from .lexer_base import Frame
 from .lexer_names import STARTS, TOUCHABLE, NameLexer
 from .lexer_words import (
@@ -152,7 +153,7 @@ class DirectiveLexer(NameLexer):
             "unclosed-bracket",
             opened,
             opened + 1,
-            f"{mark} is opened here and never closed",
+            f"{unclosed(self.directive(opened), mark)}: {mark} is opened here and never closed",
             expected=(closer,),
             hint=f"add {closer} where this part ends",
             resume=self.size if resume is None else resume,

@@ -232,7 +232,7 @@ class NameLexer(CommandLexer):
                 resume=end,
             )
         command = rest.strip("()[]\"'` ") if word in LANGUAGES or word == "cmd" else line
-        message = "a command stands in braces"
+        message = "Commands in run must be wrapped in braces or quotes"
         return self.fault(
             "bare-command", at, at + len(line), message, hint=f"write run cmd {{ {command} }}", resume=end
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from .hints_directive import unclosed
 from .lexer_base import DEEPEST, BaseLexer
 from .lexer_words import NAME
 from .source import Source
@@ -104,7 +105,7 @@ class TextLexer(BaseLexer):
             "unclosed-text",
             at,
             at + len(quote),
-            f"this text is never closed: {quote} is missing",
+            f"{unclosed(self.directive(at), quote)}: {quote} is missing",
             expected=(f"closing {quote}",),
             hint=hint,
             resume=line_end,

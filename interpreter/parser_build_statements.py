@@ -40,7 +40,7 @@ class Builder(ValueBuilder):
         return n.ExpressionStatement(value=value, span=value.span)
 
     def start(self, c: Children, span: Span) -> Any:
-        return c[0]
+        return self.judged(c[0], rules.of_top(c[0]))
 
     def expression_statement(self, c: Children, span: Span) -> Any:
         return self.statement_of(c[0])
@@ -149,14 +149,23 @@ class Builder(ValueBuilder):
         names = (n.ImportName(name="*", alias=c[1][1], span=span),) if c[1] else ()
         return n.Export(names=names, everything=True, span=span)
 
+    def alias(self, token: Any, name: str = "") -> str:
+        """The name that an import gives; it is written as all names are."""
+        if token[0] != "AT":
+            place = self.source.span(token[2], token[3])
+            self.fault(
+                "missing-at",
+                place,
+                f"Import aliases must include '@': {token[1]} has none",
+                hint=f"write {name}as @{token[1]}",
+            )
+        return str(token[1])
+
     def import_name(self, c: Children, span: Span) -> Any:
-        if c[1] is not None and c[1][0] != "AT":
-            message = f"Import aliases must include '@': {c[1][1]} has none"
-            self.fault("missing-at", span, message, hint=f"write {c[0][1]} as @{c[1][1]}")
-        return n.ImportName(name=c[0][1], alias=c[1] and c[1][1], span=span)
+        return n.ImportName(name=c[0][1], alias=c[1] and self.alias(c[1], f"{c[0][1]} "), span=span)
 
     def import_alias(self, c: Children, span: Span) -> tuple[str, Any]:
-        return c[0][1], None if c[1] is None else tuple(p.name for p in c[1])
+        return self.alias(c[0]), None if c[1] is None else tuple(p.name for p in c[1])
 
     def origin(self, c: Children, span: Span) -> Any:
         word, place = c if len(c) == 2 else (None, c[0])
@@ -223,7 +232,8 @@ class Builder(ValueBuilder):
     # ── Effects ──────────────────────────────────────────────────────────────────────────────────
 
     def show(self, c: Children, span: Span) -> Any:
-        return n.Show(value=c[0], span=span)
+        made = n.Show(value=c[0], span=span)
+        return self.judged(made, rules.of_show(made))
 
     def output_whole(self, c: Children, span: Span) -> Any:
         """`output "path"`: what flows, or the document so far, to a file."""
@@ -314,7 +324,8 @@ class Builder(ValueBuilder):
         return self.judged(made, rules.of_when(made))
 
     def when_one(self, c: Children, span: Span) -> Any:
-        return n.When(cases=(n.Case(condition=c[0], body=c[1], span=span),), span=span)
+        made = n.When(cases=(n.Case(condition=c[0], body=c[1], span=span),), span=span)
+        return self.judged(made, rules.of_when(made))
 
     def when_block(self, c: Children, span: Span) -> Any:
         self.fault(

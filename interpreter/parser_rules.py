@@ -16,8 +16,24 @@ def fault(code: str, node: n.Node, message: str, hint: str | None = None) -> Dia
 
 
 def of_block(made: n.Block) -> Iterator[Diagnostic]:
-    for statement in made.body:
+    """Nothing comes after `=>`, and what is declared is declared with `let`."""
+    for index, statement in enumerate(made.body):
         yield from no_var(statement)
+        if isinstance(statement, n.Return) and index < len(made.body) - 1:
+            message = "return must be the last statement in a block"
+            if any(isinstance(later, n.Return) for later in made.body[index + 1 :]):
+                message = "multiple return statements in a block: only one is allowed, and it comes last"
+            yield fault("unreachable", made.body[index + 1], message, "nothing behind => is reached: remove it")
+
+
+def of_top(made: n.Node) -> Iterator[Diagnostic]:
+    """What stands at the top of a file is constant."""
+    if isinstance(made, n.Let):
+        hint = f"use var at the top of a file: write var @{made.name} = …"
+        yield fault("let-at-top", made, "'let' is for block-scoped variables", hint)
+    elif isinstance(made, n.Augment):
+        hint = f"write var @next = …, or change @{made.name} in a block"
+        yield fault("augment-at-top", made, f"@{made.name} cannot be changed at the top of a file", hint)
 
 
 def no_var(node: n.Node | None) -> Iterator[Diagnostic]:
@@ -38,6 +54,12 @@ def of_arguments(arguments: tuple[n.Node, ...]) -> Iterator[Diagnostic]:
 def of_when(made: n.When) -> Iterator[Diagnostic]:
     """`none` comes last and alone; nothing comes after `*`."""
     cases = [case for case in made.cases if isinstance(case, n.Case)]
+    for case in cases:
+        if isinstance(case.body, n.Augment) and case.body.operator == "=":
+            told = f"variable assignment `@{case.body.name} = …` is not allowed in when actions"
+            yield fault(
+                "assignment", case.body, told, "give the value with => and name it outside: let @x = when [ … ]"
+            )
     ended = False
     for case in cases:
         if isinstance(case.condition, n.NoMatch):
@@ -104,7 +126,7 @@ def no_statement(made: n.Var | n.Let | n.Exe) -> Iterator[Diagnostic]:
     if isinstance(value, n.Var | n.Let):
         source = made.span.source
         end = made.span.start + len(source.text[made.span.start : value.span.start].rstrip())
-        yield missing_value(source.span(end - 1, end))
+        yield missing_value(source.span(end - 1, end), type(made).__name__.upper())
 
 
 def of_var(made: n.Var) -> Iterator[Diagnostic]:
@@ -114,13 +136,26 @@ def of_var(made: n.Var) -> Iterator[Diagnostic]:
         yield fault(
             "template-in-var",
             made.value,
-            "a template file is a function, not a value",
+            "'template' keyword can only be used in exe definitions: the file is a function, not a value",
             f"write exe @{made.name}() = template …",
         )
 
 
+def of_show(made: n.Show) -> Iterator[Diagnostic]:
+    """`show cmd { … }`: what a command prints is shown by running it."""
+    value = made.value.value if isinstance(made.value, n.With) else made.value
+    value = value.source if isinstance(value, n.Pipeline) else value
+    if isinstance(value, n.Command | n.Code | n.Run):
+        what = "code" if isinstance(value, n.Code) and value.language != "sh" else "commands"
+        run = value.span.text if isinstance(value, n.Run) else f"run {value.span.text}"
+        yield fault("show-command", made, f"show does not execute {what}", f"write {' '.join(run.split())[:60]}")
+
+
 def of_exe(made: n.Exe) -> Iterator[Diagnostic]:
     yield from no_statement(made)
+    if isinstance(made.body, n.Run) and isinstance(made.body.value, n.Code):
+        told = "invalid 'run' keyword in exe definition: a function has the code itself as its body"
+        yield fault("run-in-exe", made.body, told, f"write {made.body.value.span.text.split('{')[0].strip()} {{ … }}")
     if isinstance(made.body, n.Run) and isinstance(made.body.value, n.Variable):
         name = made.body.value.name
         yield fault(
@@ -178,6 +213,9 @@ def of_loop(made: n.Loop) -> Iterator[Diagnostic]:
     ):
         yield fault("loop-limit", made.limit, "loop limit expects a number.", "write loop(10) or loop(endless)")
     for statement in made.body.body:
+        if isinstance(statement, n.Return) and not isinstance(statement.value, n.Done | n.Continue):
+            hint = "write done @value to end the loop, continue @value for the next round"
+            yield fault("return-in-loop", statement, "return statements are not allowed in loop blocks", hint)
         if isinstance(statement, n.Retry):
             yield fault(
                 "retry-in-loop", statement, "use 'continue' instead of 'retry' in loop bodies", "write continue @value"

@@ -166,7 +166,9 @@ class Resolver:
                 scope = Scope(names, scope)
             case n.Block() | n.When():
                 made = node.body if isinstance(node, n.Block) else node.cases
-                scope = Scope({s.name: s for s in made if isinstance(s, n.Let | n.Var)}, scope)
+                names = {s.name: s for s in made if isinstance(s, n.Let | n.Var)}
+                names |= {s.name: s for s in made if isinstance(s, n.Augment) and s.operator == "="}
+                scope = Scope(names, scope)
             case n.For() | n.TemplateFor():
                 self.visit(node.iterable, scope)
                 names = {node.variable: node, f"{node.variable}_key": node}
@@ -179,7 +181,7 @@ class Resolver:
                 return
             case n.Import() if node.parameters is not None:
                 scope = Scope(dict.fromkeys(node.parameters, node), scope)
-            case n.Augment():
+            case n.Augment(operator="+="):
                 self._known(node.name, node, scope)
             case n.ShadowEnvironment():
                 for name in node.names:

@@ -117,6 +117,9 @@ async def let(node: n.Let, env: Env) -> Value:
 @handles(n.Augment)
 async def augment(node: n.Augment, env: Env) -> Value:
     old = env.scope.peek(node.name)
+    if node.operator == "=":
+        await assign(node, old, env)
+        return NULL
     if old is None:
         raise EvaluationError(
             f'Cannot use {node.operator} on undefined variable @{node.name}. Use "let @{node.name} = ..." first.',
@@ -124,15 +127,24 @@ async def augment(node: n.Augment, env: Env) -> Value:
         )  # fmt: skip
     value = defined(await action_value(node.value, env))
     try:
-        if node.operator == "+=" and can_grow(old, value):
-            done = env.scope.grow(node.name, value)
-        else:
-            done = env.scope.assign(node.name, added(old, value, node) if node.operator == "+=" else value)
+        grown = can_grow(old, value)
+        scope = env.scope
+        done = scope.grow(node.name, value) if grown else scope.assign(node.name, added(old, value, node))
     except (EvaluationError, LimitReached) as error:
         raise at(error, node.span) from None
     if not done:
         raise EvaluationError(f"@{node.name} cannot be changed here", span=node.span)
     return NULL
+
+
+async def assign(node: n.Augment, old: Value | None, env: Env) -> None:
+    """`@x = 1` in a block: a new name, as with `let`. Errors: it has a value, which only `+=` changes."""
+    if old is not None or node.name in FIXED:
+        raise EvaluationError(
+            f"Variable '{node.name}' is already defined and cannot be redefined", span=node.span,
+            code="variable-redefinition", hint="names are constant: write `let @next = …`; lists, texts and numbers grow by +=",
+        )  # fmt: skip
+    env.scope.define(node.name, defined(await action_value(node.value, env)))
 
 
 def added(old: Value, new: Value, node: n.Augment) -> Value:

@@ -334,6 +334,9 @@ async def allowed(node: n.Allow, env: Env, call: g.GuardCall) -> g.Allow:
 @handles(n.Allow, n.Deny, n.EnvDecision)
 async def stray_decision(node: n.Node, env: Env) -> Value:
     word = {n.Allow: "allow", n.Deny: "deny", n.EnvDecision: "env"}[type(node)]
+    if word == "env":
+        message = "box requires a block: without one, it is a decision of a guard"
+        raise EvaluationError(message, span=node.span, hint="env @config [ … ]")
     raise EvaluationError(
         f"`{word}` is a decision of a guard", span=node.span, hint='guard before LABEL = when [ … => deny "…" ]'
     )

@@ -22,7 +22,7 @@ FAULTS = [
     ("show `\n/for @x in @xs\n^^^^\n- @x\n`", "unclosed-for", "write /end on a line of its own"),
     ("show ::unclosed\n     ^", "unclosed-text", "closing ::"),
     ("var @x = <foo.md\n         ^", "unclosed-load", "> is missing"),
-    ("exe @f() = js { return 1\n              ^", "unclosed-code", "} is missing"),
+    ("exe @f() = js { return 1\n              ^", "unclosed-code", "has no }"),
     ("run cmd { echo a\n        ^", "unclosed-command", "} is missing"),
     (
         "exe @f(x) = [\n  when @x [\n    let @y = 1\n    => @y\n    ^\n  ]\n]",
@@ -70,7 +70,7 @@ FAULTS = [
     ('when @x [ 1 => "a", 2 => "b" ]\n                  ^', "when-comma", "remove the comma"),
     ("@x\n^^", "no-effect", "write show @x to print it"),
     ("run cmd { echo a && echo b }\n                 ^^", "shell-in-cmd", "use sh"),
-    ("run cmd { echo a > b }\n                 ^", "shell-in-cmd", "> writes a file"),
+    ("run cmd { echo a > b }\n                 ^", "shell-in-cmd", "it writes a file"),
     ("exe @f(a, a) = @a\n          ^", "duplicate-parameter", "a parameter twice"),
     ("if @x [\n  var @y = 1\n  ^\n]", "var-in-block", "use `let`"),
     ("var @x = @f(@y | @z)\n            ^^^^^^^", "pipe-in-argument", "let @piped"),
@@ -82,6 +82,29 @@ FAULTS = [
     ("when all: [@a @b] => show 1\n     ^^^", "when-modifier", "write when @a && @b"),
     ("run cmd { sleep 5 & }\n                  ^", "shell-in-cmd", "synchronously"),
     ("var @x = @y &&\n              ^", "missing-value", "no value after &&"),
+    ("let @x = 1\n^", "let-at-top", "write var @x"),
+    ("var @x = 1\n@x += 1\n^", "augment-at-top", "change @x in a block"),
+    ("exe @f() = [\n  => 1\n  show 2\n  ^\n]", "unreachable", "return must be the last statement"),
+    ("exe @f() = [\n  => 1\n  => 2\n  ^\n]", "unreachable", "multiple return statements"),
+    ("loop(2) [\n  => 1\n  ^\n]", "return-in-loop", "write done @value"),
+    ("when [ true => @x = 5 ]\n               ^", "assignment", "not allowed in when actions"),
+    ('import { @a as b } from "x.mld"\n               ^', "missing-at", "write a as @b"),
+    ('import { @a, @b as @a } from "x.mld"\n             ^', "import-collision", "Alias one of the imports"),
+    ("for @x in [1] [\n  let @x = 2\n  ^\n]", "variable-redefinition", "the element of the loop"),
+    ("for @x [1] => show @x\n       ^", "missing-word", "missing 'in' in for directive"),
+    ("var @r = for @x in [1] @x\n                       ^", "missing-arrow", "missing '=>' in for expression"),
+    ("for parallel 3 @x in [1] => show @x\n             ^", "syntax", "write parallel(3)"),
+    ("loop() [ show 1 ]\n     ^", "missing-limit", "loop() requires a limit or endless"),
+    ("loop 3 [ show 1 ]\n     ^", "habit", "missing '(' after loop keyword"),
+    ("show 1 | while() @f\n               ^", "missing-limit", "a maximum iteration count"),
+    ("show cmd { ls }\n^", "show-command", "write run cmd { ls }"),
+    ("exe @f() = run js { return 1 }\n           ^", "run-in-exe", "write js { … }"),
+    ("var @f(x) = 1\n      ^", "var-function", "write exe @f(…)"),
+    ("exe @a.b(x) = 1\n      ^", "nested-function", "write exe @b"),
+    ("var @o = { ..@a }\n           ^", "unexpected-character", "write ...@a"),
+    ("import\n      ^", "missing-value", "missing content in import directive"),
+    ("output @x to\n            ^", "missing-value", "missing target in output directive"),
+    ("exe @f() = [ let @x = 1, => @x ]\n                       ^", "extra-comma", "not allowed in block statements"),
     ("var @x = { a: 1 b: 2 }\n                ^^", "missing-comma", "separate entries with commas"),
 ]
 
@@ -140,13 +163,13 @@ def test_a_fault_in_a_document_is_told_and_its_prose_is_not() -> None:
 
 def test_the_same_fault_for_people_and_programs() -> None:
     (found,) = check_source(Source(name="t.mld", text="var x = 1\n"))
-    assert (
-        found.render() == "t.mld:1:5: error[missing-at]: x has no @\n   1 | var x = 1\n     |     ^\n  hint: write @x"
-    )
+    message = "missing '@' before variable name in var directive: x"
+    told = f"t.mld:1:5: error[missing-at]: {message}\n   1 | var x = 1\n     |     ^\n  hint: write @x"
+    assert found.render() == told
     assert found.json() == {
         "code": "missing-at",
         "severity": "error",
-        "message": "x has no @",
+        "message": message,
         "span": {"file": "t.mld", "line": 1, "column": 5, "endLine": 1, "endColumn": 6},
         "expected": [],
         "hint": "write @x",
