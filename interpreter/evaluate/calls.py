@@ -168,7 +168,8 @@ async def invoke(
     raise EvaluationError(told, span=span, code="not-a-function", hint="functions are made with `exe @name(a, b) = …`")
 
 
-async def bind(function: Function, arguments: list[Value], scope: Scope, env: Env) -> None:
+async def bind(function: Function, arguments: list[Value], scope: Scope, env: Env, *, stage: bool = False) -> None:
+    """Names the arguments. What is missing is undefined, and in a stage of a pipeline the empty text."""
     for index, parameter in enumerate(function.parameters):
         if index < len(arguments) and not isinstance(arguments[index].data, Undefined):
             scope.names[parameter.name] = arguments[index]
@@ -177,7 +178,7 @@ async def bind(function: Function, arguments: list[Value], scope: Scope, env: En
         elif parameter.default is not None:
             scope.names[parameter.name] = await evaluate(parameter.default, env)
         else:
-            scope.names[parameter.name] = Value(UNDEFINED)
+            scope.names[parameter.name] = Value("") if stage else Value(UNDEFINED)
 
 
 def enter(function: Function, env: Env, span: Span) -> Any:
@@ -205,8 +206,8 @@ def enter(function: Function, env: Env, span: Span) -> Any:
 
 
 # What is asked about the caller's situation by the body of a function, and so goes along into it.
-_CARRIED = ("try", "stage", "hint", "isPipeline", "pipeline", "input", "denied", "guard", "errors", "llm", "for", "loop", "while",
-            "checkpoint", "retryable", "profile")  # fmt: skip
+_CARRIED = ("try", "tries", "pipe", "lastOutput", "stage", "hint", "isPipeline", "pipeline", "input", "denied", "guard",
+            "errors", "llm", "for", "loop", "while", "checkpoint", "retryable", "profile")  # fmt: skip
 
 
 # In the context of a body: the guards that changed the arguments of its call.
@@ -260,7 +261,7 @@ async def call_function(
             scope=scope, mx=carried, calls=calls, depth=env.depth + 1, authority=authority, ports=env.ports, box=env.box,
             run=env.run, top=False,
         )  # fmt: skip
-        await bind(function, list(inputs), scope, inside)
+        await bind(function, list(inputs), scope, inside, stage=operation.stage)
         if names:
             carried["args"] = scope.names.copy()
 

@@ -128,16 +128,15 @@ async def run_code(
     )  # fmt: skip
 
 
+_SITUATION = ("try", "tries", "pipe", "lastOutput", "stage", "hint", "input", "for", "loop", "while", "isPipeline")
+
+
 def context_values(text: str, env: Env) -> dict[str, Any]:
     """`mx` and `p` inside code: the context of the pipeline or loop, as plain data."""
     wanted = programs.identifiers(text)
     found: dict[str, Any] = {}
     if "mx" in wanted:
-        shown = {
-            k: v
-            for k, v in env.mx.items()
-            if k in ("try", "stage", "hint", "input", "for", "loop", "while", "isPipeline")
-        }
+        shown = {k: v for k, v in env.mx.items() if k in _SITUATION}
         found["mx"] = {"try": 1, **{k: vt.to_plain(v) for k, v in shown.items()}}
     pipeline = env.mx.get("pipeline")
     if pipeline is not None:
@@ -170,6 +169,7 @@ async def execute(
     space = workspace_of(directory, env)
     others = joined((
         secrets.labels, *(NONE if given is None else given.labels for given in (stdin, directory, space)),
+        *(value.labels for value in env.run.exported.values()),
     ))  # fmt: skip
     operation = Operation(
         kind=kind, name=function.name if isinstance(function, Function) else "", labels=function_labels(function),
@@ -181,13 +181,12 @@ async def execute(
 
     async def run(given: tuple[Value, ...]) -> Value:
         command_text = text.data
+        extra_now = {name: programs.shell_variable(value) for name, value in env.run.exported.items()} | dict(extra)
         if given is not inputs and kind == "cmd" and given and isinstance(given[0].data, str):
             command_text = given[0].data
         if kind == "sh" and given is not inputs:
             command_text, _ = programs.shell_program(text.data, {})
-            extra_now = {**extra, **{name: programs.shell_variable(v) for name, v in zip(names, given, strict=False)}}
-        else:
-            extra_now = dict(extra)
+            extra_now |= {name: programs.shell_variable(v) for name, v in zip(names, given, strict=False)}
         env.run.secrets.update(v for v in secrets.values.values() if len(v) >= 4)
         began = env.ports.clock.monotonic()
         session = env.box.session if env.box is not None else None

@@ -104,6 +104,7 @@ class Run:
     deadline: float | None = None
     closers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
     written: dict[Path, Any] = field(default_factory=dict)  # labels of files that this run wrote
+    exported: dict[str, Value] = field(default_factory=dict)  # `output … to env`: variables of the commands to come
     templates: dict[Path, n.Template] = field(default_factory=dict)
     loading: list[str] = field(default_factory=list)  # modules on the way, outermost first
     directory: Path = field(default_factory=Path)  # where commands start

@@ -19,6 +19,7 @@ from .blocks import action_value
 from .commands import function_labels, guard_choice
 from .core import Env, absent, evaluate, handles
 from .paths import resolve, shown
+from .pipelines import pipeline
 
 
 def enclosing_labels(env: Env) -> tuple[str, ...]:
@@ -43,7 +44,12 @@ async def emit(
 @handles(n.Show)
 async def show(node: n.Show, env: Env) -> Value:
     """Prints a value as a line of the document, and gives the text, so that `for … => show …` collects it."""
-    value = NULL if node.value is None else await action_value(node.value, env)
+    if node.value is None:
+        value = NULL
+    elif isinstance(node.value, n.Pipeline) and isinstance(node.value.source, n.Literal):
+        value = await pipeline(node.value, env, fixed=True)
+    else:
+        value = await action_value(node.value, env)
     if isinstance(node.value, n.Foreach) and isinstance(value.data, list):
         value = Value("\n".join(vt.text(item) for item in value.items()), value.labels)
     guards = None
@@ -70,17 +76,29 @@ def print_result(value: Value, env: Env) -> None:
         env.run.document.printed(text)
 
 
-async def effect_stage(node: n.Node, value: Value, env: Env) -> None:
-    """An effect between two stages of a pipeline: on what flows, or on what it names itself."""
-    if isinstance(node, n.Show | n.Log):
-        chosen = value if node.value is None else await evaluate(node.value, env)
-        if isinstance(node, n.Show):
-            await emit("show", chosen, env, node, lambda v: env.run.document.shown(vt.shown(v)))
-        else:
-            await emit("log", chosen, env, node, lambda v: env.ports.output.stderr(env.run.mask(vt.display(v)) + "\n"))
-    elif isinstance(node, n.Output | n.Append):
-        chosen = value if node.value is None else await evaluate(node.value, env)
-        await write_target(chosen, node, env)
+async def effect_stage(node: n.Node, value: Value, env: Env, *, apart: bool) -> None:
+    """An effect between two stages of a pipeline: on what flows, or on what it names itself. `apart`: lists item by item."""
+    assert isinstance(node, n.Show | n.Log | n.Output | n.Append)
+    chosen = value if node.value is None else await evaluate(node.value, env)
+
+    def said(given: Value) -> str:
+        return flowing_text(given, apart)
+
+    if isinstance(node, n.Show):
+        await emit("show", chosen, env, node, lambda v: env.run.document.shown(said(v)))
+    elif isinstance(node, n.Log):
+        await emit("log", chosen, env, node, lambda v: env.ports.output.stderr(env.run.mask(said(v)) + "\n"))
+    else:
+        await write_target(chosen, node, env, lambda v: flowing_text(v, apart=False))
+
+
+def flowing_text(value: Value, apart: bool) -> str:
+    """What an effect between two stages says: text as it is, data as JSON on one line, lists perhaps item by item."""
+    if apart and isinstance(value.data, list) and value.data:
+        return "\n\n".join(flowing_text(item, apart) for item in value.items())
+    if isinstance(value.data, list | dict) and not (value.meta and "file" in value.meta):
+        return vt.to_json(value)
+    return "" if value.data is None or isinstance(value.data, Undefined) else vt.text(value)
 
 
 @handles(n.Output, n.Append)
@@ -90,18 +108,21 @@ async def output(node: n.Output | n.Append, env: Env) -> Value:
     return value
 
 
-async def write_target(value: Value, node: n.Output | n.Append, env: Env) -> None:
+async def write_target(
+    value: Value, node: n.Output | n.Append, env: Env, said: Callable[[Value], str] | None = None
+) -> None:
+    """Writes to where the node says. `said`: how data is said where neither a word nor the name of the file asks for a form."""
     target = node.target
     append = isinstance(node, n.Append)
     if target.stream is not None:
         sink = env.ports.output.stdout if target.stream == "stdout" else env.ports.output.stderr
-        await emit("output", value, env, node, lambda v: sink(env.run.mask(formatted(v, target.format, "")) + "\n"))
+        plain = said if said is not None and target.format is None else lambda v: formatted(v, target.format, "")
+        await emit("output", value, env, node, lambda v: sink(env.run.mask(plain(v)) + "\n"))
         return
     if target.variable is not None:
-        raise EvaluationError(
-            "`output … to env` would change this process: give the variable to a command", span=node.span,
-            hint="run cmd { … } using @value as NAME",
-        )  # fmt: skip
+        name = target.variable or f"MLLD_{str(getattr(node.value, 'name', 'OUTPUT')).upper()}"
+        await emit("output", value, env, node, lambda v: env.run.exported.update({name: v}))
+        return
     assert target.path is not None
     where = await evaluate(target.path, env)
     path = resolve(vt.text(where), env)
@@ -110,7 +131,10 @@ async def write_target(value: Value, node: n.Output | n.Append, env: Env) -> Non
         raise EvaluationError(
             "Cannot append to .json files. Use a .jsonl extension for JSON lines output.", span=node.span, code="append"
         )
-    text = appended(value, suffix, node) if append else formatted(value, target.format, suffix)
+    if append:
+        text = appended(value, suffix, node)
+    else:
+        text = said(value) if said is not None and target.format is None else formatted(value, target.format, suffix)
     await write_file(path, text, value, env, node, append=append)
 
 
@@ -119,13 +143,22 @@ def formatted(value: Value, form: str | None, suffix: str) -> str:
     structure = isinstance(value.data, list | dict)
     if form == "json" or (form is None and suffix == ".json" and structure):
         return vt.to_json(value, pretty=True)
-    if form in ("yaml", "yml") or (form is None and suffix in (".yaml", ".yml") and structure):
-        import yaml
-
-        return str(yaml.safe_dump(vt.to_plain(value), sort_keys=False, allow_unicode=True))
+    if form in ("yaml", "yml"):
+        return as_yaml(vt.to_plain(value))
     if form is None and suffix == ".jsonl" and isinstance(value.data, list):
         return "".join(vt.to_json(item) + "\n" for item in value.data)
     return vt.text(value) if value.text is not None or not structure else vt.display(value)
+
+
+def as_yaml(plain: Any) -> str:
+    """YAML whose lists stand deeper than their keys, as most tools write it."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+            super().increase_indent(flow, False)
+
+    return str(yaml.dump(plain, Dumper=Dumper, sort_keys=False, allow_unicode=True))
 
 
 def appended(value: Value, suffix: str, node: n.Node) -> str:

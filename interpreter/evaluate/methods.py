@@ -41,7 +41,7 @@ def is_method(target: Value, name: str) -> bool:
 
 def of_spelling(target: Value, name: str) -> Method | None:
     """A method of the text that flows through a pipeline as data: a stage may still ask `@input.startsWith("{")`."""
-    text = target.meta.get("spelt") if target.meta is not None else None
+    text = (target.meta.get("spelt") or target.text) if target.meta is not None else None
     method = TEXT.get(name)
     if text is None or method is None:
         return None
@@ -59,9 +59,7 @@ def find_method(target: Value, name: str) -> Method | None:
         found = ARRAY.get(name) or (TEXT.get(name) if target.meta and "file" in target.meta else None)
         return found or of_spelling(target, name)
     if isinstance(data, dict):
-        # A JSON file is data; the methods of its text work on it too.
-        found = OBJECT.get(name) or (TEXT.get(name) if target.text is not None else None)
-        return found or of_spelling(target, name)
+        return OBJECT.get(name) or of_spelling(target, name)  # a JSON file is data; so are the methods of its text
     if isinstance(data, Quantified):
         return QUANTIFIED.get(name)
     if isinstance(data, int | float) and not isinstance(data, bool):
@@ -330,8 +328,10 @@ def _flat(items: list[Value], depth: int) -> list[Value]:
 
 
 def sort(target: Value) -> Value:
-    """An array in the order of the texts of its items, numbers too: 10 stands before 9."""
-    return array(sorted(target.items(), key=vt.text), target.own)
+    """An array in the order of the texts of its items, numbers too: 10 stands before 9. Objects have one text here."""
+    return array(
+        sorted(target.items(), key=lambda v: "[object Object]" if isinstance(v.data, dict) else vt.text(v)), target.own
+    )
 
 
 def _at(target: Value, arguments: Arguments) -> Value:

@@ -8,6 +8,8 @@ the stage before them and happen again with it. Text that is JSON flows on as da
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -18,13 +20,13 @@ from interpreter.guards import Verdict
 from interpreter.labels import Labels
 from interpreter.operations import MAX_RETRIES, RetryWanted
 from interpreter.source import Span
-from interpreter.values import NULL, Value, array, is_plain_text
+from interpreter.values import NULL, Undefined, Value, array, is_plain_text, number, record
 
 from .calls import CallOptions, call_with, invoke, opaque
 from .core import Env, RetryAsked, evaluate, handles
 from .functions import CALLABLES, Function
 from .guarding import decided
-from .lookup import callee_of
+from .lookup import Missing, callee_of
 
 EFFECTS = (n.Show, n.Log, n.Output, n.Append)
 
@@ -33,14 +35,15 @@ class Context:
     """`@p`, also called `@pipeline`: where the pipeline stands, and what came out of each stage."""
 
     kind = "object"
-    __slots__ = ("contexts", "guards", "outputs", "stage", "tries", "try_")
+    __slots__ = ("contexts", "guards", "hints", "outputs", "stage", "tries", "try_")
 
     def __init__(
         self, stage: int, try_: int, outputs: list[Value], tries: list[Value] | None, contexts: list[list[Value]],
-        guards: list[Verdict],
+        guards: list[Verdict], hints: list[Value],
     ) -> None:  # fmt: skip
         self.stage, self.try_, self.outputs, self.tries, self.contexts = stage, try_, outputs, tries, contexts
         self.guards = guards  # decisions so far, of all stages
+        self.hints = hints  # what was said with each `retry` that led to `tries`
 
     def get_field(self, name: str, env: Env, own: Labels) -> Value | None:
         if name.lstrip("-").isdigit():
@@ -56,7 +59,7 @@ class Context:
         if name == "length":
             return Value(len(self.outputs) - 1)
         if name == "tries":
-            return array(self.tries) if self.tries is not None else self._all()
+            return self._all() if self.tries is None else array(Value(vt.text(v), v.labels) for v in self.tries)
         if name == "retries":
             return Value({"all": self._all()})
         if name == "input":
@@ -65,6 +68,23 @@ class Context:
             return array(decided(verdict) for verdict in self.guards)
         return None
 
+    def attempts(self) -> Value:
+        """`@mx.tries`: each answer that was asked for again, with the hint that it was asked for with."""
+        return array(
+            record({"attempt": Value(i), "result": Value("retry"), "hint": hint, "output": output})
+            for i, (hint, output) in enumerate(zip(self.hints, self.tries or (), strict=False), 1)
+        )
+
+    def ambient(self) -> Value:
+        """`@mx.pipe`: where the pipeline stands, in one object."""
+        return record(
+            {
+                "try": Value(self.try_), "tries": self.attempts(), "stage": Value(self.stage),
+                "length": Value(len(self.outputs) - 1), "input": self.outputs[-1], "format": NULL,
+                "guards": array(decided(verdict) for verdict in self.guards),
+            }
+        )  # fmt: skip
+
     def _all(self) -> Value:
         return array(array(context) for context in self.contexts)
 
@@ -72,7 +92,7 @@ class Context:
         plain: dict[str, Any] = {str(i): vt.to_plain(v) for i, v in enumerate(self.outputs)}
         for back in range(1, len(self.outputs)):
             plain[str(-back)] = vt.to_plain(self.outputs[-back])
-        tries = [vt.to_plain(v) for v in self.tries] if self.tries is not None else vt.to_plain(self._all())
+        tries = [vt.text(v) for v in self.tries] if self.tries is not None else vt.to_plain(self._all())
         return {
             **plain, "stage": self.stage, "try": self.try_, "length": len(self.outputs) - 1, "tries": tries,
             "retries": {"all": vt.to_plain(self._all())}, "input": vt.to_plain(self.outputs[-1]),
@@ -80,7 +100,7 @@ class Context:
 
 
 @handles(n.Pipeline)
-async def pipeline(node: n.Pipeline, env: Env) -> Value:
+async def pipeline(node: n.Pipeline, env: Env, *, fixed: bool = False) -> Value:
     source = node.source
     if source is None:
         flowing = env.mx.get("flowing")
@@ -96,7 +116,8 @@ async def pipeline(node: n.Pipeline, env: Env) -> Value:
             loaded[:] = [value]
         return value
 
-    result = await flow(produce, node.stages, env, node.span, node=node)
+    fixed = fixed or isinstance(source, n.Command | n.Code)
+    result = await flow(produce, node.stages, env, node.span, node=node, fixed=fixed)
     return of_file(result, loaded[0]) if loaded else result
 
 
@@ -130,13 +151,16 @@ def grouped(stages: tuple[n.Node, ...]) -> tuple[list[n.Node], list[list[n.Node]
 
 async def flow(
     produce: Callable[[Env], Awaitable[Value]], stages: tuple[n.Node, ...], env: Env, span: Span,
-    *, node: n.Pipeline | None = None,
+    *, node: n.Pipeline | None = None, fixed: bool = False,
 ) -> Value:  # fmt: skip
+    """Runs the stages. `fixed`: the source cannot be asked again (a literal that is shown, the output of a command)."""
     proper, effects = grouped(stages)
-    repeatable = node is not None and isinstance(node.source, n.Call | n.With) and bool(proper)
+    called = node is not None and isinstance(node.source, n.Call | n.With)
+    repeatable = called and bool(proper)
     tries: dict[int, int] = {}  # position → attempt; 0 is the source
     hints: dict[int, Value | None] = {}
     contexts: dict[int, list[Value]] = {}  # of the stage that asks → outputs of the stage asked
+    said: dict[int, list[Value]] = {}  # of the stage that asks → its hints
     outputs: list[Value] = []
     guards: list[Verdict] = []
     position = 0
@@ -144,11 +168,13 @@ async def flow(
         attempt = tries.get(position, 1)
         asking = next((k for k in (position, position + 1) if k in contexts and tries.get(k, 1) > 1), None)
         context = Context(position, attempt, outputs[:position] or [NULL], contexts.get(asking) if asking else None,
-                          list(contexts.values()), guards)  # fmt: skip
+                          list(contexts.values()), guards, said.get(asking, []) if asking else [])  # fmt: skip
         try:
             if position == 0:
                 inside = env.ambient(**{"try": attempt, "hint": hints.get(0), "retryable": repeatable})
                 value = await produce(inside)
+                if proper and value.data is None and not value.text:
+                    value = Value("", value.labels)
             else:
                 value = await run_stage(
                     proper[position - 1], outputs[position - 1], env, context, hints.get(position), node
@@ -168,24 +194,36 @@ async def flow(
                 tries[position] = attempt + 1
                 hints = {position: wanted}
                 continue
-            again = attempt + 1
-            if again > MAX_RETRIES:
+            if fixed and position == 2:
                 raise EvaluationError(
-                    f"Maximum retry attempts ({MAX_RETRIES}) exceeded at pipeline stage {position}", span=span, code="retry",
-                    hint="a last branch such as `* => \"fallback\"` ends the retries",
+                    "Cannot retry stage 0: input is not a function", span=span, code="retry",
+                    hint="a function as the source can be asked again: `@source() | @check`",
                 ) from None  # fmt: skip
-            contexts.setdefault(position, [])
-            tries[position] = tries[position - 1] = again
-            hints = {position - 1: wanted}
-            position -= 1
-            continue
+            if not (fixed and position == 1):
+                again = attempt + 1
+                if again > MAX_RETRIES:
+                    raise EvaluationError(
+                        f"Maximum retry attempts ({MAX_RETRIES}) exceeded at pipeline stage {position}", span=span, code="retry",
+                        hint="a last branch such as `* => \"fallback\"` ends the retries",
+                    ) from None  # fmt: skip
+                contexts.setdefault(position, [])
+                said.setdefault(position, []).append(Value("Stage requested retry") if wanted is None else wanted)
+                tries[position] = tries[position - 1] = again
+                hints = {position - 1: wanted}
+                position -= 1
+                continue
+            value = outputs[0]  # nothing can be asked again, so what there is goes on
         del outputs[position:]
         value = structured(value) if position else value
         outputs.append(value)
         if position + 1 in contexts and tries.get(position + 1, 1) > 1 and attempt > 1:
             contexts[position + 1].append(value)
-        for effect in effects[position]:
-            await run_effect(effect, value, env, context)
+        of_each = position > 0 and isinstance(proper[position - 1], n.ParallelStage)
+        for each in value.items() if of_each and effects[position] else (value,):
+            for effect in effects[position]:
+                await run_effect(effect, each, env, context, apart=bool(proper))
+        if value.data == "" and (position or called):
+            break  # an answer without a word has nothing for the stages to come
         if position and tries.get(position, 1) > 1:
             tries.pop(position - 1, None)
         position += 1
@@ -193,18 +231,20 @@ async def flow(
 
 
 def structured(value: Value) -> Value:
-    """Text that is a JSON object or array flows on as data."""
+    """Text that is a JSON object or array flows on as data, which keeps that text."""
+    if value.meta is not None and "stdout" in value.meta and "text" not in value.meta:
+        return value.with_meta(text=value.meta["stdout"])
     if not is_plain_text(value) or value.data[:1] not in "{[ \n":
         return value
     data = vt.parse_loosely(value.data)
-    return value if isinstance(data, str) else Value(data, value.labels, meta={"spelt": value.data})
+    return value if isinstance(data, str) else Value(data, value.labels, meta={"text": value.data})
 
 
 def stage_env(value: Value, env: Env, context: Context, hint: Value | None) -> Env:
     here = Value(context)
     around = {
         "pipeline": here, "input": value, "stage": context.stage, "hint": hint, "isPipeline": True, "retryable": True,
-        "try": context.try_,
+        "try": context.try_, "tries": context.attempts(), "lastOutput": context.outputs[-1], "pipe": context.ambient(),
     }  # fmt: skip
     inside = env.block({"p": here, "pipeline": here})
     inside.mx = {**env.mx, **around}
@@ -221,13 +261,15 @@ async def run_stage(
         from .loops import run_while
 
         return await run_while(value, stage.function, stage.limit, stage.rate, inside, stage.span)
-    return await call_stage(stage, structured(value), inside)
+    return await call_stage(stage, value, inside)
 
 
 async def call_stage(stage: n.Node, value: Value, env: Env, options: CallOptions | None = None) -> Value:
     """One stage: a function gets the value as its first argument, a command as its standard input."""
     options = options or CallOptions(options={"stdin": value})
     options.stage = True
+    spelt = is_plain_text(value)
+    value = structured(value)
     if isinstance(stage, n.With | n.Stream | n.Run):
         from .commands import with_options
 
@@ -235,12 +277,10 @@ async def call_stage(stage: n.Node, value: Value, env: Env, options: CallOptions
             return await call_stage(stage.value, value, env, await with_options(stage, env))
         return await call_stage(stage.value, value, env, options)
     if isinstance(stage, n.Variable):
-        callee = await callee_of(stage, env, "Pipeline function '@{}' is not defined")
+        callee = await stage_function(stage, env)
         if not isinstance(callee.data, CALLABLES):
             callee = _shadowed(stage.name) or callee
-        if isinstance(callee.data, Function) and not opaque(callee.data.body):
-            value = as_data(value)
-        return await invoke(callee, [value], env, stage.span, options=options)
+        return answer(await invoke(callee, [given(value, callee, spelt)], env, stage.span, options=options), callee)
     if isinstance(stage, n.Field | n.Index):
         return await invoke(await evaluate(stage, env), [value], env, stage.span, options=options)
     if isinstance(stage, n.Call):
@@ -248,7 +288,10 @@ async def call_stage(stage: n.Node, value: Value, env: Env, options: CallOptions
             bool(stage.arguments) and isinstance(stage.arguments[0], n.Variable) and stage.arguments[0].name == "input"
         )
         inside = env.block({"input": value}) if any(_mentions_input(a) for a in stage.arguments) else env
-        return await call_with(stage, inside, () if names_input else (value,), options)
+        if names_input:
+            return await call_with(stage, inside, (), options)
+        callee = await stage_function(stage.function, env) if isinstance(stage.function, n.Variable) else NULL
+        return answer(await call_with(stage, inside, (given(value, callee, spelt),), options), callee)
     if isinstance(stage, n.Command | n.Code):
         from .commands import run_node
 
@@ -261,11 +304,55 @@ async def call_stage(stage: n.Node, value: Value, env: Env, options: CallOptions
     return await invoke(result, [value], inside, stage.span) if isinstance(result.data, CALLABLES) else result
 
 
+def answer(value: Value, callee: Value) -> Value:
+    """What a function gave a pipeline: nothing at all, and a `when` that decided nothing, are the empty text."""
+    undecided = isinstance(callee.data, Function) and isinstance(callee.data.body, n.When)
+    nothing = value.data is None and (undecided or value.text == "")
+    return Value("", value.labels) if nothing or isinstance(value.data, Undefined) else value
+
+
+async def stage_function(node: n.Node, env: Env) -> Value:
+    """The function of a stage. One that nobody defined is an error in text, too, where other unknown names stay as written."""
+    try:
+        return await callee_of(node, env, "Pipeline function '@{}' is not defined")
+    except Missing as missing:
+        raise EvaluationError(missing.message, span=missing.span, code=missing.code, hint=missing.hint) from None
+
+
+_SCALAR = re.compile(r"\s*(?:null|true|false|-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*", re.ASCII)
+
+
+def given(value: Value, callee: Value, spelt: bool) -> Value:
+    """What flows, as a function takes it: JavaScript computes with the numbers that a text spells, a template says a text
+    as it was `spelt` at the source, and data of a stage as data.
+    """
+    function = callee.data
+    if not isinstance(function, Function):
+        return value
+    if not opaque(function.body):
+        return value if spelt else as_data(value)
+    if is_plain_text(value) and code_language(function.body) in ("js", "node") and _SCALAR.fullmatch(value.data):
+        return Value(number_or_word(value.data), value.labels)
+    return value
+
+
+def number_or_word(text: str) -> Any:
+    data = json.loads(text)
+    return number(data) if isinstance(data, int | float) else data
+
+
+def code_language(body: n.Node) -> str | None:
+    while isinstance(body, n.Run | n.Stream | n.With):
+        body = body.value
+    return body.language if isinstance(body, n.Code) else None
+
+
 def as_data(value: Value) -> Value:
-    """A structure without the text that it was read from: a template says it compactly, a program gets that text."""
+    """A structure that says itself compactly; only methods still ask about the text that it was read from."""
     if value.meta is None or "text" not in value.meta or not isinstance(value.data, list | dict):
         return value
-    return Value(value.data, value.own, labels=value.labels, meta={k: v for k, v in value.meta.items() if k != "text"})
+    kept = {("spelt" if key == "text" else key): held for key, held in value.meta.items()}
+    return Value(value.data, value.own, labels=value.labels, meta=kept)
 
 
 def _mentions_input(node: n.Node) -> bool:
@@ -280,12 +367,12 @@ def _shadowed(name: str) -> Value | None:
     return BUILTINS.get(name)
 
 
-async def run_effect(effect: n.Node, value: Value, env: Env, context: Context) -> None:
+async def run_effect(effect: n.Node, value: Value, env: Env, context: Context, *, apart: bool) -> None:
     from .effects import effect_stage
 
     inside = stage_env(value, env, context, None)
     inside.scope.define("input", value)
-    await effect_stage(effect, value, inside)
+    await effect_stage(effect, value, inside, apart=apart)
 
 
 async def run_parallel(
@@ -323,10 +410,12 @@ async def run_parallel(
     tasks = [asyncio.ensure_future(branch(i, each)) for i, each in enumerate(stage.stages)]
     try:
         results = await asyncio.gather(*tasks)
-    except BaseException:
+    except BaseException as error:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if isinstance(error, RetryAsked):
+            raise EvaluationError("retry not supported in parallel stage", span=stage.span, code="retry") from None
         raise
     env.scope.define("\0errors", Value(sorted(errors, key=lambda e: e["index"])))
     return array(results).with_meta(errors=errors) if errors else array(results)

@@ -96,6 +96,7 @@ AMBIENT: dict[str, Callable[[Env], Any]] = {
     "denied": lambda env: False,
     "isPipeline": lambda env: False,
     "try": lambda env: 1,
+    "tries": lambda env: [],
     "labels": lambda env: [],
     "taint": lambda env: [],
     "sources": lambda env: [],

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 from interpreter import values_text as vt
@@ -47,48 +47,45 @@ def built_in(name: str, transform: Transform, **variants: Transform) -> BuiltIn:
 
 def parsed(data: Any, source: Value) -> Value:
     """Data read from text: whole it carries what the text carried; null is spelt out where it is shown."""
-    if isinstance(data, list | dict):
-        return Value(data, source.labels, meta={"text": vt.dump(data, pretty=True)})
     return Value(data, source.labels, meta={"text": "null"} if data is None else None)
 
 
 def laid_out(value: Value) -> Value:
-    """Data as it is, whose text is JSON for reading."""
-    if isinstance(value.data, list | dict):
+    """Data as it is. That of scripts and files has a text for reading; what a program said stays on one line."""
+    meta = value.meta or {}
+    if isinstance(value.data, list | dict) and ("file" in meta or not {"text", "stdout"} & meta.keys()):
         return Value(value.data, value.own, labels=value.labels, meta={"text": vt.to_json(value, pretty=True)})
     return value.without_meta()
 
 
-def _parse(value: Value, read: Callable[[str], Any], what: str) -> Value:
+def _parse(value: Value, read: Callable[[str], Any], what: str, advice: str) -> Value:
     if not is_plain_text(value):
         return laid_out(value)
     text = value.data
-    failed = "Strict JSON parsing failed" if what == "parse.strict" else "JSON parsing failed"
-    if not text.strip():
-        raise EvaluationError(
-            f"{failed}: the text is empty", code="not-json", hint="`?? null` or a `when` handles an empty answer"
-        )
     try:
         return parsed(read(text), value)
     except (ValueError, RecursionError) as error:
+        strict = "Strict " if what == "parse.strict" else ""
         if relaxed_json.is_fenced(text):
             raise EvaluationError(
-                f"{failed} - input appears to be wrapped in markdown code fences. Use @parse.llm", code="not-json",
+                f"Transformer {what} failed: {strict}JSON parsing failed - input appears to be wrapped in markdown code fences. "
+                "Use @parse.llm to extract JSON", code="not-json",
                 hint="@parse.llm finds JSON inside the answer of a model",
             ) from None  # fmt: skip
         shown = text if len(text) <= 60 else f"{text[:57]}…"
         raise EvaluationError(
-            f"{failed}: {error}; the text begins {shown!r}", code="not-json",
+            f"Transformer {what} failed: {strict}JSON parsing failed ({advice}): {error}; "
+            + (f"the text begins {shown!r}" if text.strip() else "the text is empty"), code="not-json",
             hint="@parse.loose accepts comments and single quotes, @parse.llm finds JSON inside prose",
         ) from None  # fmt: skip
 
 
 def parse(value: Value) -> Value:
-    return _parse(value, relaxed_json.loads, "parse")
+    return _parse(value, relaxed_json.loads, "parse", "use @parse.llm for LLM responses with code fences")
 
 
 def parse_strict(value: Value) -> Value:
-    return _parse(value, json.loads, "parse.strict")
+    return _parse(value, json.loads, "parse.strict", "use @parse.loose for relaxed syntax")
 
 
 def parse_llm(value: Value) -> Value:
@@ -96,10 +93,10 @@ def parse_llm(value: Value) -> Value:
 
 
 def parse_list(value: Value) -> Value:
+    """One item for each line that says something."""
     if isinstance(value.data, list):
         return value
-    lines = (line.rstrip() for line in vt.text(value).split("\n"))
-    return Value([line for line in lines if line], value.labels)
+    return Value([line.rstrip() for line in vt.text(value).split("\n") if line.strip()], value.labels)
 
 
 def structured(value: Value) -> Any:
@@ -133,10 +130,7 @@ def to_csv(value: Value) -> Value:
     elif isinstance(data, list):
         rows = [[_cell(c) for c in row] if isinstance(row, list) else [_cell(row)] for row in data]
     else:
-        table = _table(str(data))
-        if table is None:
-            return Value(str(data), value.labels)
-        rows = table
+        rows = _table(str(data)) or [[_cell(data)]]
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows(rows)
     return Value(out.getvalue().rstrip("\n"), value.labels)
@@ -151,65 +145,103 @@ _HEADING = re.compile(r"^(#{1,6})\s+(.*?)\s*#*\s*$")
 
 
 def _tag(title: str) -> str:
-    return re.sub(r"[^A-Z0-9]+", "_", title.upper()).strip("_") or "SECTION"
+    """The name of an element: `helloWorld`, `hello-world` and `hello world` are HELLO_WORLD."""
+    words = re.sub(r"[\s.-]+", "_", re.sub(r"([a-z])([A-Z])", r"\1_\2", title))
+    return re.sub(r"[^A-Z0-9_]+", "", words.upper()).strip("_") or "SECTION"
 
 
 def _escape(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    for character, entity in (("&", "amp"), ("<", "lt"), (">", "gt"), ('"', "quot"), ("'", "apos")):
+        text = text.replace(character, f"&{entity};")
+    return text
 
 
-def _element(name: str, data: Any, indent: str = "") -> str:
-    tag = _tag(name)
-    if isinstance(data, dict | list):
-        inner = indent + "  "
-        members = data.items() if isinstance(data, dict) else (("item", item) for item in data)
-        body = "\n".join(_element(key, item, inner) for key, item in members)
-        return f"{indent}<{tag}>\n{body}\n{indent}</{tag}>"
-    return f"{indent}<{tag}>{_escape(_cell(data))}</{tag}>"
+def _elements(members: Iterable[tuple[str, Any]], indent: str = "") -> Iterator[str]:
+    """One element for each member; null has none."""
+    for name, data in members:
+        tag = _tag(name)
+        if data == {}:
+            yield f"{indent}<{tag} />"
+        elif isinstance(data, dict | list):
+            yield f"{indent}<{tag}>"
+            yield from _elements(data.items() if isinstance(data, dict) else (("item", i) for i in data), indent + "  ")
+            yield f"{indent}</{tag}>"
+        elif data is not None:
+            yield f"{indent}<{tag}>{_escape(_cell(data))}</{tag}>"
 
 
 def to_xml(value: Value) -> Value:
     """Headings of Markdown become elements around what stands below them; keys of data become elements."""
     data = structured(value)
-    if isinstance(data, dict):
-        return Value("\n".join(_element(k, v) for k, v in data.items()), value.labels)
-    if isinstance(data, list):
-        return Value("\n".join(_element("item", item) for item in data), value.labels)
+    if isinstance(data, dict | list):
+        members = data.items() if isinstance(data, dict) else [("root", data)]
+        return Value("\n".join(_elements(members)), value.labels)
+    if not isinstance(data, str):
+        return Value(f"<DOCUMENT>{_escape(_cell(data))}</DOCUMENT>", value.labels)
+    lines = _sections(data.strip())
+    return Value("\n".join(lines) if lines else f"<DOCUMENT>\n{data.strip()}\n</DOCUMENT>", value.labels)
+
+
+def _sections(text: str) -> list[str]:
+    """Markdown with an element for each heading, nested as the headings are; no lines if there is no heading."""
     lines: list[str] = []
-    open_tags: list[tuple[int, str]] = []  # level and tag, each with the indentation of its depth
-    found = False
+    open_tags: list[tuple[int, str]] = []
+    found = fenced = False
 
-    def close() -> None:
-        lines.append("  " * (len(open_tags) - 1) + f"</{open_tags[-1][1]}>")
-        open_tags.pop()
-
-    for line in str(data).strip().splitlines():
-        heading = _HEADING.match(line)
-        if not heading:
-            lines.append(line)
-            continue
-        found = True
-        level = len(heading.group(1))
+    def close(level: int) -> None:
         while open_tags and open_tags[-1][0] >= level:
-            close()
-        open_tags.append((level, _tag(heading.group(2))))
-        lines.append("  " * (len(open_tags) - 1) + f"<{open_tags[-1][1]}>")
-    while open_tags:
-        close()
-    body = "\n".join(lines)
-    return Value(body if found else f"<DOCUMENT>\n{body}\n</DOCUMENT>", value.labels)
+            _, tag = open_tags.pop()
+            lines.append(f"{'  ' * len(open_tags)}</{tag}>")
+            if not open_tags:
+                lines.append("")
+
+    for line in text.splitlines():
+        fenced ^= line.lstrip().startswith(("```", "~~~"))
+        heading = None if fenced else _HEADING.match(line)
+        if heading:
+            found = True
+            close(len(heading.group(1)))
+            lines.append(f"{'  ' * len(open_tags)}<{_tag(heading.group(2))}>")
+            open_tags.append((len(heading.group(1)), _tag(heading.group(2))))
+        elif line.strip() or fenced or not open_tags:
+            lines.append(line)
+    close(0)
+    return lines[:-1] if found else []
 
 
 def markdown(value: Value) -> Value:
-    """Markdown in an even layout: no space at line ends, one blank line around headings."""
-    lines = [line.rstrip() for line in vt.text(value).strip("\n").splitlines()]
+    """Markdown in an even layout: no space at line ends, a blank line around headings, tables, code and paragraphs, never
+    two. Front matter, code and tables stay as they are.
+    """
     out: list[str] = []
-    for line in lines:
-        if _HEADING.match(line) and out and out[-1]:
-            out.append("")
-        if not (line == "" and out and out[-1] == ""):
+    before = ""  # what the last line is: "", "text", "heading", "table", "code", "front"
+    fence = ""
+    for index, raw in enumerate(vt.text(value).strip("\n").split("\n")):
+        line = raw if fence else raw.rstrip()
+        if fence:
+            kind = before
+            fence = "" if line.strip().startswith(fence) else fence
+        elif line == "---" and index == 0:
+            fence, kind = "---", "front"
+        elif line.startswith(("```", "~~~")):
+            fence, kind = line[:3], "code"
+            if before:
+                out.append("")
+        else:
+            kind = "table" if line.startswith("|") else "heading" if _HEADING.match(line) else "text" if line else ""
+            if before and kind and _apart(before, kind, out[-1], line):
+                out.append("")
+        if kind or (before and out):
             out.append(line)
-    return Value("\n".join(out), value.labels)
+        before = kind
+    return Value("\n".join(out) + "\n", value.labels)
+
+
+def _apart(before: str, kind: str, last: str, line: str) -> bool:
+    """Does a blank line belong between two lines? Lists, indented lines and JSON stay together."""
+    if before != kind or kind == "heading":
+        return True
+    return kind == "text" and last[-1] not in "{[" and line[0] not in " \t-}]"
 
 
 # ── Text and arrays ─────────────────────────────────────────────────────────────────────────────────
@@ -220,7 +252,8 @@ def sort(value: Value) -> Value:
     if isinstance(data.data, list):
         return sort_array(data)
     if isinstance(data.data, dict):
-        return Value(dict(sorted(data.data.items())), data.own, labels=data.labels)
+        ordered = dict(sorted(data.data.items()))
+        return Value(ordered, data.own, labels=data.labels, meta={"text": vt.dump(vt.to_plain(ordered), pretty=True)})
     return Value("\n".join(sorted(vt.text(data).splitlines())), data.labels)
 
 
