@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 from interpreter.declarations import Place
@@ -127,10 +128,14 @@ class Guard:
             case "function":
                 return operation.kind != "var" and bool(operation.name) and same_name(self.filter, operation.name)
             case "operation":
-                wanted = {f"op:{name.removesuffix(':*')}" for name in (self.filter, canonical(self.filter))}
-                return any(under(each, name) for each in wanted for name in operation.guarded_as)
+                return any(under(each, name) for each in self._wanted for name in operation.guarded_as)
             case "label":
                 return any(under(self.filter, label) for label in operation.labels)
+
+    @cached_property
+    def _wanted(self) -> frozenset[str]:
+        """The operations of the filter, in each spelling that they have."""
+        return frozenset(f"op:{name.removesuffix(':*')}" for name in (self.filter, canonical(self.filter)))
 
     def flags(self, labels: Labels) -> bool:
         """Whether a label filter matches data: what was declared, all its taint, and the tools that it came through."""

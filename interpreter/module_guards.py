@@ -137,7 +137,7 @@ class ModuleGuards:
             mcp=mcp,
         )
 
-    @property
+    @cached_property
     def active(self) -> bool:
         return bool(self.guards) or any(
             layer.labels or layer.rules or layer.default == "deny"

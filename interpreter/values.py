@@ -95,6 +95,7 @@ class Undefined:
 
 
 UNDEFINED = Undefined()
+_EMPTY_IS_FALSE = (int, float, list, dict, Undefined)
 
 
 def nothing(labels: Labels = NONE) -> Value:
@@ -141,11 +142,13 @@ def number(x: int | float) -> int | float:
 def truthy(value: Value | Any) -> bool:
     """Falsy: null, false, 0, NaN, [], {}, "", "0", and "false" and "NaN" in any case."""
     data = value.data if isinstance(value, Value) else value
+    if data is True or data is False or data is None:
+        return data is True
     if isinstance(data, str):
         return data != "" and data != "0" and (len(data) > 5 or data.lower() not in ("false", "nan"))
     if isinstance(data, float) and math.isnan(data):
         return False
-    if data is None or isinstance(data, bool | int | float | list | dict | Undefined):
+    if isinstance(data, _EMPTY_IS_FALSE):
         return bool(data)
     return True
 

@@ -102,6 +102,7 @@ class Guarding:
         seconds: float = GUARD_SECONDS,
     ) -> None:
         self._loading = module
+        self._loaded: Module | None = None
         self._shapes = shapes
         self._emit = emit
         self._seconds = seconds
@@ -110,10 +111,17 @@ class Guarding:
     @property
     def active(self) -> bool:
         """Until the module is loaded it is taken to have something to say."""
-        return self._shapes.shaped or (
-            self._loading is not None
-            and not (self._loading.done() and self._loading.exception() is None and not self._loading.result().active)
-        )
+        if self._loading is None:
+            return self._shapes.shaped
+        module = self._module
+        return module is None or module.active or self._shapes.shaped
+
+    @property
+    def _module(self) -> Module | None:
+        """The module, once it is loaded."""
+        if self._loaded is None and self._loading is not None and self._loading.done():
+            self._loaded = None if self._loading.exception() is not None else self._loading.result()
+        return self._loaded
 
     async def narrows(self) -> Narrows | None:
         """What the module's policy takes away by labels."""
@@ -161,9 +169,9 @@ class Guarding:
         """Whether a guard may look at the result. Where that cannot be said, one does."""
         if self._loading is None:
             return False
-        if not self._loading.done() or self._loading.exception() is not None:
+        module = self._module
+        if module is None:
             return True
-        module = self._loading.result()
         try:
             return module.active and module.watches(call.method, call.server, call.name, call.labels)
         except Exception:
@@ -184,7 +192,9 @@ class Guarding:
             return Verdict(kind="allow")
         try:
             # Shielded: a caller that gives up must not take the module from all others.
-            module = self._loading.result() if self._loading.done() else await asyncio.shield(self._loading)
+            module = self._module
+            if module is None:
+                module = await asyncio.shield(self._loading)
             if not module.active:
                 return Verdict(kind="allow")
             # A judgement that never waits needs no clock: nothing could end it. One that takes long waits now and then.

@@ -100,7 +100,7 @@ class Relay:
 
     async def judge(self, fields: RawMap) -> RawMap | None:
         """The params as guards leave them; None if they refused, and the agent has been told."""
-        params = json.loads(jsonrpc.encode(fields))
+        params = json.loads(jsonrpc.encode(fields).decode())
         # Written before it is judged: what a second reading could see differently never leaves, nor what a guard does to
         # its input and does not say.
         judged = jsonrpc.encode(params)
@@ -311,7 +311,8 @@ class Relay:
 
     def _returning(self) -> Call:
         """The call as those see it who judge what comes back."""
-        return self._call({}, self._caller.sight.labels | self.entry.taint)
+        seen, taint = self._caller.sight.labels, self.entry.taint
+        return self._call({}, seen if seen >= taint else seen | taint)
 
     def _audit(self, size: int, *, is_error: bool = False, result: bytes = b"") -> None:
         self._caller.ended(self)

@@ -228,7 +228,7 @@ class Router:
         return entry
 
     async def _judged(self, relay: Relay, process: Process, fields: RawMap) -> None:
-        judged = await self._judged_fields(relay, fields)
+        judged = await relay.judge(fields) if self._judges.guarding.active else fields
         if judged is not None:
             relay.send(process, judged)
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from copy import copy
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -124,7 +123,8 @@ class Run:
 
     def judging(self) -> Run:
         """The same run for one judgement, whose steps and time are its own."""
-        new = copy(self)
+        new = object.__new__(Run)
+        vars(new).update(vars(self))
         new.limits, new.steps, new.deadline = DECLARING, 0, None
         new.__post_init__()
         return new
@@ -183,16 +183,11 @@ class Env:
 
     def copy(self, **changes: Any) -> Env:
         new = object.__new__(Env)
-        new.run = changes.get("run", self.run)
-        new.module = changes.get("module", self.module)
-        new.scope = changes.get("scope", self.scope)
-        new.ports = changes.get("ports", self.ports)
-        new.authority = changes.get("authority", self.authority)
-        new.mx = changes.get("mx", self.mx)
-        new.box = changes.get("box", self.box)
-        new.calls = changes.get("calls", self.calls)
-        new.depth = changes.get("depth", self.depth)
-        new.top = changes.get("top", self.top)
+        new.run, new.module, new.scope = self.run, self.module, self.scope
+        new.ports, new.authority, new.mx = self.ports, self.authority, self.mx
+        new.box, new.calls, new.depth, new.top = self.box, self.calls, self.depth, self.top
+        for name, value in changes.items():
+            setattr(new, name, value)
         return new
 
     def block(self, names: dict[str, Value] | None = None, *, barrier: bool = False, **ambient: Any) -> Env:

@@ -18,6 +18,7 @@ from interpreter.values import NULL, Undefined, Value, array, record
 from .blocks import action_value
 from .control import choose
 from .core import REDACTED, Env, Returned, Signal, evaluate, handles
+from .scope import Scope
 
 if TYPE_CHECKING:
     from interpreter.policy_subjects import Operation
@@ -53,6 +54,7 @@ class Unbound:
 
 
 UNBOUND = Unbound()
+_ALLOWED = g.Allow()
 
 
 class Unwatched(Unbound):
@@ -91,8 +93,10 @@ async def guard(node: n.Guard, env: Env) -> Value:
 
     types = mentions_type(node.body)
 
+    ports = {engine: powerless(env.ports, engine=engine) for engine in (False, True)}
+
     async def decide(call: g.GuardCall) -> g.GuardDecision:
-        return await judge(node, call, env, privileged, types=types)
+        return await judge(node, call, env, ports[not module.is_environment], privileged, types=types)
 
     if node.filter.kind == "label" and any(
         held.kind == "operation" and held.filter == node.filter.name for held in module.guards.all
@@ -133,18 +137,18 @@ def as_value(guarded: g.Guarded) -> Value:
     return value if isinstance(value, Value) else Value(value, guarded.labels)
 
 
-async def judge(node: n.Guard, call: g.GuardCall, env: Env, privileged: bool, *, types: bool) -> g.GuardDecision:
+async def judge(
+    node: n.Guard, call: g.GuardCall, env: Env, ports: Ports, privileged: bool, *, types: bool
+) -> g.GuardDecision:
     """The decision of one guard about one operation.
 
     A stage of a pipeline is the function that it calls, and a stage; a call of a tool is a call: a guard may ask for either
     type, so one that asks for types is asked as both. What it decides first counts, unless that only lets it pass.
     """
-    inside = guard_env(node, call, env, privileged)
+    inside = guard_env(node, call, env, ports, privileged)
     found = await asked(node, call, inside)
     also = "pipeline-stage" if call.operation.stage else "exe" if call.operation.kind == "mcp" else None
-    if also is None or not (found is None or (isinstance(found, g.Allow) and found == g.Allow())):
-        return found
-    if not types:
+    if not types or also is None or not (found is None or found == _ALLOWED):
         return found
     return await asked(node, call, inside.ambient(op={**inside.mx["op"], "type": also}))
 
@@ -169,7 +173,7 @@ async def asked(node: n.Guard, call: g.GuardCall, inside: Env) -> g.GuardDecisio
         return g.Allow(value=signal.value, replaces=True) if signal.value is not None else None
 
 
-def guard_env(node: n.Guard, call: g.GuardCall, env: Env, privileged: bool) -> Env:
+def guard_env(node: n.Guard, call: g.GuardCall, env: Env, ports: Ports, privileged: bool) -> Env:
     inputs = [as_value(each) for each in call.inputs]
     whole = array(inputs)
     subject = as_value(call.subject) if call.subject is not None else None
@@ -188,11 +192,8 @@ def guard_env(node: n.Guard, call: g.GuardCall, env: Env, privileged: bool) -> E
         "args": arguments(operation, inputs), "privileged": privileged, "input": given, "output": shown,
         "history": [use.json() for use in (shown.labels | whole.labels).tools],
     }  # fmt: skip
-    names = {"input": given, "output": shown}
-    ports = powerless(env.ports, engine=not env.module.is_environment)
-    inside = env.copy(run=env.run.judging(), ports=ports, authority=UNBOUND, calls=None, depth=0).block(names)
-    inside.mx = mx
-    return inside
+    names = Scope(env.scope, {"input": given, "output": shown})
+    return env.copy(run=env.run.judging(), ports=ports, authority=UNBOUND, calls=None, depth=0, mx=mx, scope=names)
 
 
 def about(operation: Operation) -> dict[str, Any]:
@@ -304,6 +305,8 @@ async def block_decision(body: n.Block, env: Env, call: g.GuardCall) -> g.GuardD
 
 
 async def allowed(node: n.Allow, env: Env, call: g.GuardCall) -> g.Allow:
+    if node.value is None and node.options is None:
+        return _ALLOWED
     value: Any = None if node.value is None else await evaluate(node.value, env)
     if value is not None and call.subject is None and isinstance(value.data, list):
         if value.data is env.mx["input"].data:

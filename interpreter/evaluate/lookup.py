@@ -23,6 +23,8 @@ from .builtins import BUILTINS
 from .core import Env, at, evaluate, handles
 from .reserved import RESERVED
 
+_MEMBERS = (n.Field, n.Index)
+
 
 class Missing(EvaluationError):
     """A name or a field that is not there; lenient places turn it into `undefined`."""
@@ -83,7 +85,7 @@ async def variable(node: n.Variable, env: Env) -> Value:
 async def lenient(node: n.Node, env: Env) -> Value:
     """The value, or `undefined` where a name or field is missing."""
     try:
-        return await (reach(node, env) if isinstance(node, n.Field | n.Index) else evaluate(node, env))
+        return await (reach(node, env) if isinstance(node, _MEMBERS) else evaluate(node, env))
     except Missing as missing:
         # In a guard a name that nobody defined is a mistake of its author: the branch that denies must not be skipped.
         if missing.code == "undefined-variable" and getattr(env.authority, "in_guard", False):
@@ -106,7 +108,7 @@ async def reach(node: n.Field | n.Index, env: Env) -> Value:
     if isinstance(node, n.Field) and node.optional:
         return await optional_field(node, env)
     inner = node.target
-    target = await (reach(inner, env) if isinstance(inner, n.Field | n.Index) else evaluate(inner, env))
+    target = await (reach(inner, env) if isinstance(inner, _MEMBERS) else evaluate(inner, env))
     try:
         if isinstance(node, n.Field):
             return get_field(target, node.name, env)
@@ -256,7 +258,7 @@ async def slice_access(node: n.Slice, env: Env) -> Value:
 
 def projecting(node: n.Node) -> bool:
     """Is there a `[*]` somewhere to the left, with only fields and indexes in between?"""
-    while isinstance(node, n.Field | n.Index):
+    while isinstance(node, _MEMBERS):
         node = node.target
     return isinstance(node, n.Wildcard)
 

@@ -43,6 +43,8 @@ def apply_operator(operator: str, left: Value, right: Value) -> Value:
 
 def to_number(data: Any) -> int | float:
     """The number that something stands for; NaN when it stands for none."""
+    if type(data) is int or type(data) is float:
+        return data
     if isinstance(data, Value):
         data = data.data
     if isinstance(data, bool):
