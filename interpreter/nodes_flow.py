@@ -224,7 +224,7 @@ class Foreach(Node):
 
 @node
 class Loop(Node):
-    """`loop(limit, rate) until c [...]`; `limit` None is endless, within the interpreter's own bound."""
+    """`loop(limit, rate) until c [...]`; `limit` None is endless."""
 
     limit: Expression | None = None
     rate: Expression | None = None

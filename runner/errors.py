@@ -465,7 +465,7 @@ class LimitReached(RunnerError):
 
 
 class TimedOut(LimitReached):
-    """The agent used up its time."""
+    """The agent, or a script, used up its time."""
 
     code = "timed-out"
 

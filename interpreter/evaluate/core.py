@@ -78,10 +78,12 @@ class Limits:
     recursion: int = 64
     depth: int = 700
     iterations: int = 1_000_000
+    endless: bool = True
+    """May a `loop` without a limit go on for ever? `iterations` is the bound where it may not."""
 
 
 REDACTED = "[REDACTED]"  # stands where a secret stood
-DECLARING = Limits(steps=500_000, seconds=10.0, iterations=100_000)
+DECLARING = Limits(steps=500_000, seconds=10.0, iterations=100_000, endless=False)
 _TURN = 511  # a mask: so many steps are a turn of the loop
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -382,7 +383,7 @@ async def loop(node: n.Loop, env: Env) -> Value:
     limit = await loop_limit(node.limit, env, "loop")
     pace = await seconds_of(node.rate, env, "loop")
     state = NULL
-    bound = env.run.limits.iterations
+    bound = sys.maxsize if env.run.limits.endless else env.run.limits.iterations
     for iteration in itertools.count(1):
         if limit is not None and iteration > limit:
             break

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
+from collections.abc import Coroutine
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +18,7 @@ from runner.cli import interrupt
 from runner.cli.check import source_of
 from runner.cli.context import Context, LazySandboxes, Sandboxed
 from runner.cli.lazy import Command
-from runner.errors import BadOption
+from runner.errors import BadOption, TimedOut
 from runner.host.checkpoints import KeptResults
 from runner.host.output import StreamOutput
 
@@ -25,6 +28,7 @@ Examples:
   mlld run report.mld topic=tickets limit=5
   mlld run review.mld --resume @review                      # answers of models from earlier runs, but not of @review
   mlld run notes.md --document > notes.txt
+  mlld run watch.mld --timeout 10m                          # exit code 6 when it takes longer
   echo 'show `hello`' | mlld -
   MLLD_MOCK_TIME=2024-05-30T14:30:00Z mlld run report.mld   # @now is always this
 """
@@ -46,10 +50,13 @@ Examples:
 @click.option("--fresh", "--new", is_flag=True, help="Forget the results of earlier runs first.")
 @click.option("--no-checkpoint", is_flag=True, help="Neither use nor keep results.")
 @click.option("--fork", metavar="SCRIPT", help="Use the kept results of another script, too.")
+@click.option(
+    "--timeout", metavar="DURATION", help="The most time it may take, such as 30s, 5m or 1h. It has none by itself."
+)
 @click.option("--allow-absolute", is_flag=True, help="Files outside of the project may be read and written.")
 def run(
     file: str, values: tuple[str, ...], document: bool, profile: str | None, provider: str | None, resume: str | None,
-    fresh: bool, no_checkpoint: bool, fork: str | None, allow_absolute: bool,
+    fresh: bool, no_checkpoint: bool, fork: str | None, timeout: str | None, allow_absolute: bool,
 ) -> None:  # fmt: skip
     """Run the script FILE; NAME=VALUE become fields of @payload."""
     source = source_of(file)
@@ -72,12 +79,36 @@ def run(
         if fresh:
             kept.clear()
     output = DocumentOutput(context.masker) if document else None
+    seconds = None if timeout is None else duration(timeout)
+    script = _run(context, source, path, options, anywhere=allow_absolute, output=output, kept=kept)
     try:
-        interrupt.run(_run(context, source, path, options, anywhere=allow_absolute, output=output, kept=kept))
+        interrupt.run(script if seconds is None else _within(script, seconds))
     except MlldError as fault:
         if document and fault.exit_code == SyntaxFault.exit_code and fault.code != "unsupported":
             # Comparisons with a corpus read 3 as "not implemented here", and a fault that was found is implemented.
             fault.exit_code = 1
+        raise
+
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def duration(text: str) -> float:
+    """Seconds of `30s`, `1.5m`, `500ms`, `1h`. A number alone is refused: elsewhere it means milliseconds, or seconds."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h)", text.strip())
+    if found is None or not float(found[1]):
+        raise BadOption(f"{text!r} is no duration", remedy="mlld run FILE --timeout 30s, 5m or 1h")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+async def _within(script: Coroutine[None, None, None], seconds: float) -> None:
+    """The script, ended with all that it started when its time is over."""
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            await script
+    except TimeoutError:
+        if limit.expired():
+            raise TimedOut("the script", seconds) from None
         raise
 
 

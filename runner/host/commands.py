@@ -20,6 +20,8 @@ MOST_OUTPUT = 256 * 1024 * 1024
 # One argument of execve may be 128 KiB; a longer text goes through a file.
 LONGEST_ARGUMENT = 100_000
 GRACE_SECONDS = 2.0
+RUNNING: set[int] = set()
+"""Process groups that were started and have not ended."""
 SUFFIX = {"node": ".cjs", "py": ".py", "sh": ".sh", "cmd": ".sh"}
 
 
@@ -95,6 +97,7 @@ class HostCommands:
             _collect(process.stderr, err, "stderr", command.on_output),
             process.wait(),
         )
+        RUNNING.add(process.pid)
         try:
             await asyncio.wait_for(work, command.timeout_seconds)
         except TimeoutError:
@@ -103,6 +106,8 @@ class HostCommands:
         except BaseException:
             await _end(process)
             raise
+        finally:
+            RUNNING.discard(process.pid)
         code = process.returncode if process.returncode is not None else -signal.SIGKILL
         return CommandResult(
             exit_code=code if code >= 0 else 128 - code,
@@ -111,6 +116,13 @@ class HostCommands:
             signal=-code if code < 0 else None,
             timed_out=timed_out,
         )
+
+
+def end_all() -> None:
+    """Kills every command that is running: for a process that leaves without waiting."""
+    for group in list(RUNNING):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, signal.SIGKILL)
 
 
 async def _feed(process: asyncio.subprocess.Process, data: bytes | None) -> None:

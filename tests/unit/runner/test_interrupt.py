@@ -96,3 +96,60 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_code_that_nothing_can_interrupt_is_left_at_once(tmp_path: Path) -> None:
+    script = tmp_path / "script.mld"
+    script.write_text('run sh { echo $$ > shell }\nexe @f() = js { while (true) {} }\nshow "begun"\nshow @f()\n')
+    argv = [sys.executable, "-m", "runner", "run", str(script)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(argv, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"begun\n"
+        time.sleep(0.5)  # the engine is made at the first call
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    assert time.monotonic() - began < 5  # the engine's own limit is 10 s of its time
+    assert process.returncode == 130
+    assert b"left at once" in err
+
+
+def timed(script: Path, limit: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "runner", "run", str(script), "--timeout", limit]
+    return subprocess.run(
+        argv, cwd=script.parent, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60
+    )
+
+
+def test_a_script_ends_with_its_time_and_all_that_it_started(tmp_path: Path) -> None:
+    script = tmp_path / "script.mld"
+    script.write_text('show "begun"\nrun sh { echo $$ > shell; sleep 300 & echo $! > child; wait }\nshow "never"\n')
+    done = timed(script, "3s")
+    assert done.stdout == "begun\n"
+    assert done.returncode == 6
+    assert "the script took longer than 3 s" in done.stderr
+    until(lambda: not any(alive(int((tmp_path / name).read_text())) for name in ("shell", "child")))
+
+
+def test_a_loop_without_end_is_ended_by_its_time(tmp_path: Path) -> None:
+    script = tmp_path / "script.mld"
+    script.write_text("loop(endless) [ let @x = 1 ]\n")
+    assert timed(script, "1.5s").returncode == 6
+
+
+def test_time_enough_changes_nothing(tmp_path: Path) -> None:
+    script = tmp_path / "script.mld"
+    script.write_text('show "done"\n')
+    done = timed(script, "1h")
+    assert (done.stdout, done.stderr, done.returncode) == ("done\n", "", 0)
+
+
+@pytest.mark.parametrize("text", ["600", "0s", "-1s", "soon", "5 minutes"])
+def test_cannot_give_a_time_of_unknown_length(tmp_path: Path, text: str) -> None:
+    script = tmp_path / "script.mld"
+    script.write_text('show "never"\n')
+    done = timed(script, text)
+    assert (done.stdout, done.returncode) == ("", 2)
+    assert "is no duration" in done.stderr
+    assert "30s" in done.stderr
