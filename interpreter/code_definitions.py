@@ -178,7 +178,7 @@ SUFFIXES: Mapping[str, str] = {
     **dict.fromkeys(("h", "hpp", "hh", "hxx", "cpp", "cc", "cxx"), "cpp"),
 }  # fmt: skip
 _CLASSES = frozenset({"class", "interface", "struct", "trait", "enum"})
-_FUNCTION_VALUES = frozenset({"arrow_function", "function_expression", "function", "generator_function", "lambda"})
+_SCRIPTS = ("tree_sitter_javascript", "tree_sitter_typescript")
 _NAMES = frozenset({
     "identifier", "type_identifier", "field_identifier", "property_identifier", "constant", "qualified_identifier",
     "destructor_name", "operator_name", "private_property_identifier",
@@ -243,6 +243,8 @@ class _Reader:
     def _one(self, node: Node, whole: Node, around: str | None) -> Iterator[Definition]:
         name = _name(node)
         kind = self.language.kinds[node.type]
+        if node.type == "method_definition" and any(child.type in ("get", "set") for child in node.children):
+            return  # an accessor is no function that is called
         if (
             kind in ("struct", "enum", "class")
             and node.type.endswith("_specifier")
@@ -266,11 +268,8 @@ class _Reader:
         kind = self.language.several[node.type]
         parts = list(_declared(node))
         for name, part in parts:
-            value = part.child_by_field_name("value")
             own = kind
-            if kind == "variable" and value is not None and value.type in _FUNCTION_VALUES:
-                own = "function"
-            elif kind == "type-alias" and part.type == "type_spec":
+            if kind == "type-alias" and part.type == "type_spec":
                 shape = part.child_by_field_name("type")
                 own = {"struct_type": "struct", "interface_type": "interface"}.get(shape.type if shape else "", kind)
             elif _is_prototype(part):
@@ -285,14 +284,22 @@ class _Reader:
                 and self.language.package in ("tree_sitter_python", "tree_sitter_ruby")
             ):
                 continue  # an attribute of a class is no variable of the file
-            yield self._definition(_text(name), own, whole if len(parts) == 1 else part, name, around)
+            alone = len(parts) == 1 or self.language.package in _SCRIPTS  # `const a = 1, b = 2` defines each of them
+            yield self._definition(_text(name), own, whole if alone else part, name, around)
         yield from self.found(node, None, around)  # `typedef struct point { … } Point;` defines both
 
     def _definition(self, name: str, kind: str, whole: Node, own: Node | None, around: str | None) -> Definition:
         return Definition(
             name=name, kind=kind, start=whole.start_byte, end=whole.end_byte, line=whole.start_point[0] + 1,
-            code=_text(whole), used=self._used(whole, own), nested=around is not None and around != "module",
+            code=self._indent(whole) + _text(whole), used=self._used(whole, own), nested=around is not None and around != "module",
         )  # fmt: skip
+
+    def _indent(self, node: Node) -> str:
+        """What stands before a member on its line, so that its lines stand below each other."""
+        if self.language.package in _SCRIPTS:
+            return ""
+        line = self.source[self.source.rfind(b"\n", 0, node.start_byte) + 1 : node.start_byte]
+        return line.decode() if not line.strip() else ""
 
     def _used(self, whole: Node, own: Node | None) -> str:
         source = bytearray(self.source[whole.start_byte : whole.end_byte])

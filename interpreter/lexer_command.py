@@ -278,5 +278,10 @@ class CommandLexer(TextLexer):
                 resume=self.line_end(at),
             )
         names = tuple(name.strip() for name in self.text[at + 1 : end].split(",") if name.strip())
+        if not names:
+            message = "a selector names no symbol"
+            raise self.fault(
+                "selector", at, end + 1, message, hint="write { name }, { *fn } or { ?? }", resume=self.line_end(at)
+            )
         self.emit("L_SELECT", names, at, end + 1)
         return end + 1

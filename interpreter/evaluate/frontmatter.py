@@ -23,7 +23,7 @@ def read(text: str) -> tuple[Any, str]:
         return parse_yaml(match.group(1)), text[match.end() :]
     except ValueError as error:
         hint = "what stands between the lines `---` at the top of a file is YAML"
-        raise EvaluationError(f"the front matter cannot be read: {error}", code="not-yaml", hint=hint) from None
+        raise EvaluationError(f"Invalid YAML frontmatter: {error}", code="not-yaml", hint=hint) from None
 
 
 def parse_yaml(text: str) -> Any:

@@ -471,7 +471,7 @@ async def run_module(module: Module, env: Env) -> None:
 
 
 def exported(module: Module, node: n.Node) -> dict[str, Value]:
-    """What a module offers: the names of its `export`, or everything that it defined."""
+    """What a module offers: the names of its `export`, or everything that it defined or imported."""
     offered: dict[str, Value] = {}
     if module.exports is not None and not module.export_everything:
         for name, own in module.exports.items():
@@ -486,7 +486,8 @@ def exported(module: Module, node: n.Node) -> dict[str, Value]:
                     )  # fmt: skip
             offered[name] = value
     else:
-        offered = {name: module.scope.names[name] for name in module.defined if name in module.scope.names}
+        had = module.defined.keys() | module.imported.keys()
+        offered = {name: value for name, value in module.scope.names.items() if name in had}
         offered.update((name, NULL) for name in module.own_guards)
     if module.result is not None:
         offered["default"] = module.result

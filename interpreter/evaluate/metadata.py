@@ -94,10 +94,10 @@ class Metadata:
         self.value, self.env = value, env
 
     def get_field(self, name: str, env: Env, own: Labels) -> Value | None:
-        found = FIELDS.get(name)
-        if found is not None:
-            return found(self.value)
         meta = self.value.meta
+        found = FIELDS.get(name)
+        if found is not None and not (name == "type" and meta is not None and "definition" in meta):
+            return found(self.value)
         if meta is not None:
             if name in meta:
                 stored = meta[name]

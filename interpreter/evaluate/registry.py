@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from interpreter import nodes as n
 from interpreter import operations
@@ -17,6 +16,7 @@ from interpreter.errors import ImportFault, MlldError
 from interpreter.registry_lock import LOCK, BadLock, Locked, read_lock, satisfies
 
 from .core import Env
+from .paths import prefixes
 
 SUFFIXES = (".mld", ".mld.md", ".md", "/index.mld")
 PART = re.compile(r"[A-Za-z0-9_.-]+\Z")
@@ -106,20 +106,15 @@ def is_directory(path: Path, env: Env) -> bool:
 
 def configured(prefix: str, rest: str, node: n.Node, env: Env) -> Iterator[Path]:
     """Where the project says that modules of a prefix lie."""
-    root, home = env.run.root, env.run.home
-    for entry in prefixes(env.run.settings):
-        said = entry.get("config")
-        config = said if isinstance(said, Mapping) else {}
-        base = entry.get("basePath") or config.get("basePath")
-        if str(entry.get("prefix", "")).strip("@/") != prefix:
-            continue
-        if (kind := str(entry.get("resolver", "LOCAL")).upper()) != "LOCAL":
+    for kind, directory in prefixes(prefix, env):
+        if kind != "LOCAL":
             raise ImportFault(
                 f"@{prefix}/ is resolved by {kind}, and modules are read from this machine only", span=node.span,
                 code="IMPORT_NOT_FOUND", hint='clone it, and give the prefix "resolver": "LOCAL" and a "basePath"',
             )  # fmt: skip
-        if isinstance(base, str):
-            yield home / base[2:] / rest if home and base.startswith("~/") else (root / base / rest).absolute()
+        if directory is not None:
+            yield (directory / rest).absolute()
+    root = env.run.root
     if prefix == "local":
         yield from (root / "llm" / "modules" / rest, root / ".mlld" / "env" / rest, root / ".mlld" / "box" / rest)
 
@@ -130,13 +125,6 @@ def installed(prefix: str, rest: str, env: Env) -> Iterator[Path]:
     yield from (root / "llm" / "modules" / prefix / rest, root / ".mlld" / "modules" / prefix / rest)
     if home:
         yield home / ".mlld" / "modules" / prefix / rest
-
-
-def prefixes(settings: Any) -> Iterator[Mapping[str, Any]]:
-    """Entries of `resolvers.prefixes`, and of `resolverPrefixes` as older files write it."""
-    resolvers = settings.get("resolvers") if isinstance(settings, Mapping) else None
-    for held in (resolvers.get("prefixes") if isinstance(resolvers, Mapping) else (), settings.get("resolverPrefixes")):
-        yield from (entry for entry in (held if isinstance(held, list) else ()) if isinstance(entry, Mapping))
 
 
 def in_development(author: str, name: str, env: Env) -> Path | None:

@@ -38,7 +38,7 @@ def selectors(node: n.FileLoad, env: Env) -> list[Selector]:
     found = [_selector(text, node.span, env) for text in node.selectors]
     if any(s.names for s in found) and (len(found) > 1 or found[0].usage is not None):
         raise EvaluationError(
-            "names and code cannot be selected together", span=node.span, code="selector",
+            "Cannot mix content selectors with name-list selectors", span=node.span, code="selector",
             hint="`{ fn?? }` alone lists names; `{ *fn }` selects their code",
         )  # fmt: skip
     return found
@@ -157,7 +157,7 @@ def _definition(found: Definition, file: Value, info: FileInfo, extra: dict[str,
     said = {"name": found.name, "type": found.kind, "line": found.line}
     own = FileInfo(path=info.path, root=info.root, raw=found.code, extra={**(info.extra or {}), **said})
     data = {"name": found.name, "code": found.code, "type": found.kind, "line": found.line, **extra}
-    return Value(data, file.labels, meta={"file": own, "text": found.code})
+    return Value(data, file.labels, meta={"file": own, "text": found.code, "definition": found.kind})
 
 
 def wanted_in_glob(path: Path) -> bool:

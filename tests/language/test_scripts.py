@@ -17,6 +17,7 @@ Scripts named `*.md` are documents. Expectations of output are compared as a who
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import sys
@@ -125,7 +126,9 @@ def run(case: Case, tmp_path: Path) -> tuple[str, str, MlldError | None]:
     error = None
     try:
         source = Source(name=path.name, text=case.text)
-        asyncio.run(run_script(source, path, ports, RunOptions(root=tmp_path)))
+        config = tmp_path / "mlld-config.json"
+        settings = json.loads(config.read_text()) if config.exists() else None
+        asyncio.run(run_script(source, path, ports, RunOptions(root=tmp_path, settings=settings)))
     except MlldError as caught:
         error = caught
     return "".join(output.out), "".join(output.err), error
