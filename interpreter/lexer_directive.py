@@ -303,6 +303,16 @@ class DirectiveLexer(NameLexer):
         if text.startswith("|", after):
             self.emit("BATCH", "=>", at, end)
             return after if text.startswith("||", after) else after + 1
+        frame = self.frames[-1] if self.frames else None
+        if (
+            frame
+            and (frame.kind == "block" or frame.ambiguous)
+            and not (frame.cases or frame.comma)
+            and self._is_whole()
+        ):
+            self.end(
+                at
+            )  # `[ let @y = @x + 1 => @y ]`: the arrow belongs to no heading, and so it is the next statement
         if self.prev not in STARTS and self.frames and self.frames[-1].cases and self.heading() == "CASE":
             self.frames[-1].arrows = True
         self.emit("ARROW", "=>", at, end)
@@ -338,6 +348,18 @@ class DirectiveLexer(NameLexer):
             raise self.strange(at)
         self.emit("REGEX", (found.group(1), found.group(2)), at, found.end())
         return found.end()
+
+    def _is_whole(self) -> bool:
+        """Can the statement end here? Not behind `(x)` alone, which was meant as a function without a name."""
+        if self.prev not in VALUE_ENDS or self.prev in ("ANY", "NONE", "DENIED") or self.heading():
+            return False
+        depth = 0
+        for token in reversed(self.out if self.prev == "RPAR" else []):
+            kind = token[0] if token else ""
+            depth += (kind in _CLOSING) - (kind in _OPENING)
+            if depth == 0:
+                return kind != "LPAR"
+        return True
 
     def heading(self) -> str:
         """The word before, on this level, that still waits for its `=>` or block; CASE at the start of a case; or

@@ -31,6 +31,7 @@ _AFTER_CODE_WORD = re.compile(r"[ \t]*(?=[({]|:[^:\s])")
 _DIRECTORY = re.compile(r"[^\s{@]+")
 _HEADERS = frozenset({"VAR", "LET", "EXE", "GUARD", "HOOK", "IMPORT", "EXPORT", "SIGN", "VERIFY", "NEEDS", "PROFILES"})
 _SHADOW = re.compile(r"[ \t]+(js|javascript|node|nodejs|py|python|sh|bash)[ \t]*(?==)")
+_CASES_NEXT = re.compile(r"[ \t]*:?[ \t]*\[")
 _TARGET = re.compile(rf"(stdout|stderr)\b|env(?::({NAME}))?\b")
 _OBJECT_NEXT = re.compile(r"[ \t]*\{")
 _BARE_PATH = re.compile(r"[\w./:@-]+")
@@ -49,6 +50,10 @@ class NameLexer(CommandLexer):
 
     def end(self, at: int) -> None:
         """A separator between statements."""
+        raise NotImplementedError
+
+    def heading(self) -> str:
+        """The word before that still waits for its `=>` or block."""
         raise NotImplementedError
 
     def strange(self, at: int) -> LexFault:
@@ -98,6 +103,8 @@ class NameLexer(CommandLexer):
             if token := STATEMENT_WORDS.get(word):
                 return self._begin(token, word, at, end)
         elif prev in VALUE_ENDS:
+            if word == "first" and _CASES_NEXT.match(self.text, end) and self.heading() == "WHEN":
+                return end
             if (self.git or kind == "brace") and (key := KEY.match(self.text, at)):
                 return self.key(at, key)
             if token := LINK_WORDS.get(word):
@@ -196,6 +203,8 @@ class NameLexer(CommandLexer):
         if self.prev == "USING" and (label := LABEL.match(self.text, at)):
             self.emit("LABEL", label.group(), at, label.end())
             return label.end()
+        if self.prev == "WHEN" and word == "first" and _CASES_NEXT.match(self.text, end):
+            return end  # old scripts say so; every `when` takes the first case that fits
         if self.prev == "WHEN" and word in ("all", "any"):
             instead = "&&" if word == "all" else "||"
             message = f"the '{word}' modifier has been removed from mlld. Use the {instead} operator instead."

@@ -343,6 +343,12 @@ class Builder(ValueBuilder):
         return n.If(condition=c[0], then=c[1], otherwise=c[2], span=span)
 
     def if_one(self, c: Children, span: Span) -> Any:
+        self.fault(
+            "if-with-arrow",
+            span,
+            "invalid if syntax: 'if' uses brackets for blocks.",
+            hint="write if @condition [ … ], or when @condition => … for a value",
+        )
         return n.If(condition=c[0], then=c[1], span=span)
 
     def for_(self, c: Children, span: Span) -> Any:
@@ -353,9 +359,12 @@ class Builder(ValueBuilder):
     for_block = for_
 
     def for_when(self, c: Children, span: Span) -> Any:
-        """`for @x in @xs when [ … ]`: the cases are the body."""
+        """`for @x in @xs when [ … ]`: the cases are the body, and what none of them is for is left out."""
         head: ForHead = c[0]
-        return n.For(**head._asdict(), body=n.When(cases=tuple(c[1:]), span=span), span=span)
+        cases: tuple[Any, ...] = tuple(c[1:])
+        if not any(isinstance(case, n.Case) and isinstance(case.condition, n.NoMatch) for case in cases):
+            cases += (n.Case(condition=n.NoMatch(span=span), body=n.Skip(span=span), span=span),)
+        return n.For(**head._asdict(), body=n.When(cases=cases, span=span), span=span)
 
     def comparison(self, c: Children, span: Span) -> Any:
         """`>= 0.7` as a case of `when @x [ … ]`: the left side is the subject."""
@@ -365,10 +374,13 @@ class Builder(ValueBuilder):
         return c[0]
 
     def for_head(self, c: Children, span: Span) -> ForHead:
-        parallel, first, *dots, second, iterable = c
-        path = tuple(str(t[1]) for t in dots)
-        key, variable = (first[1], second[1]) if second else (None, first[1])
-        return ForHead(key, variable, path, iterable, parallel)
+        parallel, variable, *dots, iterable = c
+        return ForHead(None, variable[1], tuple(str(dot[1]) for dot in dots), iterable, parallel)
+
+    def for_entry_head(self, c: Children, span: Span) -> ForHead:
+        """`for @key, @value in @object`."""
+        parallel, key, variable, *dots, iterable = c
+        return ForHead(key[1], variable[1], tuple(str(dot[1]) for dot in dots), iterable, parallel)
 
     def parallel(self, c: Children, span: Span) -> Any:
         values: list[Any] = [self._legacy_limit(x) if isinstance(x, tuple) else x for x in c]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from interpreter import nodes as n
 from interpreter import values_text as vt
 from interpreter.errors import EvaluationError, LimitReached, UserBail
-from interpreter.labels import LabelConflict, Labels
+from interpreter.labels import NONE, LabelConflict, Labels
 from interpreter.names import FIXED
 from interpreter.values import NULL, UNDEFINED, Undefined, Value, type_name
 
@@ -13,7 +13,7 @@ from .core import Env, LoopContinue, LoopDone, RetryAsked, Returned, Skipped, at
 from .expressions import defined
 from .growing import can_grow
 from .lookup import nearest
-from .operators import apply_operator
+from .operators import apply_operator, to_number
 from .scope import reserved_name
 
 
@@ -23,28 +23,61 @@ async def block(node: n.Block, env: Env) -> Value:
     return await statements(node.body, env.block())
 
 
-async def statements(body: tuple[n.Node, ...], env: Env) -> Value:
+async def statements(body: tuple[n.Node, ...], env: Env, *, leaves: bool = True) -> Value:
     for statement in body:
-        await evaluate_statement(statement, env)
+        await evaluate_statement(statement, env, leaves=leaves)
     return Value(UNDEFINED)
 
 
-async def evaluate_statement(statement: n.Node, env: Env) -> None:
-    """One statement of a block inside a function: `run` prints, a `when` that gives a value returns from the function."""
+async def evaluate_statement(statement: n.Node, env: Env, *, leaves: bool = True) -> None:
+    """One statement of a block inside a function: `run` prints, and a `when` that gives a value returns from the function
+    (`leaves`; not in an `if`, a loop or a round)."""
     if isinstance(statement, n.When):
         from .control import when_statement
 
-        await when_statement(statement, env)
+        await when_statement(statement, env, leaves=leaves)
     elif isinstance(statement, n.For):
         from .loops import for_statement
 
         await for_statement(statement, env)
-    elif isinstance(statement, n.Run | n.Stream):
+    else:
+        await statement_value(statement, env)
+
+
+async def statement_value(statement: n.Node, env: Env) -> Value:
+    """What a statement that is the last one of a round gives to the list of results."""
+    if isinstance(statement, n.ExpressionStatement):
+        statement = statement.value
+    if isinstance(statement, n.When):
+        from .control import when_statement
+
+        await when_statement(statement, env)
+        return NULL
+    if isinstance(statement, n.For):
+        await evaluate_statement(statement, env)
+        return NULL
+    value = await action_value(statement, env)
+    if isinstance(statement, n.Run | n.Stream | n.Command):
         from .effects import print_result
 
-        print_result(await evaluate(statement, env), env)
-    else:
-        await evaluate(statement, env)
+        print_result(value, env)
+    return value
+
+
+def calls(node: n.Node) -> bool:
+    """Is this a call of a function, perhaps with a field of what it gives, or piped on?"""
+    while isinstance(node, n.Field | n.Index | n.With | n.Pipeline):
+        below = (
+            node.target
+            if isinstance(node, n.Field | n.Index)
+            else node.value
+            if isinstance(node, n.With)
+            else node.source
+        )
+        if below is None:
+            return False
+        node = below
+    return isinstance(node, n.Call)
 
 
 def gives_value(node: n.Node) -> bool:
@@ -57,8 +90,6 @@ EFFECTS = (
     n.Log,
     n.Output,
     n.Append,
-    n.Run,
-    n.Stream,
     n.File,
     n.Files,
     n.Let,
@@ -66,7 +97,6 @@ EFFECTS = (
     n.Var,
     n.Box,
     n.For,
-    n.Command,
     n.If,
 )
 
@@ -80,8 +110,12 @@ async def block_value(node: n.Block, env: Env) -> Value:
 
 
 async def action_value(node: n.Node, env: Env) -> Value:
-    """What stands after `=>`: an expression, a block with a `=>` of its own, or a statement."""
-    return await block_value(node, env) if isinstance(node, n.Block) else await evaluate(node, env)
+    """What stands after `=>`: an expression, a block with a `=>` of its own, or a statement. What writes somewhere else
+    gives an empty text, so that `for … => log …` does not collect what it logs."""
+    if isinstance(node, n.Block):
+        return await block_value(node, env)
+    value = await evaluate(node, env)
+    return Value("") if isinstance(node, n.Log | n.Output | n.Append) else value
 
 
 def declared_labels(labels: tuple[str, ...], node: n.Node) -> Labels:
@@ -107,7 +141,7 @@ async def let(node: n.Let, env: Env) -> Value:
             f"Variable '{node.name}' is already defined and cannot be redefined", span=node.span,
             code="variable-redefinition", hint=f"{whose}; choose another one",
         )  # fmt: skip
-    value = defined(await action_value(node.value, env))
+    value = defined(await action_value(node.value, env)).with_labels(env.mx.get("flow", NONE))
     if node.labels:
         value = value.with_labels(declared_labels(node.labels, node))
     env.scope.define(node.name, value)
@@ -125,10 +159,10 @@ async def augment(node: n.Augment, env: Env) -> Value:
             f'Cannot use {node.operator} on undefined variable @{node.name}. Use "let @{node.name} = ..." first.',
             span=node.span, code="undefined-variable", hint=nearest(node.name, env),
         )  # fmt: skip
-    value = defined(await action_value(node.value, env))
+    value = defined(await action_value(node.value, env)).with_labels(env.mx.get("flow", NONE))
+    scope = env.scope
     try:
         grown = can_grow(old, value)
-        scope = env.scope
         done = scope.grow(node.name, value) if grown else scope.assign(node.name, added(old, value, node))
     except (EvaluationError, LimitReached) as error:
         raise at(error, node.span) from None
@@ -149,17 +183,30 @@ async def assign(node: n.Augment, old: Value | None, env: Env) -> None:
 
 def added(old: Value, new: Value, node: n.Augment) -> Value:
     """Numbers are added; what grows by elements or text is in `growing`."""
-    if isinstance(old.data, int | float) and not isinstance(old.data, bool) and isinstance(new.data, int | float):
-        return apply_operator("+", old, new)
-    raise EvaluationError(
-        f"+= requires array, string, or object target; @{node.name} is {type_name(old)}", span=node.span, code="type",
-        hint="a number grows by a number: `@count += 1`" if isinstance(old.data, int | float) else None,
-    )  # fmt: skip
+    if isinstance(old.data, dict):
+        raise EvaluationError(
+            f"Cannot += non-object to object @{node.name}. Target is object, source is {type_name(new)}.",
+            span=node.span, code="type",
+            hint="an object takes over the fields of another one: `@all += { name: @value }`",
+        )  # fmt: skip
+    if isinstance(old.data, bool) or not isinstance(old.data, int | float):
+        raise EvaluationError(
+            f"+= requires array, number, string, or object target. @{node.name} is {type_name(old)}.", span=node.span,
+            code="type", hint="begin with what grows: `let @all = []`, `\"\"`, `{}` or `0`",
+        )  # fmt: skip
+    extra = to_number(new.data)
+    if extra != extra:
+        raise EvaluationError(
+            f"Cannot += non-numeric value to number @{node.name}: it is {type_name(new)}", span=node.span, code="type",
+            hint="a number grows by a number: `@count += 1`",
+        )  # fmt: skip
+    return apply_operator("+", old, Value(extra, new.labels))
 
 
 @handles(n.Return)
 async def return_(node: n.Return, env: Env) -> Value:
-    raise Returned(NULL if node.value is None else defined(await action_value(node.value, env)))
+    value = NULL if node.value is None else defined(await action_value(node.value, env))
+    raise Returned(value.with_labels(env.mx.get("flow", NONE)))
 
 
 @handles(n.Skip)
@@ -169,12 +216,16 @@ async def skip(node: n.Skip, env: Env) -> Value:
 
 @handles(n.Done)
 async def done(node: n.Done, env: Env) -> Value:
-    raise LoopDone(None if node.value is None else await evaluate(node.value, env))
+    raise LoopDone(
+        None if node.value is None else (await evaluate(node.value, env)).with_labels(env.mx.get("flow", NONE))
+    )
 
 
 @handles(n.Continue)
 async def continue_(node: n.Continue, env: Env) -> Value:
-    raise LoopContinue(None if node.value is None else await evaluate(node.value, env))
+    raise LoopContinue(
+        None if node.value is None else (await evaluate(node.value, env)).with_labels(env.mx.get("flow", NONE))
+    )
 
 
 @handles(n.Bail)

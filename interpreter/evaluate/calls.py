@@ -189,7 +189,8 @@ def enter(function: Function, env: Env, span: Span) -> Any:
         if chain[0] is function:
             if "recursive" not in function.labels:
                 raise EvaluationError(
-                    f"Circular reference detected: executable '@{function.name}' calls itself recursively",
+                    f"Circular reference detected: executable '@{function.name}' calls itself recursively without a "
+                    "terminating condition",
                     span=span, code="recursion", hint=f"say that you mean it: `exe recursive @{function.name}(…) = …`",
                 )  # fmt: skip
             depth += 1

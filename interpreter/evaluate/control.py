@@ -5,11 +5,11 @@ from __future__ import annotations
 from interpreter import nodes as n
 from interpreter.errors import EvaluationError
 from interpreter.labels import NONE, Labels
-from interpreter.values import NULL, UNDEFINED, Undefined, Value, truthy
+from interpreter.values import NULL, UNDEFINED, Undefined, Value, nothing, truthy
 
-from .blocks import action_value, block, evaluate_statement, gives_value
+from .blocks import action_value, block, calls, evaluate_statement, gives_value, statements
 from .core import Env, Returned, evaluate, handles
-from .lookup import lenient
+from .lookup import decides, lenient
 from .methods import call_method
 from .observing import announce_statement, observes
 from .operators import apply_operator, equal
@@ -41,7 +41,7 @@ async def choose(node: n.When, env: Env) -> Chosen | None:
         if verdict.labels is not NONE:
             labels = labels | verdict.labels
         if truthy(verdict):
-            chosen = Chosen(case.body, inside, labels)
+            chosen = Chosen(case.body, branch_of(inside, labels), labels)
             if handles_denial and ANSWERS in env.mx:
                 env.mx[ANSWERS].append(chosen)
             return chosen
@@ -63,7 +63,7 @@ async def matches(condition: n.Node, subject: Value | None, env: Env) -> Value:
     if isinstance(condition, n.Anything | n.NoMatch):
         return Value(True)
     if subject is None:
-        return await lenient(condition, env)
+        return await decides(condition, env)
     return await pattern(condition, subject, env)
 
 
@@ -108,6 +108,8 @@ async def take(chosen: Chosen) -> Value:
         print_result(result, chosen.env)
     else:
         result = await action_value(chosen.body, chosen.env)
+    if isinstance(result.data, Undefined) or isinstance(chosen.body, n.Let | n.Augment):
+        result = nothing(result.labels)
     return result.with_labels(chosen.labels) if chosen.labels is not NONE else result
 
 
@@ -127,6 +129,10 @@ async def take_statement(node: n.When, env: Env, *, leaves: bool) -> None:
         await evaluate_statement(chosen.body, chosen.env)
         return
     result = await take(chosen)
+    if not leaves and isinstance(chosen.body, n.Run | n.Stream) and not calls(chosen.body.value):
+        from .effects import print_result
+
+        print_result(result, chosen.env)
     if leaves and gives_value(chosen.body) and result.data is not None and not isinstance(result.data, Undefined):
         raise Returned(result)
 
@@ -134,13 +140,25 @@ async def take_statement(node: n.When, env: Env, *, leaves: bool) -> None:
 @handles(n.If)
 @observes("if")
 async def if_(node: n.If, env: Env) -> Value:
-    condition = await lenient(node.condition, env)
+    condition = await decides(node.condition, env)
     branch = node.then if truthy(condition) else node.otherwise
     if branch is None:
         return Value(UNDEFINED)
+    inside = branch_of(env, condition.labels)
     if isinstance(branch, n.Block):
-        return await block(branch, env)
-    return await evaluate(branch, env)
+        return await statements(branch.body, inside, leaves=False)
+    return await evaluate(branch, inside)
+
+
+def branch_of(env: Env, labels: Labels) -> Env:
+    """The inside of a branch that was taken because of data with these labels: they go with what is assigned or returned there,
+    since that tells about the data. Loops in it are not those of a parallel loop around."""
+    inside = env.block()
+    if labels is not NONE or "spread" in env.mx:
+        inside.mx = {name: entry for name, entry in env.mx.items() if name != "spread"}
+        if labels is not NONE:
+            inside.mx["flow"] = labels | env.mx.get("flow", NONE)
+    return inside
 
 
 @handles(n.WasDenied)

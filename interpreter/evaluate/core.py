@@ -118,6 +118,7 @@ class Run:
     # A script is read for its guards and policies alone: what it does, and what depends on that, is left out.
     declare_only: bool = False
     tool_calls: list[dict[str, Any]] = field(default_factory=list)
+    errors: list[dict[str, Any]] = field(default_factory=list)  # of the parallel loop or stage that ended last
 
     def __post_init__(self) -> None:
         if self.limits.seconds is not None and self.deadline is None:
@@ -238,7 +239,7 @@ async def evaluate(node: n.Node, env: Env) -> Value:
 LATE: dict[type[n.Node], str] = {
     n.Box: "boxes", n.New: "boxes", n.File: "workspaces", n.Files: "workspaces", n.Guard: "guarding", n.Allow: "guarding",
     n.Deny: "guarding", n.EnvDecision: "guarding", n.Import: "imports", n.Hook: "hooks", n.Checkpoint: "checkpointing",
-    n.Prose: "prose", n.Sign: "signing", n.Verify: "signing",
+    n.Prose: "prose", n.Loop: "repeating", n.While: "repeating", n.Sign: "signing", n.Verify: "signing",
 }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from interpreter.values import (
 )  # fmt: skip
 
 from .core import Env, at, evaluate, handles
-from .lookup import lenient
+from .lookup import decides, lenient
 from .operators import Pattern, apply_operator, to_number
 
 
@@ -154,7 +154,7 @@ async def stray_spread(node: n.Spread, env: Env) -> Value:
 @handles(n.Unary)
 async def unary(node: n.Unary, env: Env) -> Value:
     if node.operator == "!":
-        value = await lenient(node.operand, env)
+        value = await decides(node.operand, env, "Unary !")
         return boolean(not truthy(value), value.labels)
     value = await evaluate(node.operand, env)
     return Value(number(-to_number(value.data)), value.labels)
@@ -162,7 +162,7 @@ async def unary(node: n.Unary, env: Env) -> Value:
 
 @handles(n.Ternary)
 async def ternary(node: n.Ternary, env: Env) -> Value:
-    condition = await lenient(node.condition, env)
+    condition = await decides(node.condition, env, "Ternary condition")
     chosen = await lenient(node.then if truthy(condition) else node.otherwise, env)
     return chosen.with_labels(condition.labels)
 
@@ -171,7 +171,7 @@ async def ternary(node: n.Ternary, env: Env) -> Value:
 async def binary(node: n.Binary, env: Env) -> Value:
     operator = node.operator
     if operator in ("&&", "||", "??"):
-        left = await lenient(node.left, env)
+        left = await (lenient(node.left, env) if operator == "??" else decides(node.left, env, f"Logical {operator}"))
         if operator == "??":
             stay = left.data is not None and not isinstance(left.data, Undefined)
         else:

@@ -21,6 +21,13 @@ def can_grow(value: Value, extra: Value) -> bool:
     return isinstance(value.data, list | str) or (isinstance(value.data, dict) and isinstance(extra.data, dict))
 
 
+def written(extra: Value) -> str:
+    """What a text grows by: nothing for null, and the elements of an array line by line."""
+    if extra.data is None:
+        return ""
+    return "\n".join(vt.text(item) for item in extra.items()) if isinstance(extra.data, list) else vt.text(extra)
+
+
 class Growing:
     """A value and what waits to be added. `size` counts characters of a text, elements or keys of the others."""
 
@@ -34,7 +41,7 @@ class Growing:
     def add(self, extra: Value) -> bool:
         """Errors: `LimitReached`. True: so much waits that it should be put together."""
         if isinstance(self.value.data, str):
-            extra = Value(vt.text(extra), extra.labels)
+            extra = Value(written(extra), extra.labels)
         self.size += len(extra.data) if isinstance(extra.data, list | dict | str) else 1
         if isinstance(self.value.data, str):
             if self.size > vt.MAX_TEXT:

@@ -93,6 +93,17 @@ async def lenient(node: n.Node, env: Env) -> Value:
         return Value(UNDEFINED)
 
 
+async def decides(node: n.Node, env: Env, what: str = "Condition") -> Value:
+    """A condition, for its `truthy`. What a parallel loop failed at stands in its results as an object, and would be true."""
+    value = await lenient(node, env)
+    if value.meta is not None and (failed := value.meta.get("failed")) is not None:
+        raise EvaluationError(
+            f"{what} evaluation received an error-like value at {failed}", span=node.span, code="error-as-condition",
+            hint="ask for what you mean: `@mx.errors.length == 0`, `@result.error`",
+        )  # fmt: skip
+    return value
+
+
 @handles(n.Field, n.Index)
 async def member_access(node: n.Field | n.Index, env: Env) -> Value:
     try:

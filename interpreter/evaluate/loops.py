@@ -1,28 +1,27 @@
-"""Repeating: `for` (in order or parallel), `foreach`, `loop`, `while`."""
+"""Going over the elements of a value: `for` (in order or parallel) and `foreach`."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import sys
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from interpreter import nodes as n
 from interpreter import values_text as vt
-from interpreter.errors import EvaluationError, LimitReached, MlldError, UserBail
+from interpreter.errors import EvaluationError, MlldError, UserBail
 from interpreter.labels import NONE, joined
 from interpreter.names import FIXED
 from interpreter.operations import observed, watched
 from interpreter.policy_subjects import Operation
 from interpreter.source import Span
-from interpreter.values import NULL, Undefined, Value, array, record, truthy, type_name
+from interpreter.values import NULL, Undefined, Value, array, truthy, type_name
 
-from .blocks import block_value, evaluate_statement
-from .core import Env, LoopContinue, LoopDone, Returned, Skipped, at, evaluate, handles, optional
+from .blocks import action_value, calls, evaluate_statement, statement_value
+from .core import Env, LoopContinue, LoopDone, Returned, Skipped, evaluate, handles, optional
 from .expressions import written
 from .functions import CALLABLES
-from .lookup import callee_of, lenient
+from .lookup import callee_of, decides
 from .observing import observes
 from .operators import to_number
 from .scope import reserved_name
@@ -62,22 +61,29 @@ def pairs(source: Value, span: Span) -> Iterator[tuple[Value, Value]]:
 class Round:
     """One iteration: its environment, made when it starts."""
 
-    __slots__ = ("env", "index", "item", "key")
+    __slots__ = ("asked", "env", "index", "item", "key")
 
     def __init__(self, index: int, key: Value, item: Value, env: Env) -> None:
         self.index, self.key, self.item, self.env = index, key, item, env
+        self.asked: bool | None = None  # what the filter has said about it
+
+    async def passes(self, condition: n.Node | None) -> bool:
+        """Does the filter let it through? Asked once: what a condition does, it does once."""
+        if self.asked is None:
+            self.asked = condition is None or truthy(await decides(condition, self.env))
+        return self.asked
 
 
 def rounds(node: n.For, source: Value, env: Env) -> list[Round]:
     members = list(pairs(source, node.iterable.span))
     is_object = isinstance(source.data, dict)
     made = []
-    parallel = node.parallel is not None
+    parallel = spread(node, env)
     for index, (key, item) in enumerate(members):
         names = bind(node, key, item, is_object)
-        context = {"index": index, "total": len(members), "key": key.data, "parallel": parallel}
-        inside = env.block(names, barrier=parallel)
-        inside.mx = {**env.mx, "for": context}
+        context = {"index": index, "total": len(members), "key": key.data, "parallel": parallel is not None}
+        inside = env.block(names, barrier=parallel is not None)
+        inside.mx = {**env.mx, "for": context, "spread": parallel}
         made.append(Round(index, key, item, inside))
     return made
 
@@ -99,6 +105,19 @@ def bind(node: n.For, key: Value, item: Value, is_object: bool) -> dict[str, Val
     return names
 
 
+def spread(node: n.For, env: Env) -> n.Parallel | None:
+    """How a loop runs in parallel: as it says, or as the parallel loop does of which it is the body, or the beginning of it."""
+    inherited: n.Parallel | None = env.mx.get("spread")
+    return node.parallel or inherited
+
+
+def behind(statement: n.Node, env: Env) -> Env:
+    """What comes behind a statement in the block of a round: a loop that uses what was worked out there runs in order."""
+    if isinstance(statement, n.Let | n.Augment) and env.mx.get("spread") is not None:
+        return env.ambient(spread=None)
+    return env
+
+
 Body = Callable[[Round], Awaitable[Value | None]]
 
 
@@ -112,8 +131,8 @@ async def run_rounds(node: n.For, env: Env, body: Body) -> list[Value]:
     results: list[Value] = []
 
     async def every() -> Value:
-        if node.parallel is not None:
-            results.extend(await in_parallel(node, todo, env, body))
+        if (parallel := spread(node, env)) is not None:
+            results.extend(await in_parallel(node, parallel, todo, env, body))
             return array(results)
         for each in todo:
             try:
@@ -151,32 +170,48 @@ async def observed_round(node: n.For, each: Round, body: Body) -> Value | None:
 
 async def one_round(node: n.For, each: Round, body: Body) -> Value | None:
     try:
-        if node.condition is not None and not truthy(await lenient(node.condition, each.env)):
+        if not await each.passes(node.condition):
             return None
         return await body(each)
     except (Skipped, LoopContinue):
         return None
 
 
-async def in_parallel(node: n.For, todo: list[Round], env: Env, body: Body) -> list[Value]:
-    """Up to `limit` iterations at once. One that fails becomes an error marker; the others go on."""
-    assert node.parallel is not None
-    limit = await limit_of(node.parallel.limit, env, "for parallel") or DEFAULT_PARALLEL
-    pace = await seconds_of(node.parallel.rate, env, "for parallel")
+async def in_parallel(node: n.For, parallel: n.Parallel, todo: list[Round], env: Env, body: Body) -> list[Value]:
+    """Up to `limit` iterations at once. One that fails becomes an error marker; the others go on.
+
+    The first one that the filter lets through goes alone and before the others: what it fails at would fail in all of
+    them, and so it fails the loop.
+    """
+    limit = await limit_of(parallel.limit, env, "for parallel") or DEFAULT_PARALLEL
+    pace = await seconds_of(parallel.rate, env, "for parallel")
     results: dict[int, Value] = {}
     errors: list[dict[str, Any]] = []
-    queue = iter(todo)
+    publish(errors, env)
     stop = False
     gate = asyncio.Lock()
     last_start = 0.0
 
+    async def batch_begins(each: Round) -> None:
+        if env.authority.hooks and not each.index % limit:
+            await observed(Operation(kind="for:batch", name=node.variable), (), node.span, env, nothing_yet)
+
+    async def attempt(each: Round) -> None:
+        nonlocal stop
+        try:
+            result = await one(node, each, body)
+        except LoopDone:
+            stop = True
+            return
+        if result is not None:
+            results[each.index] = result
+
     async def worker() -> None:
-        nonlocal stop, last_start
+        nonlocal last_start
         for each in queue:
             if stop:
                 return
-            if env.authority.hooks and not each.index % limit:
-                await observed(Operation(kind="for:batch", name=node.variable), (), node.span, env, nothing_yet)
+            await batch_begins(each)
             if pace:
                 async with gate:
                     wait = last_start + pace - env.ports.clock.monotonic()
@@ -184,23 +219,20 @@ async def in_parallel(node: n.For, todo: list[Round], env: Env, body: Body) -> l
                         await env.ports.clock.sleep(wait)
                     last_start = env.ports.clock.monotonic()
             try:
-                result = await one(node, each, body)
-            except LoopDone:
-                stop = True
-                return
+                await attempt(each)
             except UserBail:
                 raise
             except MlldError as error:
-                if error.code == "parallel-write":  # a mistake of the loop, not of one element
-                    raise
                 marker = error_marker(error, each)
                 errors.append(marker)
                 env.ports.output.stderr(f"  ⚠ for iteration {each.index} error: {env.run.mask(marker['message'])}\n")
-                results[each.index] = Value(marker)
-            else:
-                if result is not None:
-                    results[each.index] = result
+                results[each.index] = Value(marker, meta={"failed": f"value: {marker['message']}"})
 
+    first = await canary(node, todo)
+    if first is not None:
+        await batch_begins(first)
+        await attempt(first)
+    queue = iter([each for each in todo if each is not first])
     tasks = [asyncio.ensure_future(worker()) for _ in range(min(limit, len(todo), MAX_PARALLEL))]
     try:
         await asyncio.gather(*tasks)
@@ -209,8 +241,22 @@ async def in_parallel(node: n.For, todo: list[Round], env: Env, body: Body) -> l
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
-    env.scope.define("\0errors", Value(sorted(errors, key=lambda e: e["index"])))
+    publish(errors, env)
     return [results[index] for index in sorted(results)]
+
+
+def publish(errors: list[dict[str, Any]], env: Env) -> None:
+    """What `@mx.errors` is after a parallel loop or stage: here, and wherever none has run itself."""
+    env.run.errors = sorted(errors, key=lambda e: e["index"])
+    env.scope.define("\0errors", Value(env.run.errors))
+
+
+async def canary(node: n.For, todo: list[Round]) -> Round | None:
+    """The first iteration that the filter lets through, if any."""
+    for each in todo:
+        if await each.passes(node.condition):
+            return each
+    return None
 
 
 async def nothing_yet() -> Value:
@@ -219,11 +265,14 @@ async def nothing_yet() -> Value:
 
 
 def error_marker(error: MlldError, each: Round) -> dict[str, Any]:
+    message = getattr(error, "plain", None) or error.message
+    if error.code == "parallel-write" and error.span is not None:
+        message += f" at line {error.span.line}, column {error.span.column}"  # where the script is wrong
     return {
         "index": each.index,
         "key": each.key.data,
-        "message": getattr(error, "plain", None) or error.message,
-        "error": getattr(error, "plain", None) or error.message,
+        "message": message,
+        "error": message,
         "value": vt.to_plain(each.item),
     }
 
@@ -272,6 +321,10 @@ async def for_(node: n.For, env: Env) -> Value:
     source_labels = joined(r.labels for r in results)
     if source_labels is not NONE:
         value = value.with_labels(source_labels)
+    for index, each in enumerate(results):
+        if each.meta is not None and (failed := each.meta.get("failed")) is not None:
+            value = value.with_meta(failed=f"value[{index}]{failed.removeprefix('value')}")
+            break
     if node.batch:
         from .pipelines import run_stages
 
@@ -281,22 +334,17 @@ async def for_(node: n.For, env: Env) -> Value:
 
 async def for_statement(node: n.For, env: Env) -> None:
     """A loop in a block, whose results nobody takes: a `=>` of its own ends the round, one in an `if` or `when` inside of it
-    gives the value of the function around."""
-
-    from .control import when_statement
+    gives the value of the function around. `for … => @f()` and `for … => cmd {…}` print what they give."""
 
     async def body(each: Round) -> Value | None:
-        if not isinstance(node.body, n.Block):
-            return await body_value(node.body, each.env)
-        inside = each.env.block()
-        for statement in node.body.body:
-            if isinstance(statement, n.Return):
-                return await optional(statement.value, inside)
-            if isinstance(statement, n.When):
-                await when_statement(statement, inside, leaves=False)
-            else:
-                await evaluate_statement(statement, inside)
-        return NULL
+        if isinstance(node.body, n.Block):
+            return await statement_round(node.body, each.env)
+        if isinstance(node.body, n.Run | n.Stream | n.Command) or calls(node.body):
+            from .effects import print_result
+
+            print_result(await evaluate(node.body, each.env), each.env)
+            return NULL
+        return await body_value(node.body, each.env)
 
     if node.batch:
         await for_(node, env)
@@ -304,17 +352,31 @@ async def for_statement(node: n.For, env: Env) -> None:
         await run_rounds(node, env, body)
 
 
+async def statement_round(body: n.Block, env: Env) -> Value:
+    inside = env.block()
+    for statement in body.body:
+        if isinstance(statement, n.Return):
+            return await optional(statement.value, inside)
+        await evaluate_statement(statement, inside, leaves=False)
+        inside = behind(statement, inside)
+    return NULL
+
+
 async def body_value(body: n.Node, env: Env) -> Value:
-    if isinstance(body, n.Block):
-        try:
-            value = await block_value(body, env)
-        except Returned as returned:
-            value = returned.value or NULL
-        return Value(None, value.labels) if isinstance(value.data, Undefined) else value
+    """What one round gives; a text that is JSON gives its data. A block without `=>` gives what its last statement does."""
     try:
-        value = await evaluate(body, env)
+        if isinstance(body, n.Block):
+            inside = env.block()
+            value = NULL
+            for statement in body.body:
+                value = await statement_value(statement, inside)
+                inside = behind(statement, inside)
+        else:
+            value = await action_value(body, env)
     except Returned as returned:
         value = returned.value or NULL
+    if isinstance(value.data, str) and not isinstance(read := vt.parse_loosely(value.data), str):
+        return Value(read, value.labels)
     return Value(None, value.labels) if isinstance(value.data, Undefined) else value
 
 
@@ -322,8 +384,6 @@ async def body_value(body: n.Node, env: Env) -> Value:
 @observes("foreach")
 async def foreach(node: n.Foreach, env: Env) -> Value:
     """`foreach @f(@xs, @ys)`: the function over every combination of elements."""
-    from .calls import invoke
-
     if node.function is None:
         return await evaluate(node.arguments[0], env)
     callee = await callee_of(node.function, env)
@@ -331,22 +391,26 @@ async def foreach(node: n.Foreach, env: Env) -> Value:
         message = f"Variable '{written(node.function).removeprefix('@')}' cannot be used with foreach (type: {type_name(callee)})"
         raise EvaluationError(message, span=node.function.span, code="not-a-function", hint="foreach @function(@list)")
     sources = [await evaluate(argument, env) for argument in node.arguments]
-    axes = []
-    for place, (source, argument) in enumerate(zip(sources, node.arguments, strict=True), 1):
+    axes: list[list[Value]] = []
+    for source, argument in zip(sources, node.arguments, strict=True):
         if isinstance(source.data, str):
             source = Value(vt.parse_loosely(source.data), source.labels)
         if not isinstance(source.data, list):
-            message = f"Argument {place} to foreach must be an array, got {type_name(source)}"
-            raise EvaluationError(message, span=argument.span, code="type")
+            raise EvaluationError(
+                f"Argument {len(axes) + 1} to foreach must be an array, got {type_name(source)}", span=argument.span,
+                code="type",
+            )  # fmt: skip
         axes.append(list(source.items()))
     names = getattr(callee.data, "names", ())
-    if len(axes) > len(names) and names:
-        wanted = f"{len(names)} parameter{'' if len(names) == 1 else 's'}"
-        message = (
-            f"'{written(node.function).removeprefix('@')}' expects {wanted}, but foreach is passing {len(axes)} arrays"
-        )
-        raise EvaluationError(message, span=node.span, code="arity")
-    results = [await invoke(callee, list(combination), env, node.span) for combination in itertools.product(*axes)]
+    if len(axes) != len(names) and names:
+        raise EvaluationError(
+            f"Command '{getattr(callee.data, 'name', '')}' expects {counted(len(names), 'parameter')}, but foreach is passing "
+            f"{counted(len(axes), 'array')}", span=node.span, code="arity",
+        )  # fmt: skip
+    results = [
+        await foreach_round(callee, combination, number, names, node, env)
+        for number, combination in enumerate(itertools.product(*axes), start=1)
+    ]
     value = array(results)
     if node.batch:
         from .pipelines import run_stages
@@ -355,103 +419,21 @@ async def foreach(node: n.Foreach, env: Env) -> Value:
     return value
 
 
-# ── loop and while ──────────────────────────────────────────────────────────────────────────────────
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-async def loop_limit(node: n.Node | None, env: Env, what: str) -> int | None:
-    if node is None:
-        return None
-    if isinstance(node, n.Variable) and node.name == "endless":
-        return None
-    value = (await evaluate(node, env)).data
-    if isinstance(value, str) and value == "endless":
-        return None
-    if (
-        (isinstance(value, str) and not value.strip().isdigit())
-        or isinstance(value, bool | list | dict)
-        or value is None
-    ):
-        raise EvaluationError(f"{what} limit expects a number.", span=node.span, code="type")
-    number = to_number(value)
-    if number != number or number < 0 or number % 1:
-        raise EvaluationError(f"{what} limit expects a non-negative whole number.", span=node.span, code="type")
-    return int(number)
-
-
-@handles(n.Loop)
-async def loop(node: n.Loop, env: Env) -> Value:
-    limit = await loop_limit(node.limit, env, "loop")
-    pace = await seconds_of(node.rate, env, "loop")
-    state = NULL
-    bound = sys.maxsize if env.run.limits.endless else env.run.limits.iterations
-    for iteration in itertools.count(1):
-        if limit is not None and iteration > limit:
-            break
-        if iteration > bound:
-            raise LimitReached(f"the loop did not end within {bound:,} rounds", span=node.span)
-        if iteration > 1 and pace:
-            await env.ports.clock.sleep(pace)
-        inside = env.block({"input": state}, loop={"iteration": iteration, "limit": limit, "active": True}, input=state)
-        if node.until is not None and truthy(await lenient(node.until, inside)):
-            break
-        status, state = await loop_round(node, inside, state)
-        if status == "done":
-            return state
-        if not iteration & 63:
-            await asyncio.sleep(0)
-    return state
-
-
-async def loop_round(node: n.Loop, env: Env, state: Value) -> tuple[str, Value]:
-    """One round: whether to go on, and with what."""
-    from .blocks import statements
-
-    answer = ("continue", state)
-
-    async def run() -> Value:
-        nonlocal answer
-        try:
-            await statements(node.body.body, env)
-        except LoopDone as done:
-            answer = ("done", done.value or NULL)
-        except LoopContinue as again:
-            answer = ("continue", again.value or state)
-        return record({"status": Value(answer[0]), "value": answer[1]})
-
-    await observed(Operation(kind="loop", name="loop", inputs=(state.labels,)), (state,), node.span, env, run)
-    return answer
-
-
-async def run_while(
-    state: Value, function: n.Node, limit_node: n.Node, rate: n.Node | None, env: Env, span: Span
+async def foreach_round(
+    callee: Value, arguments: tuple[Value, ...], number: int, names: tuple[str, ...], node: n.Foreach, env: Env
 ) -> Value:
-    """`| while(limit, rate) @f`: the function again and again, until it says `done`."""
-    from .pipelines import call_stage
+    """One call. What fails says in which round, and with what."""
+    from .calls import invoke
 
-    said = await loop_limit(limit_node, env, "while")
-    limit = env.run.limits.iterations if said is None else said
-    pace = await seconds_of(rate, env, "while")
-    for iteration in range(1, limit + 1):
-        if iteration > 1 and pace:
-            await env.ports.clock.sleep(pace)
-        context = {"iteration": iteration, "limit": limit, "active": True}
-        mx = {k: v for k, v in env.mx.items() if k not in ("pipeline", "retryable")}
-        inside = env.copy(mx={**mx, "while": context})
-        try:
-            state = await call_stage(function, state, inside)
-        except LoopDone as done:
-            return done.value or state
-        except LoopContinue as again:
-            state = again.value or state
-        except EvaluationError as error:
-            raise at(error, span) from None
-    raise EvaluationError(
-        f"While loop reached cap ({limit}) without 'done'", span=span, code="while-cap",
-        hint="a branch of the function must end it: `@n >= 5 => done @n`; or raise the cap",
-    )  # fmt: skip
-
-
-@handles(n.While)
-@observes("while")
-async def while_(node: n.While, env: Env) -> Value:
-    return await run_while(NULL, node.function, node.limit, node.rate, env, node.span)
+    try:
+        return await invoke(callee, list(arguments), env, node.span)
+    except UserBail:
+        raise
+    except EvaluationError as error:
+        given = ", ".join(f"{name}: {vt.text(value)[:40]}" for name, value in zip(names, arguments, strict=False))
+        error.message = env.run.mask(f"Error in foreach iteration {number} ({given}): {error.message}")
+        raise

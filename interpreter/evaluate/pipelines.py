@@ -258,7 +258,7 @@ async def run_stage(
         return await run_parallel(stage, value, env, context, hint, node)
     inside = stage_env(value, env, context, hint)
     if isinstance(stage, n.WhileStage):
-        from .loops import run_while
+        from .repeating import run_while
 
         return await run_while(value, stage.function, stage.limit, stage.rate, inside, stage.span)
     return await call_stage(stage, value, inside)
@@ -379,7 +379,7 @@ async def run_parallel(
     stage: n.ParallelStage, value: Value, env: Env, context: Context, hint: Value | None, node: n.Pipeline | None
 ) -> Value:
     """All branches at once on the same value. A branch that fails gives an error marker; the others go on."""
-    from .loops import DEFAULT_PARALLEL, limit_of, seconds_of
+    from .loops import DEFAULT_PARALLEL, limit_of, publish, seconds_of
 
     limit = (await limit_of(node.parallel, env, "parallel") if node is not None else None) or DEFAULT_PARALLEL
     pace = await seconds_of(node.delay, env, "parallel") if node is not None else 0.0
@@ -417,7 +417,7 @@ async def run_parallel(
         if isinstance(error, RetryAsked):
             raise EvaluationError("retry not supported in parallel stage", span=stage.span, code="retry") from None
         raise
-    env.scope.define("\0errors", Value(sorted(errors, key=lambda e: e["index"])))
+    publish(errors, env)
     return array(results).with_meta(errors=errors) if errors else array(results)
 
 

@@ -70,7 +70,7 @@ def _policy(env: Env) -> Any:
 
 def _errors(env: Env) -> Any:
     found = env.scope.find("\0errors")
-    return found.data if found is not None else []
+    return found.data if found is not None else env.run.errors
 
 
 PUBLIC = {

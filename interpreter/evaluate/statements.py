@@ -5,24 +5,39 @@ Inside functions the same nodes are evaluated for their value; here `run @f()`, 
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from interpreter import nodes as n
 from interpreter.values import Undefined, Value, truthy
 
-from .control import choose
-from .core import Env, evaluate
+from .blocks import calls
+from .control import branch_of, choose, when_statement
+from .core import Env, Returned, evaluate, optional
 from .effects import print_result
 from .functions import CALLABLES
-from .lookup import lenient
-from .loops import Round, run_rounds
+from .lookup import decides
+from .loops import Round, behind, run_rounds
 from .observing import announce_statement
 
 
 async def execute(node: n.Node, env: Env) -> None:
-    """One statement, printing what it gives if it is one that runs something."""
+    """One statement of a file, printing what it gives if it is one that runs something."""
+    if isinstance(node, n.When):
+        await execute_when(node, env)
+    elif isinstance(node, n.ExpressionStatement):
+        await execute_expression(node.value, env)
+    else:
+        await execute_inside(node, env)
+
+
+async def execute_inside(node: n.Node, env: Env) -> None:
+    """One statement in a block there. What it calls does its work, and only `run` and commands print what comes of it."""
     if isinstance(node, n.Run | n.Stream):
         print_value(await evaluate(node, env), env)
     elif isinstance(node, n.ExpressionStatement):
-        await execute_expression(node.value, env)
+        value = await evaluate(node.value, env)
+        if isinstance(node.value, n.Command):
+            print_value(value, env)
     elif isinstance(node, n.Box):
         from .boxes import run_box
 
@@ -30,7 +45,8 @@ async def execute(node: n.Node, env: Env) -> None:
     elif isinstance(node, n.For):
         await execute_for(node, env)
     elif isinstance(node, n.When):
-        await execute_when(node, env)
+        with suppress(Returned):  # a value that nobody takes
+            await when_statement(node, env, leaves=False)
     elif isinstance(node, n.If):
         await execute_if(node, env)
     else:
@@ -52,17 +68,21 @@ async def execute_expression(node: n.Node, env: Env) -> None:
 
 
 async def execute_action(node: n.Node, env: Env) -> None:
-    """A branch or body: a block of statements, one statement, or an expression whose value is printed."""
+    """What a loop does in each round, or a branch: a block, one statement, or a call or command, whose result is printed."""
     if isinstance(node, n.Block):
         inside = env.block()
         for statement in node.body:
-            await execute(statement, inside)
-    elif isinstance(node, n.Literal | n.Object | n.Array | n.Variable | n.Field):
-        await evaluate(node, env)
+            if isinstance(statement, n.Return):
+                await optional(statement.value, inside)
+                return  # a value that nobody takes
+            await execute_inside(statement, inside)
+            inside = behind(statement, inside)
     elif isinstance(node, STATEMENTS):
-        await execute(node, env)
-    else:
+        await execute_inside(node, env)
+    elif isinstance(node, n.Command) or calls(node):
         await execute_expression(node, env)
+    else:
+        await evaluate(node, env)
 
 
 STATEMENTS = (
@@ -83,20 +103,33 @@ async def execute_for(node: n.For, env: Env) -> None:
     await run_rounds(node, env, body)
 
 
-async def execute_when(node: n.When, env: Env) -> None:
-    async def run() -> None:
-        chosen = await choose(node, env)
-        if chosen is not None and chosen.body is not None:
-            await execute_action(chosen.body, chosen.env)
-
-    await announce_statement("when", node, env, run)
-
-
 async def execute_if(node: n.If, env: Env) -> None:
     async def run() -> None:
-        condition = await lenient(node.condition, env)
+        condition = await decides(node.condition, env)
         branch = node.then if truthy(condition) else node.otherwise
-        if branch is not None:
+        if isinstance(branch, n.Block):
+            inside = branch_of(env, condition.labels)
+            for statement in branch.body:
+                await execute_inside(statement, inside)  # its `=>` ends the script
+        elif branch is not None:
             await execute_action(branch, env)
 
     await announce_statement("if", node, env, run)
+
+
+async def execute_when(node: n.When, env: Env) -> None:
+    """A text that a branch gives is printed, as what a call gives is; other values nobody takes."""
+
+    async def run() -> None:
+        chosen = await choose(node, env)
+        if chosen is None or chosen.body is None:
+            return
+        is_text = isinstance(chosen.body, n.Template) or (
+            isinstance(chosen.body, n.Literal) and isinstance(chosen.body.value, str)
+        )
+        if is_text:
+            print_value(await evaluate(chosen.body, chosen.env), chosen.env)
+        else:
+            await execute_action(chosen.body, chosen.env)
+
+    await announce_statement("when", node, env, run)
