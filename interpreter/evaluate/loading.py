@@ -25,6 +25,8 @@ from .paths import is_url, resolve, shown
 from .templates import text_of_parts
 
 GLOB = frozenset("*?[{")
+IGNORED = frozenset({"node_modules", "dist", "build"})
+"""What other programs wrote: no `**` leads into it."""
 
 
 @handles(n.FileLoad)
@@ -162,7 +164,12 @@ def find(text: str, env: Env) -> list[Path]:
     for each in expand(pattern):
         found.update(dict.fromkeys(operations.find_files(env.ports.files, root, each)))
     hidden = any(part.startswith(".") for part in pattern.split("/"))
-    return sorted(p for p in found if hidden or not any(x.startswith(".") for x in p.relative_to(root).parts))
+
+    def wanted(path: Path) -> bool:
+        below = path.relative_to(root).parts
+        return IGNORED.isdisjoint(below) and (hidden or not any(part.startswith(".") for part in below))
+
+    return sorted(filter(wanted, found))
 
 
 def expand(pattern: str) -> list[str]:
@@ -257,7 +264,7 @@ def file_data(name: str, text: str, shown_as: str) -> Any:
     suffix = name.rpartition(".")[2].lower()
     if suffix == "json":
         try:
-            return json.loads(text)
+            return json_data(text)
         except (ValueError, RecursionError) as error:
             raise EvaluationError(f"Failed to parse JSON from {shown_as}: {error}", code="not-json") from None
     if suffix == "jsonl":
@@ -265,8 +272,8 @@ def file_data(name: str, text: str, shown_as: str) -> Any:
         for number, line in enumerate(text.splitlines(), 1):
             if line.strip():
                 try:
-                    records.append(json.loads(line))
-                except ValueError as error:
+                    records.append(json_data(line))
+                except (ValueError, RecursionError) as error:
                     raise EvaluationError(
                         f"Failed to parse JSONL from {shown_as} at line {number}: {error}", code="not-json"
                     ) from None
@@ -277,6 +284,20 @@ def file_data(name: str, text: str, shown_as: str) -> Any:
         except ValueError as error:
             raise EvaluationError(f"Failed to parse YAML from {shown_as}: {error}", code="not-yaml") from None
     return text
+
+
+def json_data(text: str) -> Any:
+    """JSON, or what people write for it: comments, single quotes, commas at the end. Errors: `ValueError` of strict JSON."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        from .relaxed_json import loads
+
+        try:
+            return loads(text)
+        except ValueError:
+            pass
+        raise
 
 
 async def load_url(url: str, node: n.FileLoad, env: Env) -> Value:

@@ -36,6 +36,7 @@ class Absent(Missing):
     """A field or index of an object or array that has no such member: null, unless somebody asks whether it is there."""
 
     labels: Labels = NO_LABELS
+    shown: str | None = None  # how the null is shown that stands in its place
 
 
 async def find(name: str, env: Env, span: Span | None = None) -> Value:
@@ -109,7 +110,7 @@ async def member_access(node: n.Field | n.Index, env: Env) -> Value:
     try:
         return await reach(node, env)
     except Absent as absent:
-        return Value(None, absent.labels)
+        return Value(None, absent.labels, meta=None if absent.shown is None else {"text": absent.shown})
 
 
 async def reach(node: n.Field | n.Index, env: Env) -> Value:
@@ -127,6 +128,7 @@ async def reach(node: n.Field | n.Index, env: Env) -> Value:
     except EvaluationError as error:
         if isinstance(error, Absent):
             error.labels = target.labels
+            error.shown = target.meta.get("text") if target.meta and target.data is None else None
         raise at(error, node.span) from None
 
 

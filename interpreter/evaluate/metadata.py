@@ -106,7 +106,8 @@ class Metadata:
             if isinstance(info, FileInfo):
                 held = info.field(name)
                 if held is None:
-                    return NULL
+                    # A template shows nothing for a field of front matter that is not there.
+                    return NULL.with_meta(text="") if name == "fm" else NULL
                 # `mx` in front matter is what its author wrote there.
                 return Value(held, self.value.labels, meta={"plain": True} if name == "fm" else None)
         inner = getattr(self.value.data, "metadata", None)

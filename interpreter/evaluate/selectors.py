@@ -20,7 +20,6 @@ from .metadata import FileInfo
 _VARIABLE = re.compile(r"@([A-Za-z_][\w-]*)")
 _KINDS = ", ".join(KINDS)
 NOT_INTERFACE = ("method", "constructor")
-IGNORED = frozenset({"node_modules", "dist", "build"})  # in globs: what other programs wrote
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,4 +160,4 @@ def _definition(found: Definition, file: Value, info: FileInfo, extra: dict[str,
 
 
 def wanted_in_glob(path: Path) -> bool:
-    return path.suffix.lower().lstrip(".") in SUFFIXES and IGNORED.isdisjoint(path.parts)
+    return path.suffix.lower().lstrip(".") in SUFFIXES

@@ -68,11 +68,23 @@ async def part_value(part: n.Node, env: Env) -> Value:
     except Missing as missing:
         if missing.code == "undefined-variable":
             return as_written(part)
+        if missing.code == "field-not-found" and isinstance(root(part), n.FileLoad):
+            env.ports.output.stderr(
+                f"warning: {part.span}: {env.run.mask(missing.message)}; nothing stands in its place\n"
+            )
+            return Value("")
         raise
     if isinstance(part, n.Pipeline) and value.meta is not None and "stdout" in value.meta:
         return Value(value.meta["stdout"], value.labels)  # in text, a pipeline is what its last stage said
     # So does a parameter that the caller did not give.
     return as_written(part) if isinstance(value.data, Undefined) and isinstance(part, n.Variable) else value
+
+
+def root(part: n.Node) -> n.Node:
+    """What the fields and elements of a hole are taken from."""
+    while isinstance(part, n.Field | n.Index):
+        part = part.target
+    return part
 
 
 async def file_part(part: n.FileLoad, env: Env) -> Value:

@@ -36,6 +36,7 @@ class Workspace:
         self.before: dict[str, str] = {}  # by path of an edit: the text that was there, empty for none
         self.removed: set[str] = set()
         self.descriptions: dict[str, str] = {}
+        self.said: set[str] = set()  # what `file` and `files` wrote: each path once
         self._size = 0
 
     def write(self, path: str, text: Value, *, before: str = "") -> None:
@@ -99,11 +100,16 @@ class Workspace:
 def clean(path: str, node: n.Node) -> str:
     """A path inside a workspace or the project. Errors: it is absolute, or leads out."""
     parts = PurePosixPath(path.strip()).parts
-    if not parts or path.strip().startswith("/") or ".." in parts or "\0" in path:
-        raise EvaluationError(
-            f"'{path}' is no path inside: it must be relative, and without `..`", span=node.span, code="path",
-            hint='file "notes/today.md" = …',
-        )  # fmt: skip
+    word = "files" if isinstance(node, n.Files) else "file"
+    fault = None
+    if path.strip().startswith("/"):
+        fault = f"{word} only supports relative paths, and '{path}' is absolute"
+    elif ".." in parts:
+        fault = f"{word} paths cannot contain '..' traversal: '{path}' leads out"
+    elif not parts or "\0" in path:
+        fault = f"{word} target path cannot be empty"
+    if fault:
+        raise EvaluationError(fault, span=node.span, code="path", hint='file "notes/today.md" = …')
     return "/".join(part for part in parts if part != ".")
 
 
@@ -130,6 +136,15 @@ async def put(space: Workspace | None, path: str, value: Value, node: n.Node, en
     """Writes a file: of a workspace by name, else of the workspace of the block around, else of the project."""
     place = clean(path, node)
     text = formatted(value, None, PurePosixPath(place).suffix.lower())
+    shared = space or (env.box.workspace if env.box is not None else None)
+    if shared is not None:
+        if place in shared.said:
+            word = "files" if isinstance(node, n.Files) else "file"
+            raise EvaluationError(
+                f"{word} cannot overwrite '{place}' in the same workspace", span=node.span, code="path",
+                hint="write it once, under another name, or with a command",
+            )  # fmt: skip
+        shared.said.add(place)
     if space is not None:
         space.write(place, Value(text, value.labels))
     elif env.box is not None and env.box.workspace is not None:
@@ -167,7 +182,7 @@ async def files(node: n.Files, env: Env) -> Value:
     entries = NULL if node.value is None else await evaluate(node.value, env)
     if not isinstance(entries.data, list):
         raise EvaluationError(
-            f"files wants a list of files, got {type_name(entries)}",
+            f"files requires an array of file entry objects, got {type_name(entries)}",
             span=node.span,
             hint='files "docs/" = [{ "a.md": @a, desc: "…" }]',
         )
@@ -175,7 +190,9 @@ async def files(node: n.Files, env: Env) -> Value:
         names = [key for key in entry.data if key != "desc"] if isinstance(entry.data, dict) else []
         if len(names) != 1:
             raise EvaluationError(
-                "each entry of files has one file and, if wanted, `desc`", span=node.span, hint='{ "a.md": @a }'
+                "Each files entry must contain exactly one file, and `desc` if wanted",
+                span=node.span,
+                hint='{ "a.md": @a }',
             )
         path = f"{base.rstrip('/')}/{names[0]}" if base else names[0]
         await put(space, path, entry.item(entry.data[names[0]]), node, env)
@@ -197,7 +214,8 @@ async def read(node: n.FileLoad, env: Env) -> Value | None:
     if not path:
         return array(record({"path": Value(name), "content": value}) for name, value in space.files.items())
     if any(c in path for c in "*?"):
-        return array(file_of(space, name) for name in matching({name: name for name in space.files}, path))
+        found = matching({name: name for name in space.files}, path)
+        return array(file_of(space, name) for name in found).with_meta(between="\n\n")
     if path in space.files:
         return file_of(space, path)
     if node.optional:
