@@ -135,6 +135,8 @@ class Lexer(DirectiveLexer):
         text, begin, pieces = self.text, at, list[str]()
         while at < self.size and len(self.faults) < MOST_FAULTS:
             if found := _DIRECTIVE.match(text, at):
+                if pieces:
+                    pieces.append(text[at : found.end() - 1])  # below a line of text, it stands where it was written
                 self._prose(pieces, begin, at)
                 at = begin = self._statement(found.end())
             elif (found := _FENCE.match(text, at)) and (end := self._fence_end(found)):

@@ -29,7 +29,7 @@ class Document:
         """Text of the document between directives."""
         if self._swallow:
             self._swallow = False
-            text = text.lstrip("\n")
+            text = text.lstrip()
             if not text:
                 self._swallow = True
                 return

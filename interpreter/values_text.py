@@ -220,12 +220,24 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
 
 
-def parse_loosely(source: str) -> Any:
-    """The data of a text that is a JSON object or array; else the text itself. Output of commands is read like this."""
+def parse_loosely(source: str, *, controls: bool = False) -> Any:
+    """The data of a text that is a JSON object or array; else the text itself. Output of commands is read like this.
+    `controls`: line breaks inside of its texts are taken as they are, as a shell's `printf` writes them.
+    """
     stripped = source.strip()
     if stripped[:1] in ("{", "[") and stripped[-1:] in ("}", "]"):
         try:
-            return json.loads(stripped, parse_constant=_no_constant)
+            return json.loads(stripped, parse_constant=_no_constant, strict=not controls)
         except (ValueError, RecursionError):
             return source
     return source
+
+
+def structured(value: Value) -> Value:
+    """Text that is a JSON object or array as data, which keeps that text; other values as they are."""
+    if value.meta is not None and "stdout" in value.meta and "text" not in value.meta:
+        return value.with_meta(text=value.meta["stdout"])
+    if not isinstance(value.data, str) or value.data[:1] not in "{[ \n":
+        return value
+    data = parse_loosely(value.data, controls=True)
+    return value if isinstance(data, str) else Value(data, value.labels, meta={"text": value.data})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from interpreter import nodes as n
+from interpreter import values_text as vt
 from interpreter.errors import Denied, EvaluationError, LimitReached, MlldError
 from interpreter.guards import Guard
 from interpreter.operations import Request, perform
@@ -273,6 +274,8 @@ async def call_function(
                 result = returned.value or NULL
             if isinstance(result.data, Undefined) and isinstance(function.body, n.Block | n.When):
                 result = nothing(result.labels)
+            if isinstance(function.body, n.Template | n.Literal):
+                result = vt.structured(result)  # a template that writes JSON gives data
             result = defined(result).with_labels(function.taint)
             if result.data is None and result.text is None:
                 result = result.with_meta(

@@ -259,7 +259,7 @@ def output_value(result: CommandResult, kind: str, labels: Labels, env: Env, spa
     if kind in ("py", "node"):
         stdout, returned, has = programs.split_result(stdout)
         if has:
-            return Value(returned, labels)
+            return text_result(returned, labels) if isinstance(returned, str) else Value(returned, labels)
     if kind == "sh" and not stdout.strip():
         stdout = stderr  # a script that says everything on stderr has said it
     return text_result(stdout, labels, numbers=kind == "py")

@@ -214,7 +214,7 @@ async def flow(
                 continue
             value = outputs[0]  # nothing can be asked again, so what there is goes on
         del outputs[position:]
-        value = structured(value) if position else value
+        value = vt.structured(value) if position else value
         outputs.append(value)
         if position + 1 in contexts and tries.get(position + 1, 1) > 1 and attempt > 1:
             contexts[position + 1].append(value)
@@ -228,16 +228,6 @@ async def flow(
             tries.pop(position - 1, None)
         position += 1
     return outputs[-1]
-
-
-def structured(value: Value) -> Value:
-    """Text that is a JSON object or array flows on as data, which keeps that text."""
-    if value.meta is not None and "stdout" in value.meta and "text" not in value.meta:
-        return value.with_meta(text=value.meta["stdout"])
-    if not is_plain_text(value) or value.data[:1] not in "{[ \n":
-        return value
-    data = vt.parse_loosely(value.data)
-    return value if isinstance(data, str) else Value(data, value.labels, meta={"text": value.data})
 
 
 def stage_env(value: Value, env: Env, context: Context, hint: Value | None) -> Env:
@@ -269,7 +259,7 @@ async def call_stage(stage: n.Node, value: Value, env: Env, options: CallOptions
     options = options or CallOptions(options={"stdin": value})
     options.stage = True
     spelt = is_plain_text(value)
-    value = structured(value)
+    value = vt.structured(value)
     if isinstance(stage, n.With | n.Stream | n.Run):
         from .commands import with_options
 
@@ -391,7 +381,7 @@ async def run_parallel(
             await env.ports.clock.sleep(pace * index)
         async with slots:
             try:
-                return structured(await run_stage(each, value, env, context, hint, node))
+                return vt.structured(await run_stage(each, value, env, context, hint, node))
             except UserBail:
                 raise
             except MlldError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -132,7 +133,7 @@ async def run_body(document: n.Document, env: Env, *, prose: bool) -> Value | No
                 continue
             await run_statement(statement, env)
             if prose and document.mode == "document":
-                env.run.document.end_of_directive(shown=ends_its_line(statement))
+                end_of_directive(statement, env)
     except Returned as returned:
         return returned.value or NULL
     return None
@@ -176,6 +177,17 @@ def names_in(node: n.Node) -> Iterator[str]:
         if isinstance(current, n.Variable):
             yield current.name
         waiting.extend(current.children())
+
+
+_COMMENT = re.compile(r"[ \t]*(\n[ \t]*)?(?:>>|<<)")
+
+
+def end_of_directive(statement: n.Node, env: Env) -> None:
+    """The line of a directive in a document. A comment behind it takes the end of the line; one below leaves blank lines be."""
+    comment = _COMMENT.match(statement.span.source.text, statement.span.end)
+    shown = ends_its_line(statement)
+    if comment is None or (comment.group(1) and not shown):
+        env.run.document.end_of_directive(shown=shown)
 
 
 def ends_its_line(statement: n.Node) -> bool:

@@ -1,0 +1,50 @@
+"""The document that a script in Markdown writes, with every blank line: what is compared is all of it, as it stands."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from interpreter.evaluate import RunOptions, run_script
+from interpreter.source import Source
+from tests.support.worlds import Recorder, World
+
+
+def written(text: str, directory: Path) -> str:
+    output = Recorder()
+    source = Source(name="page.mld.md", text=text)
+    ports = World(directory).ports(output)
+    asyncio.run(run_script(source, directory / source.name, ports, RunOptions(root=directory)))
+    return output.out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        # A shown line takes the blank lines below it along; other directives leave the end of theirs.
+        ('a\n/show "x"\nb\n', "a\nx\nb\n"),
+        ('a\n\n/show "x"\n\nb\n', "a\n\nx\nb\n"),
+        ("a\n/var @x = 1\nc\n", "a\n\nc\n"),
+        ("a\n/run cmd { echo hi }\nb\n", "a\nhi\n\nb\n"),
+        ("a\n\n\n\nb\n", "a\n\nb\n"),
+        # A comment behind a directive takes the end of its line.
+        ("a\n/var @x = 1 >> why\nc\n", "a\nc\n"),
+        ("a\n/var @x = 1 << why\n\nc\n", "a\n\nc\n"),
+        ('a\n/show "x" >> why\n\nc\n', "a\nx\n\nc\n"),
+        ("a\n/run cmd { echo hi } >> why\nc\n", "a\nhi\nc\n"),
+        # One below leaves the blank lines be.
+        ('/show "x"\n>> why\n\nc\n', "x\n\nc\n"),
+        ("a\n>> why\n/var @x = 1\n>> why\nb\n", "a\n\nb\n"),
+        # Below text, a directive stands where it was written; text below what is shown begins its line.
+        ('- one\n  /show "two"\n- three\n', "- one\n  two\n- three\n"),
+        ('one\n\n\t/show "two"\n', "one\n\n\ttwo\n"),
+        ('/show "one"\n  /show "two"\n', "one\ntwo\n"),
+        ('/show "one"\n\n   two\n     three\n', "one\ntwo\n     three\n"),
+        # Fences are text, whatever they hold.
+        ('```\n/show "no"\n>> no comment\n```\n\nb\n', '```\n/show "no"\n>> no comment\n```\n\nb\n'),
+    ],
+)
+def test_the_blank_lines_are_those_that_the_author_meant(text: str, wanted: str, tmp_path: Path) -> None:
+    assert written(text, tmp_path) == wanted
