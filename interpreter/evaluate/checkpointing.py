@@ -141,6 +141,8 @@ def names_in(document: n.Document | None) -> list[str]:
 async def checkpoint(node: n.Checkpoint, env: Env) -> Value:
     """Begins a scope: a name for `--resume`, and a policy for the calls that follow."""
     name = vt.text(await evaluate(node.name, env))
+    if not name.strip():
+        raise EvaluationError("checkpoint directive requires a non-empty name", span=node.span, code="checkpoint")
     scope = Scope(name=name, env=env)
     for entry in node.options.entries if node.options is not None else ():
         key = entry.key if isinstance(entry, n.Entry) else ""

@@ -24,7 +24,7 @@ async def tools_variable(node: n.Var, env: Env) -> Value:
         return await dynamic_tools(node, env)
     value = await evaluate(node.value, env)
     if not isinstance(value.data, dict):
-        raise EvaluationError(f"a tool collection is an object, got {type_name(value)}", span=node.span)
+        raise EvaluationError(f"Tool collections must be object literals, got {type_name(value)}", span=node.span)
     entries: dict[str, Value] = {}
     for name, item in value.data.items():
         entries[name] = check_entry(name, value.item(item), env, node)
@@ -36,13 +36,23 @@ def check_entry(name: str, entry: Value, env: Env, node: n.Var) -> Value:
     if isinstance(entry.data, CALLABLES):
         return record({"mlld": entry})
     if not isinstance(entry.data, dict):
-        raise EvaluationError(f"Tool '{name}' must be a function or an object, got {type_name(entry)}", span=node.span)
+        raise EvaluationError(f"Tool '{name}' must be an object or a function, got {type_name(entry)}", span=node.span)
     if unknown := next((key for key in entry.data if key not in KEYS), None):
         # A misspelled `expose` would show every parameter, a misspelled `bind` would leave one to the caller.
         raise EvaluationError(
             f"Tool '{name}' has no key '{unknown}'", span=node.span, code="config",
             hint=did_you_mean(unknown, KEYS) or f"the keys are {', '.join(KEYS)}",
         )  # fmt: skip
+    if not isinstance(_plain(entry, "description") or "", str):
+        raise EvaluationError(f"Tool '{name}' description must be a string", span=node.span)
+    if not isinstance(_plain(entry, "bind") or {}, dict):
+        raise EvaluationError(
+            f"Tool '{name}' bind must be an object", span=node.span, hint="bind: { parameter: value }"
+        )
+    for key in ("expose", "optional", "labels"):
+        said = _plain(entry, key)
+        if said is not None and not (isinstance(said, list) and all(isinstance(one, str) for one in said)):
+            raise EvaluationError(f"Tool '{name}' {key} must be an array of strings", span=node.span)
     if "mcp" in entry.data:
         return entry
     if "mlld" not in entry.data:

@@ -125,8 +125,18 @@ async def write_target(
         return
     assert target.path is not None
     where = await evaluate(target.path, env)
+    word = "Append" if append else "Output"
+    if not vt.text(where).strip():
+        raise EvaluationError(f"{word} target path cannot be empty", span=target.span, code="path")
     path = resolve(vt.text(where), env)
     suffix = path.suffix.lower()
+    if append and target.format not in (None, "text", "jsonl"):
+        told = f'Unsupported append format "{target.format}". Allowed formats: jsonl, text.'
+        raise EvaluationError(
+            told, span=node.span, code="append", hint="what is appended is a line of text, or of JSON"
+        )
+    if append and target.format == "jsonl" and suffix != ".jsonl":
+        raise EvaluationError("JSONL format requires a .jsonl file extension.", span=node.span, code="append")
     if append and suffix == ".json":
         raise EvaluationError(
             "Cannot append to .json files. Use a .jsonl extension for JSON lines output.", span=node.span, code="append"

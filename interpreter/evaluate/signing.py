@@ -32,7 +32,10 @@ async def sign(node: n.Sign, env: Env) -> Value:
         raise absent("`sign`", node.span, env)
     if node.method not in METHODS:
         raise EvaluationError(
-            f"there is no method '{node.method}'", span=node.span, code="sign", hint=f"sign @{node.name} with sha256"
+            f"Unsupported signing method: {node.method}",
+            span=node.span,
+            code="sign",
+            hint=f"sign @{node.name} with sha256",
         )
     moment = datetime.datetime.fromtimestamp(env.ports.clock.now(), datetime.UTC)
     signed = Signed(name=node.name, text=written(node, env), by=node.by, at=moment.strftime("%Y-%m-%dT%H:%M:%SZ"))
@@ -77,6 +80,12 @@ def written(node: n.Sign | n.Verify, env: Env) -> str:
         return value.value
     if isinstance(value, n.Template):
         return "".join(part.text if isinstance(part, n.Text) else part.span.text for part in value.parts)
+    if env.scope.find(node.name) is None:
+        what = "signing" if isinstance(node, n.Sign) else "verification"
+        raise EvaluationError(
+            f"Variable not found for {what}: @{node.name}", span=node.span, code="undefined-variable",
+            hint=f"var @{node.name} = `…` before it",
+        )  # fmt: skip
     raise EvaluationError(
         f"@{node.name} is no text that is written in this file", span=node.span, code="sign",
         hint="sign and verify where `var @name = …` is: what is computed or imported is not the script's own word",

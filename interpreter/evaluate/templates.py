@@ -66,7 +66,7 @@ async def part_value(part: n.Node, env: Env) -> Value:
     try:
         value = await evaluate(part, env)
     except Missing as missing:
-        if missing.code == "undefined-variable":
+        if missing.code == "undefined-variable" and not calls(part, env):
             return as_written(part)
         if missing.code == "field-not-found" and isinstance(root(part), n.FileLoad):
             env.ports.output.stderr(
@@ -85,6 +85,14 @@ def root(part: n.Node) -> n.Node:
     while isinstance(part, n.Field | n.Index):
         part = part.target
     return part
+
+
+def calls(part: n.Node, env: Env) -> bool:
+    """Is it certainly no text: `@f(@x)`, or `@x|@f` where there is an @x? An address may stand before a parenthesis, too."""
+    if isinstance(part, n.Call):
+        return not part.span.source.text[part.span.start - 1 : part.span.start].isalnum()
+    source = part.source if isinstance(part, n.Pipeline) else None
+    return isinstance(source, n.Variable) and env.scope.find(source.name) is not None
 
 
 async def file_part(part: n.FileLoad, env: Env) -> Value:

@@ -124,6 +124,11 @@ async def target(path: n.Node, env: Env) -> tuple[Workspace | None, str]:
         if held is None:
             held = Value(Workspace(name))
             env.module.scope.define(name, held)
+        if not isinstance(held.data, Workspace) and isinstance(root, n.Variable) and root is path.path[0]:
+            raise EvaluationError(
+                f"@{name} already exists and is not a workspace value", span=path.span, code="workspace",
+                hint="give the workspace a name of its own, or write the path in quotes",
+            )  # fmt: skip
         if isinstance(held.data, Workspace):
             rest = await text_of_parts(path.path[1:], env)
             return held.data, vt.text(rest).strip().strip("/")
@@ -141,7 +146,7 @@ async def put(space: Workspace | None, path: str, value: Value, node: n.Node, en
         if place in shared.said:
             word = "files" if isinstance(node, n.Files) else "file"
             raise EvaluationError(
-                f"{word} cannot overwrite '{place}' in the same workspace", span=node.span, code="path",
+                f"{word} cannot overwrite '{place}' in the same workspace scope", span=node.span, code="path",
                 hint="write it once, under another name, or with a command",
             )  # fmt: skip
         shared.said.add(place)
@@ -187,13 +192,16 @@ async def files(node: n.Files, env: Env) -> Value:
             hint='files "docs/" = [{ "a.md": @a, desc: "…" }]',
         )
     for entry in entries.items():
-        names = [key for key in entry.data if key != "desc"] if isinstance(entry.data, dict) else []
+        if not isinstance(entry.data, dict):
+            raise EvaluationError("files entries must be objects", span=node.span, hint='{ "a.md": @a }')
+        names = [key for key in entry.data if key != "desc"]
+        wrong = None
         if len(names) != 1:
-            raise EvaluationError(
-                "Each files entry must contain exactly one file, and `desc` if wanted",
-                span=node.span,
-                hint='{ "a.md": @a }',
-            )
+            wrong = "each files entry must contain exactly one file key and optional desc"
+        elif "desc" in entry.data and not isinstance(entry.item(entry.data["desc"]).data, str):
+            wrong = "files entry desc must be a string"
+        if wrong is not None:
+            raise EvaluationError(wrong, span=node.span, hint='{ "a.md": @a, desc: "…" }')
         path = f"{base.rstrip('/')}/{names[0]}" if base else names[0]
         await put(space, path, entry.item(entry.data[names[0]]), node, env)
         if space is not None and "desc" in entry.data:

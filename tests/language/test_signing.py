@@ -98,10 +98,10 @@ async def test_another_text_is_not_the_one_that_was_signed(signing: Signing) -> 
 @pytest.mark.parametrize(
     ("script", "message"),
     [
-        ("var @prompt = `x`\nsign @prompt with md5", "there is no method 'md5'"),
+        ("var @prompt = `x`\nsign @prompt with md5", "Unsupported signing method: md5"),
         ("var @a = `x`\nvar @prompt = @a\nsign @prompt", "no text that is written in this file"),
         ("var @prompt = cmd { echo hi }\nsign @prompt", "no text that is written in this file"),
-        ("verify @nobody", "no text that is written in this file"),
+        ("verify @nobody", "Variable not found for verification: @nobody"),
     ],
 )
 async def test_what_cannot_be_signed_is_told(signing: Signing, script: str, message: str) -> None:
