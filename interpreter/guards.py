@@ -59,7 +59,7 @@ class GuardCall:
     subject: Guarded | None = None  # the one input that a label filter matched
     output: Guarded | None = None
     attempt: int = 1
-    hint: str = ""  # of the retry before
+    hints: tuple[str, ...] = ()  # of the retries before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +126,7 @@ class Guard:
         """Whether the filter matches the operation itself, whatever flows in."""
         match self.kind:
             case "function":
-                return operation.kind != "var" and bool(operation.name) and same_name(self.filter, operation.name)
+                return operation.is_call and bool(operation.name) and same_name(self.filter, operation.name)
             case "operation":
                 return any(under(each, name) for each in self._wanted for name in operation.guarded_as)
             case "label":
@@ -136,6 +136,16 @@ class Guard:
     def _wanted(self) -> frozenset[str]:
         """The operations of the filter, in each spelling that they have."""
         return frozenset(f"op:{name.removesuffix(':*')}" for name in (self.filter, canonical(self.filter)))
+
+    def asks_after(self, operation: Operation, output: Labels, inputs: Iterable[Labels]) -> bool:
+        """Whether the filter matches what came out of an operation. Labels of a function are those of what its call gives, and
+        what the whole body of a function gives is what its call gives.
+        """
+        if self.kind == "operation" or operation.is_call:
+            own = operation if operation.is_call else replace(operation, labels=())
+            if self.concerns(own):
+                return True
+        return not operation.body and (self.flags(output) or any(self.flags(each) for each in inputs))
 
     def flags(self, labels: Labels) -> bool:
         """Whether a label filter matches data: what was declared, all its taint, and the tools that it came through."""
@@ -210,8 +220,8 @@ class Guards:
         return Guards(all=tuple(guard for guard in self.all if guard.kind == "operation" and guard.concerns(operation)))
 
     async def before(
-        self, operation: Operation, inputs: Sequence[Guarded], *, attempt: int = 1, hint: str = "",
-        settled: Sequence[Guard] = (),
+        self, operation: Operation, inputs: Sequence[Guarded], *, attempt: int = 1,
+        hints: tuple[str, ...] = (), settled: Sequence[Guard] = (),
     ) -> Verdict:  # fmt: skip
         """What is decided before it happens. Each guard changes what the one before it let through, so that a redaction is
         not lost in the next change; but each is asked about the original too, so that no change hides what it denies.
@@ -221,13 +231,14 @@ class Guards:
         """
         given = tuple(inputs)
         result = _Tally(inputs=given)
-        call = GuardCall(operation=operation, moment="before", inputs=given, attempt=attempt, hint=hint)
+        call = GuardCall(operation=operation, moment="before", inputs=given, attempt=attempt, hints=hints)
         for guard in self.all:
             if not guard.watches("before"):
                 continue
             if guard.concerns(operation):
                 now = call if result.inputs is given else replace(call, inputs=result.inputs)
-                result.hear(now, guard, await _ask_of_both(guard, call, now), None)
+                said = await _ask_of_both(guard, call, now)
+                result.hear(now, guard, _unchanging(said) if guard in settled else said, None)
             else:
                 for index, each in enumerate(inputs):
                     if guard.flags(each.labels):
@@ -239,19 +250,20 @@ class Guards:
         return result.verdict()
 
     async def after(
-        self, operation: Operation, inputs: Sequence[Guarded], output: Guarded, *, attempt: int = 1, hint: str = ""
-    ) -> Verdict:
+        self, operation: Operation, inputs: Sequence[Guarded], output: Guarded, *, attempt: int = 1,
+        hints: tuple[str, ...] = (),
+    ) -> Verdict:  # fmt: skip
         """What is decided about the result. Each guard sees what the one before it let through."""
         result = _Tally(inputs=tuple(inputs), output=output)
         for guard in self.all:
-            if guard.watches("after") and result.output is not None:
-                flagged = guard.flags(result.output.labels) or any(guard.flags(each.labels) for each in inputs)
-                if guard.concerns(operation) or flagged:
-                    call = GuardCall(
-                        operation=operation, moment="after", inputs=tuple(inputs), output=result.output,
-                        subject=result.output, attempt=attempt, hint=hint,
-                    )  # fmt: skip
-                    result.hear(call, guard, await _ask(guard, call), None)
+            if not guard.watches("after") or result.output is None:
+                continue
+            if guard.asks_after(operation, result.output.labels, (each.labels for each in inputs)):
+                call = GuardCall(
+                    operation=operation, moment="after", inputs=tuple(inputs), output=result.output,
+                    subject=result.output, attempt=attempt, hints=hints,
+                )  # fmt: skip
+                result.hear(call, guard, await _ask(guard, call), None)
         return result.verdict()
 
 

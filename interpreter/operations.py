@@ -48,9 +48,10 @@ class Request:
     inputs: tuple[Value, ...] = ()
     span: Span | None = None
     retryable: bool = False  # a stage of a pipeline, which can be asked again
+    repeatable: bool = False  # a call, or its body: whoever calls can call again when the result will not do
     user_guards: Any = None  # `with { guards: … }` as ("only" | "except", names)
     attempt: int = 1
-    hint: str = ""
+    hints: tuple[str, ...] = ()  # of the attempts before
     history: list[Verdict] | None = None  # of the pipeline that it belongs to: `@p.guards`
     streaming: bool = False  # the result is shown piece by piece, before a guard could see it
     changed_by: list[Guard] | None = None  # a call notes here which guards changed its arguments
@@ -192,7 +193,7 @@ async def perform(request: Request, place: Place, call: Callable[[tuple[Value, .
     if guards:
         guarded = [Guarded(value=v, labels=v.labels) for v in inputs]
         verdict = await guards.before(
-            operation, guarded, attempt=request.attempt, hint=request.hint, settled=request.settled
+            operation, guarded, attempt=request.attempt, hints=request.hints, settled=request.settled
         )
         _heed(verdict, request, output)
         if request.changed_by is not None:
@@ -213,9 +214,9 @@ async def perform(request: Request, place: Place, call: Callable[[tuple[Value, .
             )  # fmt: skip
         verdict = await guards.after(
             operation, [Guarded(value=v, labels=v.labels) for v in inputs], Guarded(value=result, labels=result.labels),
-            attempt=request.attempt, hint=request.hint,
+            attempt=request.attempt, hints=request.hints,
         )  # fmt: skip
-        _heed(verdict, request, output, "Cannot retry: ")
+        _heed(verdict, request, output, after=True)
         if verdict.kind == "transform" and verdict.output is not None:
             result = unguarded(verdict.output)
     return await _hooks_after(hooks, request, inputs, result, place)
@@ -240,9 +241,8 @@ async def observed(
         _heed(await guards.before(operation, ()), request, place.ports.output)
     result = await call()
     if guards:
-        _heed(
-            await guards.after(operation, (), Guarded(value=result, labels=result.labels)), request, place.ports.output
-        )
+        verdict = await guards.after(operation, (), Guarded(value=result, labels=result.labels))
+        _heed(verdict, request, place.ports.output, after=True)
     await _hooks_after(hooks, request, inputs, result, place)
     return result
 
@@ -284,7 +284,7 @@ def unguarded(guarded: Guarded) -> Value:
     return value.with_labels(guarded.labels)
 
 
-def _heed(verdict: Verdict, request: Request, output: Output, lead: str = "") -> None:
+def _heed(verdict: Verdict, request: Request, output: Output, *, after: bool = False) -> None:
     for warning in verdict.warnings:
         output.stderr(f"[Guard Warning] {warning}\n")
     if not verdict.heard:
@@ -299,8 +299,9 @@ def _heed(verdict: Verdict, request: Request, output: Output, lead: str = "") ->
     if verdict.kind == "deny":
         raise GuardDenied(verdict, operation, request.span)
     if verdict.kind == "retry":
-        if request.retryable:
-            raise RetryWanted(verdict.reason)
+        if request.retryable or (after and request.repeatable):
+            raise RetryWanted(verdict.reason, after=after)
+        lead = "Cannot retry: " if after else ""
         raise GuardRetry(
             f"Guard retry failed: {lead}{verdict.reason or 'retry'}: guard retry requires pipeline context", span=request.span,
             hint="only a stage of a pipeline can be asked again: `@source() | @stage`",
@@ -308,14 +309,24 @@ def _heed(verdict: Verdict, request: Request, output: Output, lead: str = "") ->
 
 
 MAX_RETRIES = 10
+MAX_CALLS = 3  # of a function whose result a guard wants again, outside of pipelines
 
 
 class RetryWanted(Exception):
-    """A guard wants the stage again, with a hint."""
+    """A guard wants it again, with a hint: what it judged, or, before that happened, what it was to happen to."""
 
-    def __init__(self, hint: str) -> None:
+    def __init__(self, hint: str, *, after: bool) -> None:
         super().__init__(hint)
         self.hint = hint
+        self.after = after
+
+
+def spent(wanted: RetryWanted, span: Span | None) -> GuardRetry:
+    """The error when the calls that a guard may ask for are spent."""
+    return GuardRetry(
+        f"Guard retry failed: Cannot retry: {wanted.hint or 'retry'}: Guard retry limit exceeded ({MAX_CALLS})", span=span,
+        hint='a last case such as `@mx.guard.try == 3 => deny "…"` says what then',
+    )  # fmt: skip
 
 
 def _obey(policy: Policy, operation: Operation, request: Request, output: Output, verdict: Verdict | None) -> None:

@@ -82,16 +82,23 @@ def of_guard(made: n.Guard) -> Iterator[Diagnostic]:
     """Decisions say why, and privilege is given, not refused."""
     cases = [case for case in made.body.cases if isinstance(case, n.Case)] if isinstance(made.body, n.When) else []
     for case in cases:
-        if isinstance(case.body, n.Deny) and case.body.reason is None:
+        if isinstance(case.body, n.Deny) and not _says(case.body.reason):
             message = "Guard deny actions require a quoted reason"
             yield fault("guard-decision", case.body, message, 'write deny "why": whoever was denied gets to read it')
-        if isinstance(case.body, n.Retry) and case.body.hint is None:
+        if isinstance(case.body, n.Retry) and not _says(case.body.hint):
             message = "Guard retry actions require a hint"
             yield fault("guard-decision", case.body, message, 'write retry "what to do better"')
     said = made.options.get("privileged") if made.options is not None else None
     if said is not None and not (isinstance(said, n.Literal) and said.value is True):
         message = "Guard privilege clause only supports true"
         yield fault("guard-privilege", said, message, "without privilege, leave the clause out")
+
+
+def _says(text: n.Node | None) -> bool:
+    """Can this be a text?"""
+    if isinstance(text, n.Literal):
+        return isinstance(text.value, str)
+    return text is not None and not isinstance(text, n.Object | n.Array)
 
 
 def of_binary(made: n.Binary) -> Iterator[Diagnostic]:

@@ -89,6 +89,7 @@ class Operation:
     environment: Labels = NONE  # what else flows in: stdin, `using` (label it secret)
     place: Place | None = None
     stage: bool = False  # a function as a stage of a pipeline
+    body: bool = False  # the whole body of a function, whose call is judged, too
     stated: bool = False  # a command that is a statement: `run cmd {…}` where no function is called
 
     @cached_property
@@ -128,10 +129,15 @@ class Operation:
         return (*labels, *(label for label in self.labels if label not in labels))
 
     @cached_property
+    def is_call(self) -> bool:
+        """A function or a tool is called: its labels are its own, and not those of the function around."""
+        return self.kind in ("exe", "mcp")
+
+    @cached_property
     def guarded_as(self) -> tuple[str, ...]:
         """What the filters of guards on operations are matched against: all of it, as `op:…`."""
         extra = [f"op:{self.directive}"] if self.directive else []
-        if self.kind in ("exe", "mcp") or self.stated:  # a tool is called like any other function
+        if self.is_call or self.stated:  # a tool is called like any other function
             extra.append("op:exe")
         if self.kind in ("secret", "template"):
             extra.append(f"op:{self.kind}")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from interpreter import nodes as n
 from interpreter import values_text as vt
 from interpreter.errors import Denied, EvaluationError, LimitReached, MlldError
 from interpreter.guards import Guard
-from interpreter.operations import Request, perform
+from interpreter.operations import MAX_CALLS, Request, RetryWanted, perform, spent
 from interpreter.policy_subjects import Operation
 from interpreter.source import Span
 from interpreter.values import NULL, UNDEFINED, Undefined, Value, nothing, sequence_labels, type_name
@@ -214,10 +217,33 @@ _CARRIED = ("try", "tries", "pipe", "lastOutput", "stage", "hint", "isPipeline",
 
 # In the context of a body: the guards that changed the arguments of its call.
 CHANGED_BY = "\0changed_by"
+# Of a stage: what guards said when they had it made again.
+HINTS = "\0hints"
 # Calls that `@mx.tools.calls` can name.
 REMEMBERED = 10_000
 # Functions of an environment module that are meant to run inside its environment, wherever they are called.
 OPENING = ("spawn", "shell")
+
+
+# What a call does, with what guards said about its results so far: a function of its arguments.
+Attempt = Callable[[tuple[str, ...]], Callable[[tuple[Value, ...]], Awaitable[Value]]]
+
+
+async def attempts(request: Request, env: Env, run: Attempt) -> Value:
+    """A call, and again as long as a guard will not have the result. In a pipeline, that asks again."""
+    in_stage = bool(env.mx.get("retryable"))
+    hints: tuple[str, ...] = env.mx.get(HINTS, ()) if in_stage else ()
+    while True:
+        tried = env.mx.get("try", 1) if in_stage else len(hints) + 1
+        attempt = replace(request, attempt=tried, hints=hints, retryable=in_stage)
+        try:
+            return await perform(attempt, env, run(hints))
+        except RetryWanted as wanted:
+            hints = (*hints, wanted.hint)
+            if in_stage:
+                raise
+            if len(hints) >= MAX_CALLS:
+                raise spent(wanted, request.span) from None
 
 
 async def call_function(
@@ -252,13 +278,13 @@ async def call_function(
         memo = {"hit": False, "key": None}  # `@mx.checkpoint`, also of hooks
         env = env.ambient(checkpoint=memo)
 
-    async def run(inputs: tuple[Value, ...]) -> Value:
+    async def run(hints: tuple[str, ...], inputs: tuple[Value, ...]) -> Value:
         scope = Scope(home.scope)
         carried = {key: env.mx[key] for key in _CARRIED if key in env.mx} if env.mx else {}
         carried["op"] = about
         carried["exe"] = function
         carried["call"] = options
-        carried[CHANGED_BY] = changed_by
+        carried[CHANGED_BY], carried[HINTS] = changed_by, hints
         inside = home.copy(
             scope=scope, mx=carried, calls=calls, depth=env.depth + 1, authority=authority, ports=env.ports, box=env.box,
             run=env.run, top=False,
@@ -298,12 +324,11 @@ async def call_function(
 
     request = Request(
         operation=operation, inputs=tuple(arguments), span=span,
-        user_guards=options.guards if options is not None else None,
-        retryable=bool(env.mx.get("retryable")), attempt=env.mx.get("try", 1) if env.mx.get("retryable") else 1,
-        history=env.mx["pipeline"].data.guards if "pipeline" in env.mx else None, changed_by=changed_by,
+        user_guards=options.guards if options is not None else None, repeatable=True, changed_by=changed_by,
+        history=env.mx["pipeline"].data.guards if "pipeline" in env.mx else None,
     )  # fmt: skip
     try:
-        return await perform(request, env.copy(authority=authority), run)
+        return await attempts(request, env.copy(authority=authority), lambda hints: partial(run, hints))
     except Denied as denied:
         if not handles_denial(function.body) or not getattr(denied, "catchable", False):
             raise

@@ -18,10 +18,11 @@ from interpreter.source import Span
 from interpreter.values import Undefined, Value, nothing, number, strip
 
 from . import programs
-from .calls import CHANGED_BY, CallOptions, call_with, invoke
+from .calls import CHANGED_BY, HINTS, CallOptions, call_with, invoke
 from .core import Env, absent, evaluate, handles
 from .credentials import Secrets, no_secrets, resolve_using
 from .functions import CALLABLES, Function
+from .guarding import guard_choice
 from .live import listener
 from .observing import observes
 from .working import started_in, working_directory, workspace_of
@@ -65,6 +66,22 @@ async def secrets_for(function: Any, options: CallOptions | None, env: Env) -> S
 
 def function_labels(function: Any) -> tuple[str, ...]:
     return function.labels if isinstance(function, Function) else ()
+
+
+def is_body(function: Any, span: Span) -> bool:
+    """Is the command or code at that place all that the function consists of?"""
+    if not isinstance(function, Function):
+        return False
+    body = function.body
+    while isinstance(body, n.Run | n.Stream | n.With):
+        body = body.value
+    return body.span is span
+
+
+def attempt_of(operation: Operation, env: Env) -> dict[str, Any]:
+    """Of a request: which attempt it is, where the operation is the body of a call that a guard may want again."""
+    hints = env.mx.get(HINTS, ()) if operation.body else ()
+    return {"attempt": len(hints) + 1, "hints": hints}
 
 
 async def run_command(
@@ -175,7 +192,7 @@ async def execute(
         kind=kind, name=function.name if isinstance(function, Function) else "", labels=function_labels(function),
         command=text.data if kind == "cmd" else text.data if kind == "sh" else "",
         inputs=tuple(v.labels for v in inputs), parameters=names, environment=others, directive="run",
-        stated=options is not None and options.stated,
+        stated=options is not None and options.stated, body=is_body(function, span),
     )  # fmt: skip
     source = Labels.of(automatic=(automatic,), sources=_sources(kind, operation))
 
@@ -213,7 +230,7 @@ async def execute(
 
     request = Request(
         operation=operation, inputs=inputs, span=span, user_guards=options.guards if options else None,
-        settled=env.mx.get(CHANGED_BY, ()),
+        settled=env.mx.get(CHANGED_BY, ()), repeatable=operation.body, **attempt_of(operation, env),
     )  # fmt: skip
     scope = env
     if options is not None and options.policy is not None:
@@ -301,7 +318,7 @@ async def run_js(
     operation = Operation(
         kind="js", name=function.name if isinstance(function, Function) else "", labels=function_labels(function),
         inputs=tuple(v.labels for v in inputs), parameters=names, environment=secrets.labels, directive="run",
-        stated=options is not None and options.stated,
+        stated=options is not None and options.stated, body=is_body(function, node.span),
     )  # fmt: skip
 
     async def run(given: tuple[Value, ...]) -> Value:
@@ -331,7 +348,7 @@ async def run_js(
 
     request = Request(
         operation=operation, inputs=inputs, span=node.span, user_guards=options.guards if options else None,
-        settled=env.mx.get(CHANGED_BY, ()),
+        settled=env.mx.get(CHANGED_BY, ()), repeatable=operation.body, **attempt_of(operation, env),
     )  # fmt: skip
     return await perform(request, env, run)
 
@@ -423,28 +440,6 @@ async def with_options(node: n.With, env: Env) -> CallOptions:
     if "auth" in entries:
         using.append(n.Using(auth=vt.text(entries["auth"]), span=node.span))
     return CallOptions(guards=guards, policy=policy, using=using, options=entries)
-
-
-def guard_name(item: n.Node) -> str:
-    """The guard that `@name` or `"@name"` means; the second reads like text with a hole."""
-    if isinstance(item, n.Template) and len(item.parts) == 1:
-        item = item.parts[0]
-    return str(getattr(item, "name", getattr(item, "value", getattr(item, "text", "")))).lstrip("@")
-
-
-async def guard_choice(node: n.Node, env: Env) -> Any:
-    """`guards: false`, `{ only: [@a] }`, `{ except: [@a] }`: as a pair of what is said and the names."""
-    if isinstance(node, n.Object):
-        said = [entry for entry in node.entries if isinstance(entry, n.Entry) and entry.key in ("only", "except")]
-        if len(said) > 1:
-            raise EvaluationError("guards takes `only` or `except`: it cannot specify both", span=node.span)
-        for entry in said:
-            items = entry.value.items if isinstance(entry.value, n.Array) else (entry.value,)
-            names = tuple(guard_name(item) for item in items)
-            return (entry.key, names)
-        raise EvaluationError("guards takes false, { only: […] } or { except: […] }", span=node.span)
-    value = await evaluate(node, env)
-    return ("only", ()) if value.data is False else None
 
 
 @handles(n.With)

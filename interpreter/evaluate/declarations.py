@@ -75,9 +75,10 @@ async def assigned(node: n.Var, env: Env) -> Value:
     watched = not env.module.is_environment and (authority.guards or authority.hooks)
     repeatable = isinstance(node.value, n.Call | n.Pipeline | n.With | n.Run)
     place = node.span.before(node.value.span)  # a value that is written here may be the secret itself
-    attempt, hint = 1, ""
+    hints: tuple[str, ...] = ()
     while True:
-        around = env if attempt == 1 else env.ambient(**{"try": attempt, "hint": Value(hint)})
+        attempt = len(hints) + 1
+        around = env if attempt == 1 else env.ambient(**{"try": attempt, "hint": Value(hints[-1])})
         value = defined(await action_value(node.value, around)).with_labels(labels)
         if isinstance(node.value, n.Command) and value.meta is not None and "stdout" in value.meta:
             value = value.with_meta(text=value.meta["stdout"])  # in text, it stays what the command said
@@ -85,7 +86,7 @@ async def assigned(node: n.Var, env: Env) -> Value:
             return value
         operation = Operation(kind="var", name=node.name, inputs=(value.labels,), parameters=(node.name,))
         request = Request(
-            operation=operation, inputs=(value,), span=place, retryable=repeatable, attempt=attempt, hint=hint,
+            operation=operation, inputs=(value,), span=place, retryable=repeatable, attempt=attempt, hints=hints,
             streaming=streams(node.value),
         )  # fmt: skip
         try:
@@ -96,7 +97,7 @@ async def assigned(node: n.Var, env: Env) -> Value:
                     f"Maximum retry attempts ({MAX_RETRIES}) exceeded for @{node.name}: {wanted.hint}", span=node.span,
                     code="retry",
                 ) from None  # fmt: skip
-            attempt, hint = attempt + 1, wanted.hint
+            hints = (*hints, wanted.hint)
 
 
 async def first(inputs: tuple[Value, ...]) -> Value:

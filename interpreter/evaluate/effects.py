@@ -16,8 +16,9 @@ from interpreter.policy_subjects import Operation, spellings
 from interpreter.values import NULL, Undefined, Value, nothing
 
 from .blocks import action_value
-from .commands import function_labels, guard_choice
+from .commands import function_labels
 from .core import Env, absent, evaluate, handles
+from .guarding import guard_choice
 from .paths import resolve, shown
 from .pipelines import pipeline
 

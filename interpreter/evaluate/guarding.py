@@ -10,7 +10,7 @@ from interpreter import values_text as vt
 from interpreter.declarations import place_of
 from interpreter.errors import EvaluationError
 from interpreter.guards import NO_GUARDS, Guards
-from interpreter.operations import unguarded
+from interpreter.operations import MAX_CALLS, unguarded
 from interpreter.policy import NO_POLICY, Policy
 from interpreter.ports import Ports
 from interpreter.values import NULL, Undefined, Value, array, record
@@ -186,14 +186,21 @@ def guard_env(node: n.Guard, call: g.GuardCall, env: Env, ports: Ports, privileg
     operation = call.operation
     mx: dict[str, Any] = {
         "op": about(operation),
-        "guard": {"try": call.attempt, "timing": call.moment, "name": node.name, "hintHistory": [call.hint] if call.hint else [],
-                  "reasons": [], "hints": []},
+        "guard": {
+            "try": call.attempt, "max": MAX_CALLS, "tries": tries(call.hints), "hintHistory": list(call.hints),
+            "timing": call.moment, "name": node.name, "reasons": [], "hints": [],
+        },
         "labels": list(labels.labels), "taint": list(labels.taint), "sources": list(labels.sources),
         "args": arguments(operation, inputs), "privileged": privileged, "input": given, "output": shown,
         "history": [use.json() for use in (shown.labels | whole.labels).tools],
     }  # fmt: skip
     names = Scope(env.scope, {"input": given, "output": shown})
     return env.copy(run=env.run.judging(), ports=ports, authority=UNBOUND, calls=None, depth=0, mx=mx, scope=names)
+
+
+def tries(hints: tuple[str, ...]) -> list[dict[str, Any]]:
+    """`@mx.guard.tries`: the attempts before this one."""
+    return [{"attempt": at, "decision": "retry", "hint": hint} for at, hint in enumerate(hints, 1)]
 
 
 def about(operation: Operation) -> dict[str, Any]:
@@ -343,3 +350,25 @@ async def stray_decision(node: n.Node, env: Env) -> Value:
     raise EvaluationError(
         f"`{word}` is a decision of a guard", span=node.span, hint='guard before LABEL = when [ … => deny "…" ]'
     )
+
+
+def guard_name(item: n.Node) -> str:
+    """The guard that `@name` or `"@name"` means; the second reads like text with a hole."""
+    if isinstance(item, n.Template) and len(item.parts) == 1:
+        item = item.parts[0]
+    return str(getattr(item, "name", getattr(item, "value", getattr(item, "text", "")))).lstrip("@")
+
+
+async def guard_choice(node: n.Node, env: Env) -> Any:
+    """`guards: false`, `{ only: [@a] }`, `{ except: [@a] }`: as a pair of what is said and the names."""
+    if isinstance(node, n.Object):
+        said = [entry for entry in node.entries if isinstance(entry, n.Entry) and entry.key in ("only", "except")]
+        if len(said) > 1:
+            raise EvaluationError("guards takes `only` or `except`: it cannot specify both", span=node.span)
+        for entry in said:
+            items = entry.value.items if isinstance(entry.value, n.Array) else (entry.value,)
+            names = tuple(guard_name(item) for item in items)
+            return (entry.key, names)
+        raise EvaluationError("guards takes false, { only: […] } or { except: […] }", span=node.span)
+    value = await evaluate(node, env)
+    return ("only", ()) if value.data is False else None

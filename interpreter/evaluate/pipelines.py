@@ -22,7 +22,7 @@ from interpreter.operations import MAX_RETRIES, RetryWanted
 from interpreter.source import Span
 from interpreter.values import NULL, Undefined, Value, array, is_plain_text, number, record
 
-from .calls import CallOptions, call_with, invoke, opaque
+from .calls import HINTS, CallOptions, call_with, invoke, opaque
 from .core import Env, RetryAsked, evaluate, handles
 from .functions import CALLABLES, Function
 from .guarding import decided
@@ -163,6 +163,7 @@ async def flow(
     said: dict[int, list[Value]] = {}  # of the stage that asks → its hints
     outputs: list[Value] = []
     guards: list[Verdict] = []
+    guarded: dict[int, tuple[str, ...]] = {}  # position → what guards said when they had it made again
     position = 0
     while position <= len(proper):
         attempt = tries.get(position, 1)
@@ -171,13 +172,15 @@ async def flow(
                           list(contexts.values()), guards, said.get(asking, []) if asking else [])  # fmt: skip
         try:
             if position == 0:
-                inside = env.ambient(**{"try": attempt, "hint": hints.get(0), "retryable": repeatable})
+                inside = env.ambient(**{"try": attempt, "hint": hints.get(0), "retryable": repeatable,
+                                        HINTS: guarded.get(0, ())})  # fmt: skip
                 value = await produce(inside)
                 if proper and value.data is None and not value.text:
                     value = Value("", value.labels)
             else:
+                here = env.ambient(**{HINTS: guarded.get(position, ())})
                 value = await run_stage(
-                    proper[position - 1], outputs[position - 1], env, context, hints.get(position), node
+                    proper[position - 1], outputs[position - 1], here, context, hints.get(position), node
                 )
                 if is_plain_text(value) and value.data == "retry":
                     raise RetryAsked
@@ -193,6 +196,11 @@ async def flow(
                     ) from None
                 tries[position] = attempt + 1
                 hints = {position: wanted}
+                if isinstance(asked, RetryWanted):
+                    guarded[position] = (*guarded.get(position, ()), asked.hint)
+                    if position and not asked.after:  # what came in will not do: it is made again, too
+                        tries[position - 1], hints[position - 1] = attempt + 1, wanted
+                        position -= 1
                 continue
             if fixed and position == 2:
                 raise EvaluationError(
