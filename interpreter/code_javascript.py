@@ -34,7 +34,8 @@ const answering = (() => {
   };
 })();
 const mark = (x) => {
-  const about = { type: Array.isArray(x) ? "array" : "object", is_variable: true, metadata: {} };
+  const type = Array.isArray(x) ? "array" : "object";
+  const about = { type, is_variable: true, metadata: { mx: { type } } };
   for (const [name, value] of Object.entries(about)) {
     if (!(`__mlld_${name}` in x)) Object.defineProperty(x, `__mlld_${name}`, { value, enumerable: false, configurable: true });
   }

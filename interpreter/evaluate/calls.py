@@ -296,6 +296,9 @@ async def call_function(
         async def body() -> Value:
             try:
                 result = await evaluate(function.body, inside)
+                if isinstance(result.data, CALLABLES) and names_another(function):
+                    # `exe @short(x) = @other`: another name for a function, called with the same arguments.
+                    result = await invoke(result, list(inputs), inside, span)
             except Returned as returned:
                 result = returned.value or NULL
             if isinstance(result.data, Undefined) and isinstance(function.body, n.Block | n.When):
@@ -336,6 +339,10 @@ async def call_function(
         if answer is None:
             raise
         return answer
+
+
+def names_another(function: Function) -> bool:
+    return isinstance(function.body, n.Variable) and function.body.name not in function.names
 
 
 def opaque(body: n.Node) -> bool:

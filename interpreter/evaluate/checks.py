@@ -23,7 +23,7 @@ async def exists(env: Env, node: n.Node | None) -> Value:
 
         return Value(bool(await resolve_paths(node, env)))
     if isinstance(node, n.Literal | n.Template):
-        return Value(path_exists(vt.text(await evaluate(node, env)), env))
+        return Value(await named_exists(vt.text(await evaluate(node, env)), node, env))
     from .lookup import lenient
 
     try:
@@ -31,6 +31,15 @@ async def exists(env: Env, node: n.Node | None) -> Value:
     except MlldError:
         return Value(False)
     return Value(not isinstance(value.data, Undefined), value.labels)
+
+
+async def named_exists(path: str, node: n.Node, env: Env) -> bool:
+    """Is there a file of this name, or one that fits if the name is a pattern?"""
+    from .loading import has_glob, resolve_paths
+
+    if not has_glob(path) or path_exists(path, env):
+        return path_exists(path, env)
+    return bool(await resolve_paths(n.FileLoad(path=(n.Text(text=path, span=node.span),), span=node.span), env))
 
 
 def path_exists(path: str, env: Env) -> bool:

@@ -15,7 +15,7 @@ from interpreter.operations import Request, perform
 from interpreter.policy_subjects import Operation
 from interpreter.ports import Command, CommandResult, ScriptEngineError, ScriptFunction
 from interpreter.source import Span
-from interpreter.values import Undefined, Value, nothing, number, strip
+from interpreter.values import Undefined, Value, nothing, number
 
 from . import programs
 from .calls import CHANGED_BY, HINTS, CallOptions, call_with, invoke
@@ -239,9 +239,9 @@ async def execute(
 
 
 def input_text(value: Value) -> str:
-    """A value as the standard input of a program: a list of texts is its lines."""
-    if isinstance(value.data, list) and value.data and all(isinstance(strip(item), str) for item in value.data):
-        return "\n".join(vt.text(item) for item in value.data)
+    """A value as the standard input of a program: a list without lists and objects in it is its lines."""
+    if programs.flat_list(value) and value.data:
+        return "\n".join(vt.text(item) for item in value.items())
     return "" if isinstance(value.data, Undefined) else vt.text(value)
 
 
@@ -283,8 +283,8 @@ def output_value(result: CommandResult, kind: str, labels: Labels, env: Env, spa
 
 
 def text_result(stdout: str, labels: Labels, *, numbers: bool = False) -> Value:
-    """Output as a value: without its last line end; JSON is data, whose text is what `run` prints."""
-    text = stdout.rstrip("\n")
+    """Output as a value: without the space at its end; JSON is data, whose text is what `run` prints."""
+    text = stdout.rstrip()
     if numbers and re.fullmatch(r"-?\d+\.\d+(e[+-]?\d+)?", text):
         return Value(number(float(text)), labels)
     data = vt.parse_loosely(text)
@@ -339,9 +339,9 @@ async def run_js(
             env.ports.output.stderr(env.run.mask(result.warned) + "\n")
         labels = joined((*(v.labels for v in given), SRC_JS))
         if result.returned and isinstance(result.value, str):
-            return text_result(result.value, labels)
+            return text_result(result.value.strip(), labels)
         if result.printed and not result.returned:
-            return text_result(result.printed, labels)
+            return text_result(result.printed.strip(), labels)
         if result.value is None:
             return nothing(labels)
         return Value(result.value, labels)
@@ -391,6 +391,10 @@ def as_command(text: n.Template | n.Literal) -> n.Command:
 async def run(node: n.Run, env: Env) -> Value:
     """`run …` as a value; as a statement `effects` prints what it gives."""
     value = node.value
+    if isinstance(value, n.Pipeline):
+        from .pipelines import with_input
+
+        value = with_input(value, env)
     function = env.mx.get("exe")
     # Where it is the whole body of a function, the call of that is what was stated.
     stated = CallOptions(stated=not (isinstance(function, Function) and function.body is node))

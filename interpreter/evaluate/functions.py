@@ -47,7 +47,7 @@ class Function:
         return f"<function({', '.join(self.names)})>"
 
     def shown(self) -> str:
-        return self.describe()
+        return f"[executable: {self.name}]"
 
     def get_field(self, name: str, env: Env, own: Labels) -> Value | None:
         if name == "type":

@@ -264,7 +264,7 @@ async def run_stage(
 
 async def call_stage(stage: n.Node, value: Value, env: Env, options: CallOptions | None = None) -> Value:
     """One stage: a function gets the value as its first argument, a command as its standard input."""
-    options = options or CallOptions(options={"stdin": value})
+    options = options or CallOptions(options={"stdin": spoken(value)})
     options.stage = True
     spelt = is_plain_text(value)
     value = vt.structured(value)
@@ -293,7 +293,7 @@ async def call_stage(stage: n.Node, value: Value, env: Env, options: CallOptions
     if isinstance(stage, n.Command | n.Code):
         from .commands import run_node
 
-        return await run_node(stage, env.block({"input": value}), stdin=value, options=options)
+        return await run_node(stage, env.block({"input": value}), stdin=spoken(value), options=options)
     if isinstance(stage, n.Retry):
         return await evaluate(stage, env)
     inside = env.block({"input": value})
@@ -343,6 +343,27 @@ def code_language(body: n.Node) -> str | None:
     while isinstance(body, n.Run | n.Stream | n.With):
         body = body.value
     return body.language if isinstance(body, n.Code) else None
+
+
+def with_input(node: n.Pipeline, env: Env) -> n.Expression:
+    """`run @x | { … }` is the command with `{ stdin: @x }`, which gives a list as its lines: a stage would get JSON."""
+    source, command = node.source, node.stages[0]
+    held = env.scope.find(source.name) if isinstance(source, n.Variable) else None
+    data = isinstance(source, n.Field | n.Index | n.Literal | n.Array | n.Object | n.Template) or (
+        held is not None and not isinstance(held.data, CALLABLES)
+    )
+    if source is None or not data or not isinstance(command, n.Command):
+        return node
+    options = n.Object(entries=(n.Entry(key="stdin", value=source, span=source.span),), span=source.span)
+    first = n.With(value=command, options=options, span=node.span)
+    if len(node.stages) == 1:
+        return first
+    return n.Pipeline(source=first, stages=node.stages[1:], parallel=node.parallel, delay=node.delay, span=node.span)
+
+
+def spoken(value: Value) -> Value:
+    """What flows as text: between stages a list is JSON, also for a command."""
+    return Value(vt.text(value), value.labels) if isinstance(value.data, list) else value
 
 
 def as_data(value: Value) -> Value:

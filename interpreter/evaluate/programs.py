@@ -245,7 +245,7 @@ class _Marks:
     __mlld_is_variable__, __mlld_subtype__ = True, None
     def __init__(self, *a):
         super().__init__(*a)
-        self.__mlld_metadata__ = {{}}
+        self.__mlld_metadata__ = {{"mx": {{"type": self.__mlld_type__}}}}
 class MlldArray(_Marks, list):
     __mlld_type__ = "array"
 class MlldObject(_Marks, dict):
@@ -260,7 +260,7 @@ def _kind(x, name=None):
 _space = {{"_said": _said, "__name__": "__main__", "mlld": _t.SimpleNamespace(
   is_variable=lambda x, name=None: hasattr(x, "__mlld_type__") or name is not None,
   get_type=_kind, get_subtype=lambda x, name=None: getattr(x, "__mlld_subtype__", None),
-  get_metadata=lambda x, name=None: getattr(x, "__mlld_metadata__", {{}}))}}
+  get_metadata=lambda x, name=None: getattr(x, "__mlld_metadata__", {{"mx": {{"type": _kind(x, name)}}}} if name else {{}}))}}
 for _n, _p, _b in {helpers}:
     _f = _make(_n, _p, _b, _space)
     def _wrap(f, name):

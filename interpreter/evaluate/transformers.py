@@ -9,13 +9,14 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
+from interpreter import nodes as n
 from interpreter import values_text as vt
 from interpreter.errors import EvaluationError
 from interpreter.values import NULL, Value, array, is_plain_text, record, strip, truthy, type_name
 
 from . import relaxed_json
 from .core import Env
-from .functions import Arguments, BuiltIn
+from .functions import Arguments, BuiltIn, Function
 from .methods import pick
 from .methods import sort as sort_array
 
@@ -297,15 +298,29 @@ async def typeof(env: Env, arguments: Arguments) -> Value:
     return Value(type_name(arguments[0]) if arguments else "undefined")
 
 
+BODIES: dict[type[n.Node], str] = {
+    n.Template: "template", n.TemplateFile: "template", n.Command: "command", n.Prose: "prose", n.Variable: "commandRef",
+    n.Call: "commandRef", n.Array: "data", n.Object: "data", n.FileLoad: "data",
+}  # fmt: skip
+
+
 async def type_info(env: Env, arguments: Arguments) -> Value:
+    """The type of a value with its size, and whether it came out of a file or a program: for people who look for a mistake."""
     value = arguments[0] if arguments else NULL
-    return Value(
-        {
-            "type": type_name(value),
-            **value.labels.json(),
-            "file": str(value.meta["file"].path) if value.meta and "file" in value.meta else None,
-        }
-    )
+    data = value.data
+    if isinstance(data, Function):
+        kind = f"executable ({BODIES.get(type(data.body), 'code')})"
+    elif isinstance(data, BuiltIn):
+        kind = "executable (code)"
+    elif (value.meta and "file" in value.meta) or any(x.startswith("src:") for x in value.labels.taint):
+        kind = "structured"
+    elif isinstance(data, list):
+        kind = f"array ({len(data)} items)"
+    elif isinstance(data, dict):
+        kind = f"object ({len(data)} properties)"
+    else:
+        kind = "simple-text" if isinstance(data, str) else f"primitive ({type_name(data)})"
+    return Value(f"{kind} [from /var]", value.labels)
 
 
 async def not_(env: Env, arguments: Arguments) -> Value:
