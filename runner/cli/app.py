@@ -38,12 +38,16 @@ class Root(LazyGroup):
     """`mlld FILE` is `mlld run FILE`: what is no command but looks like a script is taken for one."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0] not in {*COMMANDS, *ALIASES} and (args[0] == "-" or args[0].endswith(SCRIPT_SUFFIXES)):
+        if (
+            args
+            and args[0] not in {*COMMANDS, *ALIASES}
+            and (args[0] in ("-", "-e", "--eval") or args[0].endswith(SCRIPT_SUFFIXES))
+        ):
             args = ["run", *args]
         return super().parse_args(ctx, args)
 
 
-ALIASES = {"env": "sandbox", "box": "sandbox"}
+ALIASES = {"env": "sandbox", "box": "sandbox", "validate": "check"}
 
 root = Root(
     name="mlld",

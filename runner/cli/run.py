@@ -14,17 +14,19 @@ from interpreter.errors import MlldError, SyntaxFault
 from interpreter.evaluate import RunOptions, recursion_depth, run_script
 from interpreter.ports import Output
 from interpreter.source import Source
-from runner.cli import interrupt
+from runner.cli import interrupt, scripts
 from runner.cli.check import source_of
 from runner.cli.context import Context, LazySandboxes, Sandboxed
 from runner.cli.lazy import Command
-from runner.errors import BadOption, TimedOut
+from runner.errors import BadOption, TimedOut, UsageFailure
 from runner.host.checkpoints import KeptResults
 from runner.host.output import StreamOutput
 
 EXAMPLES = """
 Examples:
   mlld hello.mld
+  mlld run                                                  # scripts of llm/run
+  mlld run report --topic tickets --limit 5                 # @payload.topic, @payload.limit
   mlld run report.mld topic=tickets limit=5
   mlld run review.mld --resume @review                      # answers of models from earlier runs, but not of @review
   mlld run notes.md --document > notes.txt
@@ -34,9 +36,17 @@ Examples:
 """
 
 
-@click.command(cls=Command, examples=EXAMPLES)
-@click.argument("file")
-@click.argument("values", nargs=-1, metavar="[NAME=VALUE]...")
+@click.command(cls=Command, examples=EXAMPLES, context_settings={"ignore_unknown_options": True})
+@click.argument("file", required=False)
+@click.argument("values", nargs=-1, type=click.UNPROCESSED, metavar="[NAME=VALUE | --NAME VALUE]...")
+@click.option("-e", "--eval", "text", metavar="TEXT", help="Run this text instead of a file.")
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A field of @state; or a JSON object, or @FILE with one.",
+)
 @click.option("--document", is_flag=True, help="Print the document only, and not what goes to stdout beside it.")
 @click.option("--profile", help="The profile of its environments.")
 @click.option("--provider", help="Where its environments run: docker (the default), or local: not isolated.")
@@ -55,18 +65,29 @@ Examples:
 )
 @click.option("--allow-absolute", is_flag=True, help="Files outside of the project may be read and written.")
 def run(
-    file: str, values: tuple[str, ...], document: bool, profile: str | None, provider: str | None, resume: str | None,
-    fresh: bool, no_checkpoint: bool, fork: str | None, timeout: str | None, allow_absolute: bool,
+    file: str | None, values: tuple[str, ...], text: str | None, states: tuple[str, ...], document: bool,
+    profile: str | None, provider: str | None, resume: str | None, fresh: bool, no_checkpoint: bool, fork: str | None,
+    timeout: str | None, allow_absolute: bool,
 ) -> None:  # fmt: skip
-    """Run the script FILE; NAME=VALUE become fields of @payload."""
-    source = source_of(file)
-    path = None if file == "-" else Path(file).resolve()
+    """Run the script FILE, or the one with this name in llm/run; without one, list those. NAME=VALUE and options that are none of
+    these become fields of @payload.
+    """
+    if text is not None:
+        values = values if file is None else (file, *values)
+        source, path = Source(name="<text>", text=text), None
+    elif file is None:
+        return list_scripts()
+    else:
+        file = scripts.find(file, Context.here())
+        source, path = source_of(file), None if file == "-" else Path(file).resolve()
     context = Context.here(start=None if path is None else path.parent)
+    known = [name for parameter in run.params for name in parameter.opts]
     options = RunOptions(
         root=context.project,
         home=context.home,
         directory=context.cwd if path is None else None,
-        payload=dict(_pair(value) for value in values),
+        payload=scripts.given(values, known),
+        state=scripts.state(states),
         settings=context.config,
         recursion=recursion_depth(context.env),
         profile=profile or context.env.get("MLLD_PROFILE"),
@@ -137,8 +158,10 @@ async def _run(
         await context.tools.close()
 
 
-def _pair(value: str) -> tuple[str, str]:
-    name, equals, text = value.partition("=")
-    if not equals or not name.isidentifier():
-        raise BadOption(f"{value!r} is not NAME=VALUE", remedy="mlld run --help")
-    return name, text
+def list_scripts() -> None:
+    context = Context.here()
+    names = sorted(scripts.named(context))
+    if not names:
+        where = ", ".join(str(directory) for directory in scripts.directories(context))
+        raise UsageFailure("there are no scripts with names", detail=f"looked in {where}", remedy="mlld run FILE")
+    click.echo("\n".join(names))
