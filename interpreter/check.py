@@ -7,6 +7,7 @@ from .errors import Diagnostic, SyntaxFault
 from .parser import parse, parse_template
 from .parser import tokens as lexed_tokens
 from .resolve import resolve
+from .resolve_habits import template_habits
 from .source import Mode, Source
 
 
@@ -14,10 +15,9 @@ def check_source(source: Source, mode: Mode | None = None) -> list[Diagnostic]:
     """Every fault that can be told without running anything."""
     if source.name.endswith((".att", ".mtt")):
         try:
-            parse_template(source)
+            return list(template_habits(parse_template(source)))
         except SyntaxFault as fault:
             return list(fault.diagnostics)
-        return []
     document, faults = parse(source, mode)
     # Names are judged only in a file that parses: a missing statement would make many of them unknown.
     return faults or resolve(document)

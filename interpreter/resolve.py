@@ -18,6 +18,7 @@ from .guards import UNGUARDED, filter_fault
 from .hints import did_you_mean
 from .lexer_words import words
 from .resolve_config import config_faults
+from .resolve_habits import habits
 
 RESERVED = words(
     """
@@ -86,6 +87,7 @@ class Resolver:
         self.found: list[Diagnostic] = []
         self.labels: set[str] = set()
         self.hints: dict[str, str | None] = {}
+        self.top: dict[str, n.Node] = {}
         self.open_world = False
         self.imports = False
 
@@ -98,7 +100,7 @@ class Resolver:
         )
 
     def run(self) -> None:
-        top: dict[str, n.Node] = {}
+        top = self.top
         statements = [s for s in self.document.body if not isinstance(s, n.Text)]
         self._collect(statements, top)
         self._twice(statements)
@@ -157,15 +159,18 @@ class Resolver:
     # ── Walking ──────────────────────────────────────────────────────────────────────────────────
 
     def visit(self, node: n.Node, scope: Scope) -> None:
+        self.found += habits(node)
         match node:
             case n.Variable():
                 self._variable(node, scope)
                 return
             case n.Exe():
+                self._let_of_parameter(node)
                 names: dict[str, n.Node] = {p.name: p for p in node.parameters or ()}
                 scope = Scope(names, scope)
             case n.Block() | n.When():
                 made = node.body if isinstance(node, n.Block) else node.cases
+                self._let_of_file(made)
                 names = {s.name: s for s in made if isinstance(s, n.Let | n.Var)}
                 names |= {s.name: s for s in made if isinstance(s, n.Augment) and s.operator == "="}
                 scope = Scope(names, scope)
@@ -199,6 +204,20 @@ class Resolver:
                 self._known(node.name, node, scope)
         for child in node.children():
             self.visit(child, scope)
+
+    def _let_of_file(self, made: tuple[n.Node, ...]) -> None:
+        """`let` cannot give another value to a name that the file declares."""
+        for statement in made:
+            if isinstance(statement, n.Let) and isinstance(declared := self.top.get(statement.name), n.Var | n.Exe):
+                message = f"@{statement.name} is declared at the top of the file, and a name cannot be given again"
+                self.warn("redefined", statement, message, "give one of them another name", declared)
+
+    def _let_of_parameter(self, node: n.Exe) -> None:
+        parameters = {p.name: p for p in node.parameters or ()}
+        for statement in node.body.body if isinstance(node.body, n.Block) else ():
+            if isinstance(statement, n.Let) and statement.name in parameters:
+                message = f"@{statement.name} is a parameter of @{node.name}, and a name cannot be given again"
+                self.warn("redefined", statement, message, "give the value another name", parameters[statement.name])
 
     def _variable(self, node: n.Variable, scope: Scope) -> None:
         text = node.span.source.text

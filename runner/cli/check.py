@@ -70,7 +70,8 @@ def scripts_below(directory: Path) -> Iterator[str]:
     "--exit-code", type=click.IntRange(1, 125), metavar="N", default=CheckFailure.exit_code, show_default=True,
     help="How to end where there are errors, for tools that read a code of ours otherwise.",
 )  # fmt: skip
-def check(paths: tuple[str, ...], document: bool, as_json: bool, exit_code: int) -> int:
+@click.option("--error-on-warnings", is_flag=True, help="End as with errors where there are only warnings, too.")
+def check(paths: tuple[str, ...], document: bool, as_json: bool, exit_code: int, error_on_warnings: bool) -> int:
     """Look for mistakes in scripts and modules without running anything."""
     mode: Mode | None = "document" if document else None
     found: list[Diagnostic] = []
@@ -90,7 +91,7 @@ def check(paths: tuple[str, ...], document: bool, as_json: bool, exit_code: int)
             for count, word in ((number, "file"), (len(errors), "error"), (len(found) - len(errors), "warning"))
         )
         click.echo(f"{files}: {faults}, {warnings}", err=True)
-    return exit_code if errors else 0
+    return exit_code if errors or (found and error_on_warnings) else 0
 
 
 @click.command(cls=Command, examples="\nExamples:\n  mlld ast hello.mld\n")

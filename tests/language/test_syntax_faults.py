@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -184,7 +185,10 @@ def test_control_characters_of_a_script_do_not_reach_the_terminal() -> None:
 
 def test_every_code_has_a_page() -> None:
     pages = (Path(__file__).parents[2] / "docs" / "errors.md").read_text()
-    missing = {code for _, code, _ in FAULTS if f"\n## {code}\n" not in pages}
+    sources = (Path(__file__).parents[2] / "interpreter").rglob("*.py")
+    said = {code for path in sources for code in re.findall(r'code="([A-Za-z_-]+)"', path.read_text())}
+    assert {"undefined-variable", "not-json"} <= said
+    missing = {code for code in said | {code for _, code, _ in FAULTS} if f"\n## {code}\n" not in pages}
     assert missing == set()
 
 

@@ -18,6 +18,13 @@ def found(text: str) -> list[tuple[str, str, int]]:
 
 
 QUIET = [
+    "for @x in [1] when @x > 0 => show @x",
+    "exe @ready() = true\nfor @x in [1] when @ready() => show @x",
+    "for @x in [1] when @mx.for.index > 0 => show @x",
+    "when [\n  let @a = 1\n  @a == 1 => 1\n  let @b = 1\n  * => 3\n]",
+    "exe @next() = js { return 1 }\nwhen [\n  @next() => 1\n  @next() => 2\n]",
+    "show @mx.profile",
+    "exe @f(now) = `@now`\nshow @f(1)",
     "var @x = 1\nshow @x",
     "exe @f(a) = [\n  let @b = @a\n  => @b\n]\nshow @f(1)",
     "exe @f() = @g()\nexe @g() = 1\nshow @f()",
@@ -57,6 +64,16 @@ LOUD = [
     ("guard before op:shwo = when [ * => allow ]", "filter-matches-nothing", 1, "did you mean op:show?"),
     ("guard before mine = when [ * => allow ]", "filter-matches-nothing", 1, "nothing here has the label mine"),
     ("guard before @sned = when [ * => allow ]\nexe @send() = 1", "unknown-name", 1, "did you mean @send?"),
+    ("var @now = 1", "reserved-name", 1, "choose another one"),
+    ("for @input in [1] => show @input", "reserved-name", 1, "a name of the language"),
+    ("show @mx.now", "unknown-field", 1, "write @now"),
+    ("var @t = `{}` | @json.llm", "deprecated", 1, "write @parse.llm"),
+    ("exe @f(a) = [\n  let @a = 2\n  => @a\n]", "redefined", 2, "a parameter of @f"),
+    ("var @x = 1\nexe @f() = [\n  let @x = 2\n  => @x\n]", "redefined", 3, "declared at the top of the file"),
+    ("var @ok = true\nfor @x in [1] when @ok => show @x", "static-condition", 2, "ask it once"),
+    ("when [\n  * => 1\n  true => 2\n]", "unreachable-case", 3, "put * last"),
+    ("var @x = 1\nwhen @x [\n  1 => 1\n  2 => 2\n  1 => 3\n]", "unreachable-case", 5, "remove one of them"),
+    ("guard privileged @g before secret = when [ * => allow ]", "privileged-wildcard-allow", 1, "name what it allows"),
     ("sign @tempalte with sha256\nvar @template = 1", "unknown-name", 1, "did you mean @template?"),
 ]
 
@@ -99,3 +116,13 @@ def test_a_guard_that_nobody_asks_is_an_error(name: str) -> None:
     assert found(script) == [("filter-matches-nothing", "error", 1)]
     assert found(f"exe {name} @f() = 1\n{script}") == [], "a label of that name is a filter, too"
     assert found(f"hook @h before op:{name} = [ show 1 ]\n") == [], "hooks see more than guards"
+
+
+def test_a_template_that_repeats_like_a_script_is_told_how() -> None:
+    source = Source(name="t.att", text="Dear @name,\n@for @x in @xs\n- @x, for @end\n@end\n")
+    told = check_source(source)
+    assert [(d.code, d.span.line if d.span else 0) for d in told] == [
+        ("template-statement", 2),
+        ("template-statement", 4),
+    ]
+    assert "/for @x in @xs and /end" in (told[0].hint or "")

@@ -300,6 +300,10 @@ def test_a_directory_is_checked_without_what_others_installed(
     assert found.endswith("4 files: 1 error, 0 warnings\n")
     assert mlld("check", ".", "--exit-code", "1") == 1
     assert mlld("check", "a.mld", "--exit-code", "1") == 0
+    assert mlld("check", "a.mld", "--error-on-warnings") == 0
+    (tmp_path / "a.mld").write_text("show @mx.now\n")
+    assert mlld("check", "a.mld") == 0
+    assert mlld("check", "a.mld", "--error-on-warnings") == 3
 
 
 def test_a_check_of_nothing_is_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
