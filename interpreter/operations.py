@@ -73,6 +73,8 @@ class Watcher(Protocol):
         output: Value | None,
         place: Any,
         errors: list[dict[str, Any]],
+        *,
+        denied: bool = False,
     ) -> Value | None:
         """The value to go on with, if it gives one. A failure of its own is added to `errors`, those of the hooks before it."""
         ...
@@ -184,12 +186,24 @@ async def perform(request: Request, place: Place, call: Callable[[tuple[Value, .
         how, names = request.user_guards
         guards = guards.without(only=names) if how == "only" else guards.without(names=names)
         place.ports.output.stderr("[Guard Override] guards are switched off for this operation\n")
-    operation, verdict = request.operation, None
-    output = place.ports.output
     inputs = await _hooks_before(hooks, request, place)
     if inputs is not request.inputs:
-        operation = replace(operation, inputs=tuple(v.labels for v in inputs))
+        operation = replace(request.operation, inputs=tuple(v.labels for v in inputs))
         request = replace(request, operation=operation, inputs=inputs)
+    try:
+        result = await _judged(request, policy, guards, place.ports.output, call)
+    except GuardDenied as denied:
+        if hooks and denied.operation is request.operation:
+            await _hooks_after(hooks, request, inputs, denial(denied), place, denied=True)
+        raise
+    return await _hooks_after(hooks, request, inputs, result, place)
+
+
+async def _judged(
+    request: Request, policy: Policy, guards: Guards, output: Output, call: Callable[[tuple[Value, ...]], Awaitable[Value]]
+) -> Value:  # fmt: skip
+    """The operation between what guards and policy say before it, and what guards say behind it."""
+    operation, inputs, verdict = request.operation, request.inputs, None
     if guards:
         guarded = [Guarded(value=v, labels=v.labels) for v in inputs]
         verdict = await guards.before(
@@ -219,7 +233,12 @@ async def perform(request: Request, place: Place, call: Callable[[tuple[Value, .
         _heed(verdict, request, output, after=True)
         if verdict.kind == "transform" and verdict.output is not None:
             result = unguarded(verdict.output)
-    return await _hooks_after(hooks, request, inputs, result, place)
+    return result
+
+
+def denial(denied: GuardDenied) -> Value:
+    """`@output` of a hook behind an operation that a guard denied."""
+    return Value({"denied": True, "decision": "deny", "reason": denied.reason, "rule": denied.rule})
 
 
 async def observed(
@@ -265,12 +284,13 @@ async def _hooks_before(hooks: Sequence[Watcher], request: Request, place: Place
 
 
 async def _hooks_after(
-    hooks: Sequence[Watcher], request: Request, inputs: tuple[Value, ...], result: Value, place: Place
-) -> Value:
+    hooks: Sequence[Watcher], request: Request, inputs: tuple[Value, ...], result: Value, place: Place,
+    *, denied: bool = False,
+) -> Value:  # fmt: skip
     errors: list[dict[str, Any]] = []
     for hook in hooks:
         if hook.timing == "after" and hook.concerns(request):
-            changed = await hook.run(request, inputs, result, place, errors)
+            changed = await hook.run(request, inputs, result, place, errors, denied=denied)
             result = changed if changed is not None else result
     return result
 

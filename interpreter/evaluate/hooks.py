@@ -15,9 +15,10 @@ from interpreter.guards import canonical
 from interpreter.names import same_name
 from interpreter.operations import Request
 from interpreter.policy import under
-from interpreter.values import NULL, Undefined, Value, array
+from interpreter.values import NULL, UNDEFINED, Undefined, Value, array
 
-from .blocks import action_value
+from .blocks import action_value, gives_value
+from .control import choose
 from .core import Env, Returned, evaluate, handles
 from .guarding import Unwatched, about
 
@@ -54,6 +55,8 @@ class Hook:
         output: Value | None,
         place: Any,
         errors: list[dict[str, Any]],
+        *,
+        denied: bool = False,
     ) -> Value | None:
         """What the hook gives back: a value takes the place of what it watched. Its own failures are warnings."""
         given = inputs[0] if len(inputs) == 1 else array(inputs)
@@ -61,6 +64,8 @@ class Hook:
             return None
         shown = output if output is not None else given
         around = {name: place.mx[name] for name in ("for", "loop", "while", "try", "checkpoint") if name in place.mx}
+        if denied:
+            around["denied"] = True
         mx = {**around, "op": about(request.operation), "input": given, "output": shown, "hook": {"name": self.node.name},
               "hooks": {"errors": list(errors)}}  # fmt: skip
         authority = Unwatched(place.authority.policy)
@@ -68,16 +73,25 @@ class Hook:
         inside = inside.block({"input": given, "output": shown})
         inside.mx = mx
         try:
-            value = await action_value(self.node.body, inside)
+            value = await self._answer(inside)
         except Returned as returned:
             value = returned.value or NULL
         except MlldError as error:
             errors.append({"hook": self.node.name, "message": place.run.mask(error.message)})
             place.ports.output.stderr(f"[Hook Warning] @{self.node.name or 'hook'} failed: {error.message}\n")
             return None
-        if value.data is None or isinstance(value.data, Undefined):
-            return None
-        return value.with_labels(shown.labels)
+        return None if isinstance(value.data, Undefined) else value.with_labels(shown.labels)
+
+    async def _answer(self, env: Env) -> Value:
+        """What the body gives; undefined for one that only does something."""
+        body: n.Node = self.node.body
+        if isinstance(body, n.When):
+            chosen = await choose(body, env)
+            if chosen is None or chosen.body is None:
+                return Value(UNDEFINED)
+            body, env = chosen.body, chosen.env
+        value = await action_value(body, env)
+        return value if gives_value(body) else Value(UNDEFINED)
 
     async def _fits(self, given: Value) -> bool:
         assert self.node.filter.pattern is not None
@@ -90,7 +104,9 @@ class Hook:
 async def hook(node: n.Hook, env: Env) -> Value:
     """Declares a hook: from here on it watches."""
     if any(h.node.name == node.name and node.name is not None for h in env.module.hooks):
-        raise EvaluationError(f"hook @{node.name} is declared twice", span=node.span, code="hook")
+        raise EvaluationError(
+            f"Hook with name {node.name} already exists", span=node.span, code="hook", hint="give this one another name"
+        )
     env.module.hooks.append(Hook(node, env))
     env.module.version += 1
     return NULL
