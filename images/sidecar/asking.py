@@ -33,6 +33,8 @@ class Asking:
 
     async def question(self, server: str, method: str, params: bytes) -> bytes:
         """The params as the agent gets them. Raises ServerError, for the server, if it may not ask that."""
+        if jsonrpc.countless(params):
+            raise ServerError(jsonrpc.INVALID_PARAMS, "the params have more values than guards can look at")
         try:
             asked = json.loads(params or b"{}")
         except (ValueError, RecursionError):

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from images.sidecar.budget import Budget
 from images.sidecar.httpclient import HttpClient, Response
 from images.sidecar.oauth import Challenge, Client, Discovered, OAuthError, Token, covers, origin
 from images.sidecar.oauth_fetch import Fetch, Refused, discover
@@ -250,8 +251,10 @@ class Authorizer:
 class Authorized(HttpClient):
     """Requests to a server that wants tokens. What it refuses is sent again with a better one, a few times."""
 
-    def __init__(self, server: str, url: str, dial: Dial, limit: int, authorizer: Authorizer) -> None:
-        super().__init__(server, url, {}, dial, limit)
+    def __init__(
+        self, server: str, url: str, dial: Dial, limit: int, authorizer: Authorizer, budget: Budget | None = None
+    ) -> None:
+        super().__init__(server, url, {}, dial, limit, budget)
         self._authorizer = authorizer
 
     async def request(

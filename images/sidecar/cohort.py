@@ -29,7 +29,7 @@ _CHANGED: dict[str, tuple[Kind, ...]] = {
     "notifications/prompts/list_changed": ("prompt",),
     "notifications/resources/list_changed": ("resource", "template"),
 }
-_MOST_UNJUDGED = 256
+_MOST_UNJUDGED, _LARGEST_UNJUDGED = 256, 1 << 20
 _LONGEST_METHOD = 128
 OFFERS = frozenset(("sampling", "elicitation", "roots"))
 """Client capabilities that let a server ask the client for something."""
@@ -146,7 +146,7 @@ class Cohort:
 
     def close(self) -> None:
         for member in self.members.values():
-            member.stop(self)
+            member.close(self)
 
     # --- what servers say
 
@@ -171,7 +171,7 @@ class Cohort:
     def _judge_later(self, process: Process, method: str, params: bytes) -> None:
         """In the order in which the server says it. Of a server that says more than guards can judge, the rest is lost."""
         waiting = self._said_by.setdefault(process, deque())
-        if len(waiting) < _MOST_UNJUDGED:
+        if len(waiting) < _MOST_UNJUDGED and sum(len(said) for _, said in waiting) + len(params) <= _LARGEST_UNJUDGED:
             waiting.append((method, params))
             if len(waiting) == 1:
                 self._later(self._judge_said(process, waiting))

@@ -8,14 +8,14 @@ than it may, loses this connection and nothing else.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import socket
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
 from typing import Protocol
 
+from images.sidecar import jsonrpc
+from images.sidecar.budget import AGENTS, NO_ROOM, NOTABLE, Budget
 from images.sidecar.http import (
     MAX_HEAD,
     BadRequest,
@@ -35,8 +35,7 @@ _HEADS_REMEMBERED = 256
 _UNREAD = 1 << 20
 _LARGE, _ROOM, MAX_ROOMY = 128 << 10, 1 << 20, 8
 HEAD_SECONDS, BODY_SECONDS, WRITE_SECONDS, IDLE_SECONDS = 10.0, 30.0, 30.0, 600.0
-SWEEP_SECONDS = 2.0
-MAX_CONNECTIONS = 256
+LINGER_SECONDS = 2.0
 
 Buffers = tuple[bytes | memoryview, ...]
 OnRequest = Callable[["Connection", Head, bytes], None]
@@ -51,6 +50,10 @@ class Speaker(Protocol):
 
     def ended(self, rest: bytearray) -> None:
         """Nothing more comes in after `rest`; the connection still takes answers."""
+        ...
+
+    def crowded(self, data: bytearray) -> None:
+        """There is no room for the rest of a message: gives up what there is of it in `data`."""
         ...
 
 
@@ -75,10 +78,14 @@ class Owner(Protocol):
     body_limit: int
     queued: int
     """Bytes that wait in all connections together."""
-    queue_limit: int
+    budget: Budget
     roomy: int
     """Connections whose socket has room for a large answer as a whole."""
     on_request: OnRequest
+
+    def account(self, head: Head) -> str:
+        """Whose account large parts of a connection go to: what this request says, if it is true."""
+        ...
 
     def forget(self, connection: Connection) -> None: ...
 
@@ -92,6 +99,8 @@ class Connection:
         self._in = bytearray()
         self._body: ChunkedBody | None = None
         self._request: Head | None = None
+        self._latest: Head | None = None
+        self._held = owner.budget.open(AGENTS, self._shed)
         self._out: deque[memoryview] = deque()
         self._out_bytes = 0
         self._busy = self._roomy = self._parsing = self._keep = self._streaming = self._paused = False
@@ -127,8 +136,12 @@ class Connection:
         self._in += data
         if not self._busy:
             self._parse()
+            if (len(self._in) > NOTABLE or self._body is not None) and not self._busy and not self._holds():
+                self._refuse()
         elif self._speaker is not None:
             self._speak()
+            if not self._holds():
+                self._crowded()
             if self._out_bytes > _UNREAD:
                 self.pause()  # who does not read the answers may not ask for more
         elif len(self._in) > _READ:
@@ -155,7 +168,7 @@ class Connection:
             return False
         if head.length > self._owner.body_limit:
             return False
-        self._busy, self._keep = True, head.keep_alive
+        self._busy, self._keep, self._latest = True, head.keep_alive, head
         self._owner.on_request(self, head, data[end + 4 :])
         return True
 
@@ -181,7 +194,7 @@ class Connection:
                     raise BadRequest(431, f"The head is over {MAX_HEAD} bytes")
                 return None
             with memoryview(data) as view:
-                head = self._request = _head(bytes(view[:end]))
+                head = self._request = self._latest = _head(bytes(view[:end]))
             del data[: end + 4]
             if head.length > self._owner.body_limit:
                 raise BadRequest(413, f"The body is over the limit of {self._owner.body_limit} bytes")
@@ -204,7 +217,60 @@ class Connection:
                     body = bytes(view[: head.length])
                 del data[: head.length]
         self._request = self._body = None
+        if self._held.size:
+            self._holds()
         return head, body
+
+    # --- what is held
+
+    def _holds(self) -> bool:
+        """Says how much of the client's is here; False if that is too much."""
+        if self._speaker is not None:
+            self._held.account = f"{AGENTS} {id(self):x}"  # one client, whatever its session is
+        elif self._latest is not None:
+            self._held.account = self._owner.account(self._latest)
+        came = len(self._in) + (len(self._body) if self._body is not None else 0)
+        return self._held.hold((came if came > NOTABLE else 0) + self._out_bytes)
+
+    def _shed(self) -> None:
+        if self._parsing:
+            return
+        if self._out_bytes > len(self._in) or (self._busy and self._speaker is None):
+            self.close()
+        elif self._speaker is not None:
+            self._crowded()
+        else:
+            self._refuse()
+
+    def _crowded(self) -> None:
+        """Has whoever speaks here give up what it has not read to its end."""
+        if self._speaker is not None:
+            self._speaker.crowded(self._in)
+            self._holds()
+
+    def _refuse(self) -> None:
+        """Answers that there is no room for the request which comes in, and ends the connection."""
+        self._request = self._body = None
+        self._in.clear()
+        self._busy, self._keep = True, False
+        self._held.release()
+        reason = jsonrpc.failure(b"", jsonrpc.CROWDED, NO_ROOM)
+        head = response_head(503, len(reason), JSON, b"Retry-After: 1\r\nConnection: close\r\n")
+        self._write((head, reason), len(head) + len(reason))
+        # Closed at once, it would look broken to a client that is still sending, which never reads the answer then.
+        self._loop.call_later(LINGER_SECONDS, self.close)
+        if not self.closed:
+            self._loop.add_reader(self._sock, self._discard)
+
+    def _discard(self) -> None:
+        try:
+            rest = self._sock.recv(_READ)
+        except BlockingIOError:
+            return
+        except OSError:
+            rest = b""
+        if not rest:
+            self.close()
 
     # --- out
 
@@ -312,15 +378,14 @@ class Connection:
     def _queue(self, rest: bytes) -> None:
         if self.closed:
             return
-        if self._owner.queued + len(rest) > self._owner.queue_limit:
-            self.close()
-            return
         if not self._out:
             self.since = monotonic()
             self._loop.add_writer(self._sock, self._writable)
         self._out.append(memoryview(rest))
         self._out_bytes += len(rest)
         self._owner.queued += len(rest)
+        if not self._holds():
+            self.close()
 
     def _writable(self) -> None:
         while self._out:
@@ -340,6 +405,7 @@ class Connection:
                 return
             self._out.popleft()
         self._loop.remove_writer(self._sock)
+        self._holds()
         if not self._busy and not self._keep:
             self.close()
         elif self._speaker is not None:
@@ -373,96 +439,9 @@ class Connection:
         self._owner.roomy -= self._roomy
         self._out_bytes = 0
         self._out.clear()
+        self._held.release()
         self._sock.close()
         self._owner.forget(self)
         if self.on_gone is not None:
             gone, self.on_gone = self.on_gone, None
             gone()
-
-
-class Listener:
-    """Accepts agents' connections on one address, and ends those that take too long."""
-
-    def __init__(
-        self,
-        on_request: OnRequest,
-        *,
-        body_limit: int,
-        max_connections: int = MAX_CONNECTIONS,
-        queue_limit: int = 64 << 20,
-    ) -> None:
-        self.on_request, self.body_limit, self.queue_limit = on_request, body_limit, queue_limit
-        self.queued = self.roomy = 0
-        self._max = max_connections
-        self._connections: set[Connection] = set()
-        self._sockets: list[socket.socket] = []
-        self._timer: asyncio.TimerHandle | None = None
-
-    def listen_unix(self, path: str) -> None:
-        """Listens on a socket file, replacing one that a dead predecessor left."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.bind(path)
-        os.chmod(path, 0o666)  # the other side runs under its own uid; the volume decides who can get here
-        self._listen(sock)
-
-    def listen_tcp(self, port: int = 0) -> int:
-        """Listens on loopback (benchmarks, conformance runs, tests); the port."""
-        sock = socket.create_server(("127.0.0.1", port), backlog=256)
-        self._listen(sock)
-        return int(sock.getsockname()[1])
-
-    def _listen(self, sock: socket.socket) -> None:
-        sock.listen(256)
-        sock.setblocking(False)
-        self._sockets.append(sock)
-        self._watch(sock)
-
-    def _watch(self, listening: socket.socket) -> None:
-        if listening.fileno() >= 0:
-            asyncio.get_running_loop().add_reader(listening, self._accept, listening)
-
-    def _accept(self, listening: socket.socket) -> None:
-        for _ in range(32):
-            try:
-                sock, _ = listening.accept()
-            except BlockingIOError:
-                return
-            except OSError:  # no descriptor is free: polling again at once would spin
-                loop = asyncio.get_running_loop()
-                loop.remove_reader(listening)
-                loop.call_later(1.0, self._watch, listening)
-                return
-            if len(self._connections) >= self._max:
-                with contextlib.suppress(OSError):
-                    sock.setblocking(False)
-                    sock.send(response_head(503, 0, b"", b"Retry-After: 1\r\nConnection: close\r\n"))
-                sock.close()
-                continue
-            if sock.family == socket.AF_INET:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._connections.add(Connection(sock, self))
-            if self._timer is None:
-                self._timer = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
-
-    def _sweep(self) -> None:
-        loop = asyncio.get_running_loop()
-        now = monotonic()
-        for connection in [c for c in self._connections if c.overdue(now)]:
-            connection.close()
-        self._timer = loop.call_later(SWEEP_SECONDS, self._sweep) if self._connections else None
-
-    def forget(self, connection: Connection) -> None:
-        self._connections.discard(connection)
-
-    def close(self) -> None:
-        """Stops listening and ends every connection."""
-        loop = asyncio.get_running_loop()
-        for sock in self._sockets:
-            loop.remove_reader(sock)
-            sock.close()
-        if self._timer is not None:
-            self._timer.cancel()
-        for connection in list(self._connections):
-            connection.close()

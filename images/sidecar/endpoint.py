@@ -12,14 +12,16 @@ from msgspec import Raw
 
 from images.sidecar import batch, jsonrpc, lines, oldsse
 from images.sidecar.asking import Asking
+from images.sidecar.budget import AGENTS, Budget
 from images.sidecar.channel import BATCHED, Channels
 from images.sidecar.cohort import Cohort
-from images.sidecar.connection import Connection, Listener
+from images.sidecar.connection import Connection
 from images.sidecar.exchange import Exchange
 from images.sidecar.handshake import MODERN
 from images.sidecar.http import Head
 from images.sidecar.jsonrpc import Batched, Malformed
 from images.sidecar.lines import LineReader, LineStream
+from images.sidecar.listener import Listener
 from images.sidecar.narrowing import Narrowing
 from images.sidecar.oldsse import OldSse
 from images.sidecar.reception import Reception
@@ -63,20 +65,28 @@ class Endpoint:
     ) -> None:
         self._spec, self._admission, self._audit = spec, admission, audit
         self._loop = asyncio.get_running_loop()
+        self.budget = Budget(audit.emit)
         self.upstreams = [
-            Upstream(server, spec.lifecycle, spec.limits, audit, dial, authorize) for server in spec.servers
+            Upstream(server, spec.lifecycle, spec.limits, audit, self.budget, dial, authorize)
+            for server in spec.servers
         ]
         trace = spec.trace or nobodys()
-        judges = Judges(guarding=guarding, audit=audit, result_limit=spec.limits.result_bytes, trace=trace)
+        judges = Judges(
+            guarding=guarding, audit=audit, budget=self.budget, result_limit=spec.limits.result_bytes, trace=trace
+        )
         router = Router(admission, judges)
         self._narrowing = Narrowing(guarding, audit.emit)
         asking = Asking(guarding, audit)
         self.reception = Reception(self.upstreams, spec.lifecycle, admission, audit, asking, router, self._narrowing)
-        self.stateless = Stateless(router, partial(self.reception.make_cohort, modern=True), self._narrowing)
+        self.stateless = Stateless(
+            router, partial(self.reception.make_cohort, modern=True), self._narrowing, self.budget
+        )
         self._channels = Channels(self)
         self._old_sse = OldSse(self._channels)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._listener = Listener(self._on_request, body_limit=spec.limits.body_bytes)
+        self._listener = Listener(
+            self._on_request, body_limit=spec.limits.body_bytes, budget=self.budget, account=self._account
+        )
         self._seats: dict[Head, _Seat] = {}
         """Heads that were let in. A client sends the same again and again, and it is the same object then."""
         self._authorization = b"Bearer " + spec.token.encode() if spec.token else b""
@@ -129,6 +139,10 @@ class Endpoint:
         self.reception.end_all()
 
     # --- requests
+
+    def _account(self, head: Head) -> str:
+        session = self.reception.sessions.get(head.get(b"mcp-session-id"))
+        return AGENTS if session is None else f"{AGENTS} {session.id}"
 
     def _on_request(self, connection: Connection, head: Head, body: bytes) -> None:
         if self._audit.behind:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from msgspec import Raw
 
 from images.sidecar import jsonrpc
+from images.sidecar.budget import NO_ROOM, Held
 from images.sidecar.connection import Buffers
 from images.sidecar.jsonrpc import RawMap
 from images.sidecar.receipt import Receipt
@@ -48,7 +49,7 @@ class Exchange:
 
     __slots__ = (
         "_connection", "_headers", "_open_stream", "_prime", "_statuses",
-        "answered", "carrier", "id", "receipt", "stream", "task", "unknown_resource",
+        "answered", "carrier", "held", "id", "receipt", "stream", "task", "unknown_resource",
     )  # fmt: skip
 
     def __init__(
@@ -72,9 +73,22 @@ class Exchange:
         self.receipt: Receipt | None = None
         """Tells the record of the request with its answer, unless a relay has taken it and tells of the call."""
         self.unknown_resource = jsonrpc.RESOURCE_NOT_FOUND
+        self.held: Held | None = None
+        """The account of a large request, which is kept until it is answered."""
 
     def verify(self, schema: bytes, fields: RawMap) -> None:
         """Holds what else the request carried against the tool's schema; raises Malformed."""
+
+    def shed(self) -> None:
+        """There is no room for the request any more, which nobody has begun to work on."""
+        if self.task is not None:
+            self.task.cancel()
+        self.error(jsonrpc.CROWDED, NO_ROOM)
+
+    def _answered(self) -> None:
+        self.answered = True
+        if self.held is not None:
+            self.held.release()
 
     @property
     def can_stream(self) -> bool:
@@ -84,7 +98,7 @@ class Exchange:
         """The answer: the JSON of the result, in parts."""
         if self.answered:
             return
-        self.answered = True
+        self._answered()
         if self.receipt is not None:
             self.receipt.answered(sum(map(len, parts)))
         head = b'{"jsonrpc":"2.0","id":%s,"result":' % self.id
@@ -107,7 +121,7 @@ class Exchange:
         """The answer as a complete message."""
         if self.answered:
             return
-        self.answered = True
+        self._answered()
         if self.receipt is not None:
             self.receipt.answered(len(message), error=message)
         if self.stream is not None:

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 import orjson
 from msgspec import structs
 
+from images.sidecar import jsonrpc
 from images.sidecar.config import ModuleConfig, ToolShape
 from images.sidecar.eager import Done, begin
 from images.sidecar.seams import GUARD_FAILURE, Call, Narrows, Verdict
@@ -181,6 +182,8 @@ class Guarding:
         """Judges a result."""
         if not self.watches(call):
             return Verdict(kind="allow")
+        if jsonrpc.countless(raw):
+            return Verdict(kind="deny", rule="unreadable", reason="the result has more values than guards can look at")
         try:
             value = orjson.loads(raw)
         except orjson.JSONDecodeError as error:

@@ -17,7 +17,8 @@ META = "io.modelcontextprotocol/"
 UNSUPPORTED_VERSION = -32022
 LONGEST_INSTRUCTIONS = 16 << 10
 """Characters of one server: those of all servers come into the agent's context together."""
-_LONGEST_CAPABILITIES, _DEEPEST_CAPABILITIES = 64 << 10, 32
+LONGEST_CAPABILITIES, _DEEPEST_CAPABILITIES = 64 << 10, 32
+"""Bytes and levels of either side's."""
 _DISCOVER_SECONDS = 3.0
 """An older server may not even answer what it does not know."""
 
@@ -73,7 +74,7 @@ def _learn(process: Process, result: dict[str, bytes]) -> None:
         capabilities = msgspec.json.decode(raw, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise ServerError(jsonrpc.INTERNAL_ERROR, "its capabilities are not an object") from None
-    if len(raw) > _LONGEST_CAPABILITIES or not _flat(capabilities, _DEEPEST_CAPABILITIES):
+    if len(raw) > LONGEST_CAPABILITIES or not _flat(capabilities, _DEEPEST_CAPABILITIES):
         # They come together with those of all others: one that cannot be encoded again would cost everybody the session.
         raise ServerError(jsonrpc.INTERNAL_ERROR, "its capabilities are too large or too deep")
     process.capabilities = capabilities

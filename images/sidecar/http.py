@@ -128,6 +128,10 @@ class ChunkedBody:
         self._need = -1
         """Bytes that are missing of the present chunk with its line end; -1 before a size line."""
 
+    def __len__(self) -> int:
+        """Bytes that are here so far."""
+        return len(self._body)
+
     def feed(self, data: bytearray) -> bytes | None:
         """Consumes what it can from the front of `data`; the whole body once it is complete."""
         while True:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from images.sidecar import openssl
+from images.sidecar.budget import NO_ROOM, NOTABLE, Budget, Held
 from images.sidecar.seams import Dial
 
 _MAX_HEAD = 32 << 10
@@ -51,8 +52,16 @@ class Address(NamedTuple):
 class Response:
     """An answer whose body is still to be read. Use: as an async context manager."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, limit: int) -> None:
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        limit: int,
+        budget: Budget | None = None,
+        account: str = "",
+    ) -> None:
         self._reader, self._writer, self._limit = reader, writer, limit
+        self._held: Held | None = budget.open(account, self._shed) if budget is not None else None
         self.status = 0
         self.headers: dict[str, str] = {}
 
@@ -61,6 +70,21 @@ class Response:
 
     async def __aexit__(self, *_: object) -> None:
         self._writer.transport.abort()
+        if self._held is not None:
+            self._held.release()
+
+    def _shed(self) -> None:
+        """There is no room for what comes of it."""
+        held, self._held = self._held, None
+        if held is not None:
+            held.release()
+        self._reader.set_exception(HttpError(NO_ROOM))
+        self._writer.transport.abort()
+
+    def _holds(self, size: int) -> None:
+        """Says how much of the answer is kept. Raises HttpError if that is too much."""
+        if size > NOTABLE and self._held is not None and not self._held.hold(size):
+            raise HttpError(NO_ROOM)
 
     @property
     def kind(self) -> str:
@@ -92,6 +116,7 @@ class Response:
             size += len(part)
             if size > self._limit:
                 raise HttpError(f"its answer is over the limit of {self._limit} bytes")
+            self._holds(size)
             parts.append(part)
         return b"".join(parts)
 
@@ -114,6 +139,7 @@ class Response:
     async def _read(self, size: int) -> bytes:
         if size < 0 or size > self._limit:
             raise HttpError(f"its answer is over the limit of {self._limit} bytes")
+        self._holds(size)
         return await self._reader.readexactly(size)
 
     async def events(self) -> AsyncIterator[dict[str, str]]:
@@ -131,6 +157,7 @@ class Response:
                 elif event:
                     yield event
                     event, size = {}, 0
+            self._holds(size)
             if size > self._limit:
                 raise HttpError(f"an event is over the limit of {self._limit} bytes")
 
@@ -145,9 +172,17 @@ def _trust() -> ssl.SSLContext:
 class HttpClient:
     """Requests to one origin, dialled by the rules of the server that it stands for."""
 
-    def __init__(self, server: str, url: str, headers: Mapping[str, str], dial: Dial, limit: int) -> None:
+    def __init__(
+        self,
+        server: str,
+        url: str,
+        headers: Mapping[str, str],
+        dial: Dial,
+        limit: int,
+        budget: Budget | None = None,
+    ) -> None:
         self.address = Address.of(url)
-        self._server, self._headers, self._dial, self._limit = server, headers, dial, limit
+        self._server, self._headers, self._dial, self._limit, self._budget = server, headers, dial, limit, budget
         self._tls = _trust() if self.address.scheme == "https" else None
 
     async def request(
@@ -168,7 +203,7 @@ class HttpClient:
         lines += [f"{name}: {value}" for name, value in {**headers, **self._headers}.items()]
         if method == "POST":
             lines.append(f"Content-Length: {len(body)}")
-        response = Response(reader, writer, self._limit)
+        response = Response(reader, writer, self._limit, self._budget, self._server)
         try:
             writer.write("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body)
             await response.read_head()

@@ -6,6 +6,7 @@ itself is always written anew, so that a key given twice or an id that was smugg
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ INVALID_PARAMS = -32602
 INTERNAL_ERROR = -32603
 TIMED_OUT = -32001
 SERVER_LOST = -32003
+CROWDED = -32004
 CANCELLED = -32800
 RESOURCE_NOT_FOUND = -32002
 
@@ -27,6 +29,10 @@ OURS = "dev.mlld/"
 
 MAX_BATCH = 64
 _CHECKED = 128 << 10
+# What an object costs is for its keys to say and not for its bytes: ten megabytes of small ones are two hundred in memory.
+_MOST_MEMBERS, _MOST_KEYS, _UNCOUNTED = 1024, 200_000, 2 << 20
+_MOST_VALUES = 500_000
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 
 RawMap = dict[str, Raw]
 
@@ -111,6 +117,8 @@ def split_batch(body: bytes) -> list[Incoming | Malformed]:
 
     Raises Malformed if it is empty, or has more messages than may be worked on at once.
     """
+    if countless(body):
+        raise Malformed(INVALID_REQUEST, f"A batch has 1 to {MAX_BATCH} messages")
     try:
         parts = _parts.decode(body)
     except (msgspec.DecodeError, RecursionError) as e:
@@ -139,11 +147,25 @@ def split_reply(line: memoryview | bytes) -> FromServer:
     try:
         if len(line) <= _CHECKED:
             str(line, "utf-8")
-        return _from_server.decode(line)
+        elif len(line) > _UNCOUNTED and bytes(line).count(b'":') > _MOST_KEYS:
+            raise Malformed(PARSE_ERROR, f"it has more than {_MOST_KEYS} keys")
+        message = _from_server.decode(line)
     except UnicodeDecodeError:
         raise Malformed(PARSE_ERROR, "not UTF-8") from None
     except (msgspec.DecodeError, RecursionError) as e:
         raise Malformed(PARSE_ERROR, str(e)) from None
+    if message.result is not None and len(message.result) > _MOST_MEMBERS:
+        raise Malformed(PARSE_ERROR, f"its result has more than {_MOST_MEMBERS} members")
+    return message
+
+
+def countless(data: bytes) -> bool:
+    """Whether a JSON text has more values than anybody should make objects of: `[[],[],…` takes twenty times its size."""
+    return len(data) > _MOST_VALUES and _marks(data) > _MOST_VALUES and _marks(_STRING.sub(b"", data)) > _MOST_VALUES
+
+
+def _marks(data: bytes) -> int:
+    return data.count(b",") + data.count(b"[") + data.count(b"{")
 
 
 def is_id(spelt: bytes) -> bool:
@@ -154,9 +176,12 @@ def is_id(spelt: bytes) -> bool:
 def members(part: Raw | bytes) -> RawMap:
     """The first level of an object; a key given twice keeps its last value. Absent is empty."""
     try:
-        return _raw_map.decode(part) if len(memoryview(part)) else {}
+        fields = _raw_map.decode(part) if len(memoryview(part)) else {}
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise Malformed(INVALID_PARAMS, "Invalid params: an object is expected") from None
+    if len(fields) > _MOST_MEMBERS:
+        raise Malformed(INVALID_PARAMS, f"Invalid params: an object has more than {_MOST_MEMBERS} members")
+    return fields
 
 
 def text(fields: Mapping[str, Raw], key: str) -> str:

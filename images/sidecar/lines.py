@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 
 from images.sidecar import jsonrpc
+from images.sidecar.budget import NO_ROOM
 from images.sidecar.channel import Channel
 from images.sidecar.connection import Connection
 from images.sidecar.jsonrpc import Malformed, one_line
@@ -91,6 +92,13 @@ class LineReader:
         if rest.strip() and not self._skipping:
             self._message(bytes(rest))  # the last line of a file may have no end
         self._channel.drain()
+
+    def crowded(self, data: bytearray) -> None:
+        self._scanned = 0
+        data.clear()
+        if not self._skipping:
+            self._skipping = True
+            self._channel.complain(Malformed(jsonrpc.CROWDED, NO_ROOM))
 
     def _wait(self) -> None:
         """Nothing is done that cannot be recorded: what the client says waits."""

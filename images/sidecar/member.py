@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import accumulate
 from typing import Any
 
 import msgspec
@@ -24,7 +25,14 @@ LISTS: dict[Kind, tuple[str, str, str]] = {
 """Kind → method, key of the result, capability that says a server has it."""
 
 MAX_ITEMS = 2_000
-_MAX_PAGES, _MAX_BYTES = 64, 16 << 20
+_MAX_PAGES, _MAX_BYTES, _MAX_ITEM = 64, 4 << 20, 256 << 10
+_COPIES = 3
+"""How often an item is here: as it came, as it is shown, and in its page."""
+_LEAST = 256 << 10
+_CHANGED: dict[Kind, str] = {
+    "tool": "notifications/tools/list_changed", "prompt": "notifications/prompts/list_changed",
+    "resource": "notifications/resources/list_changed", "template": "notifications/resources/list_changed",
+}  # fmt: skip
 
 _LISTENED = {"tools": "toolsListChanged", "prompts": "promptsListChanged", "resources": "resourcesListChanged"}
 
@@ -41,6 +49,10 @@ class Member:
         self._starting: asyncio.Task[Process] | None = None
         self._started = 0.0
         self._lists: dict[Kind, asyncio.Task[list[bytes]]] = {}
+        self._sizes: dict[Kind, int] = {}
+        self._held = upstream.budget.open(upstream.name, self._shed)
+        self._events: Events | None = None
+        """Who hears when a list had to be given up."""
         self._situation = situation(capabilities, modern=modern)
         known: Offers | None = (upstream.spec.remembered or {}).get(self._situation)
         self.remembered: dict[Kind, list[bytes]] = dict(known.lists) if known else {}
@@ -194,6 +206,11 @@ class Member:
             self.upstream.health.stopped(process)
             process.close()
 
+    def close(self, events: Events) -> None:
+        """Ends the process and forgets its lists."""
+        self.stop(events)
+        self._held.release()
+
     def idle(self, now: float) -> bool:
         """Whether the process has had nothing to do for the idle time."""
         process = self.ready()
@@ -212,6 +229,24 @@ class Member:
         """The server says that a list is another one now."""
         self._lists.pop(kind, None)
         self.remembered.pop(kind, None)
+
+    def _shed(self) -> None:
+        """Gives up its longest list; what is left of it when it is asked for again is what there is room for then."""
+        process = self.ready()
+        kind = max(self._sizes, key=lambda kind: self._sizes[kind], default=None)
+        if kind is None or process is None or self._events is None:
+            return
+        self._keep(kind, 0)
+        self._events.on_notification(process, _CHANGED[kind], b"")
+
+    def _keep(self, kind: Kind, size: int) -> bool:
+        """Says how much the lists are; False if there is no room for this one."""
+        self._sizes[kind] = size * _COPIES
+        if self._held.hold(sum(self._sizes.values())):
+            return True
+        self._sizes[kind] = min(size, _LEAST) * _COPIES
+        self._held.hold(sum(self._sizes.values()))
+        return False
 
     async def confirm(self, events: Events) -> None:
         """Has the server tell by itself what an earlier run has told so far. Raises ServerError."""
@@ -233,11 +268,12 @@ class Member:
     async def _fetch(self, kind: Kind, events: Events) -> list[bytes]:
         """All pages, as far as a server that never ends can make us read."""
         process = await self.wake(events)
+        self._events = events
         method, key, _ = LISTS[kind]
         if not self.has(kind):
             return []
         items: list[bytes] = []
-        size, cursor = 0, b""
+        size, cursor, whole = 0, b"", True
         seen: set[bytes] = set()
         for _ in range(_MAX_PAGES):
             fields = [b'"cursor":' + cursor] if cursor else []
@@ -248,17 +284,22 @@ class Member:
                 page = [bytes(item) for item in _items.decode(result.get(key, b"[]"))]
             except msgspec.DecodeError as e:
                 raise ServerError(jsonrpc.INTERNAL_ERROR, f"server {self.name}: {method} is not a list") from e
-            items += page
-            size += sum(map(len, page))
+            short = [item for item in page if len(item) <= _MAX_ITEM]
+            whole &= len(short) == len(page)
+            items += short
+            size += sum(map(len, short))
             cursor = result.get("nextCursor", b"")
-            if cursor in (b"", b"null", b'""') and len(items) <= MAX_ITEMS:
+            last = cursor in (b"", b"null", b'""')
+            if last and whole and len(items) <= MAX_ITEMS and size <= _MAX_BYTES and self._keep(kind, size):
                 self._tell_list(kind, items)
                 return items
-            if not cursor or cursor in seen or len(items) >= MAX_ITEMS or size > _MAX_BYTES:
+            if last or cursor in seen or len(items) >= MAX_ITEMS or size > _MAX_BYTES:
                 break
             seen.add(cursor)
-        kept = items[:MAX_ITEMS]
-        self.trouble = f"server {self.name}: {method} is too long or does not end: only its first {len(kept)} are used"
+        most = _MAX_BYTES if self._keep(kind, min(size, _MAX_BYTES)) else _LEAST
+        lengths = accumulate(map(len, items))
+        kept = [item for item, end in zip(items[:MAX_ITEMS], lengths, strict=False) if end <= most]
+        self.trouble = f"server {self.name}: {method} is too long or does not end: only {len(kept)} of it are used"
         return kept
 
     def _tell_list(self, kind: Kind, items: list[bytes]) -> None:

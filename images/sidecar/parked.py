@@ -11,12 +11,14 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
 from msgspec import Raw
 
 from images.sidecar import jsonrpc
+from images.sidecar.budget import NO_ROOM, Budget, Held
 from images.sidecar.connection import Buffers
 from images.sidecar.exchange import Exchange
 from images.sidecar.jsonrpc import Malformed, RawMap
@@ -55,8 +57,10 @@ class Waiting(Exchange):
 
     def __init__(self) -> None:
         self.id, self.stream, self.task, self.answered = b"null", None, None, False
-        self.receipt = None
+        self.receipt = self.held = None
         self.outcome: Callable[[Exchange], None] | None = None
+        self.size = 0
+        """Of the outcome."""
 
     @property
     def can_stream(self) -> bool:
@@ -64,9 +68,11 @@ class Waiting(Exchange):
 
     def result(self, parts: Buffers) -> None:
         kept = tuple(bytes(part) for part in parts)
+        self.size = sum(map(len, kept))
         self.outcome = lambda exchange: exchange.result(kept)
 
     def error(self, code: int, message: str, data: Any = None) -> None:
+        self.size = 0
         self.outcome = lambda exchange: exchange.error(code, message, data)
 
     def failed(self, error: Raw) -> None:
@@ -86,7 +92,8 @@ class Waiting(Exchange):
 class Parking:
     """The parked calls of all stateless agents."""
 
-    def __init__(self) -> None:
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
         self._loop = asyncio.get_running_loop()
         self._key = secrets.token_bytes(32)
         self._prefix = f"mlld.{secrets.token_hex(4)}."
@@ -100,9 +107,13 @@ class Parking:
             if len(self._calls) >= _MAX_PARKED:
                 return False
             timer = self._loop.call_later(_SECONDS, self._expired, relay.id)
+            held = self._budget.open(relay.entry.member.name, partial(self._shed, relay.id))
             prepared = _prepared(relay.fields)
-            parked = self._calls[relay.id] = _Parked(relay, {}, prepared, timer)
+            parked = self._calls[relay.id] = _Parked(relay, {}, prepared, timer, held)
         if len(parked.questions) >= _MAX_QUESTIONS:
+            return False
+        if not parked.held.hold(parked.size + len(question.params)):
+            self._loop.call_soon(self._shed, relay.id)
             return False
         parked.count += 1
         key = parked.key(question)
@@ -119,8 +130,13 @@ class Parking:
     def ended(self, relay: Relay) -> None:
         """The server answered (or failed) a call that may be parked."""
         parked = self._calls.get(relay.id)
-        if parked is not None and not isinstance(relay.exchange, Waiting):
+        if parked is None:
+            return
+        if not isinstance(relay.exchange, Waiting):
             self._forget(relay.id, "the call has ended")
+        elif not parked.held.hold(parked.size):
+            relay.exchange.error(jsonrpc.CROWDED, NO_ROOM)
+            parked.held.hold(parked.size)
 
     def withdraw(self, process: Process, spelt_id: bytes) -> None:
         """A server gives up a question."""
@@ -186,9 +202,24 @@ class Parking:
             self._forget(number, "the agent did not come back with an answer")
             parked.relay.cancel("the agent did not come back")
 
+    def _shed(self, number: int) -> None:
+        """There is no room for what is asked and answered: the call fails."""
+        parked = self._calls.get(number)
+        if parked is None:
+            return
+        if isinstance(parked.relay.exchange, Waiting) and parked.relay.exchange.outcome is not None:
+            parked.relay.exchange.error(jsonrpc.CROWDED, NO_ROOM)
+            parked.held.hold(parked.size)
+        else:
+            parked.relay.shed()
+            self._forget(number, NO_ROOM)
+
     def _forget(self, number: int, reason: str) -> None:
-        parked = self._calls.pop(number)
+        parked = self._calls.pop(number, None)
+        if parked is None:
+            return
         parked.timer.cancel()
+        parked.held.release()
         for question in parked.questions.values():
             question.refuse(reason)
 
@@ -199,7 +230,14 @@ class _Parked(msgspec.Struct, eq=False):
     prepared: dict[str, bytes]
     """Answers that came with the first request already, each good for one question."""
     timer: asyncio.TimerHandle
+    held: Held
     count: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes that are kept of the request, of the questions and of the outcome."""
+        asked = sum(map(len, self.relay.fields.values())) + sum(len(q.params) for q in self.questions.values())
+        return asked + (self.relay.exchange.size if isinstance(self.relay.exchange, Waiting) else 0)
 
     def key(self, question: Question) -> str:
         """What the agent calls a question: what the server calls it, if that is a name at all."""

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from msgspec import Raw
 
 from images.sidecar import jsonrpc
+from images.sidecar.budget import NO_ROOM
 from images.sidecar.jsonrpc import FromServer, RawMap
 from images.sidecar.seams import Lifecycle
 
@@ -83,6 +84,8 @@ class Reply:
         self.future: asyncio.Future[dict[str, bytes]] = asyncio.get_running_loop().create_future()
 
     def on_result(self, result: RawMap, size: int) -> None:
+        if any(jsonrpc.countless(bytes(value)) for value in result.values()):
+            self._fail(ServerError(jsonrpc.INTERNAL_ERROR, "its answer has more values than anybody should look at"))
         if not self.future.done():
             self.future.set_result({key: bytes(value) for key, value in result.items()})
 
@@ -328,6 +331,12 @@ class Process:
             self._take(number).on_cut(head, size)
         else:
             self.faults += 1
+
+    def on_crowded(self, head: bytes) -> None:
+        self.faults += 1
+        number = self._number(head, b"")
+        if number is not None:  # else it is found out at the end of the message, or when its time is over
+            self._take(number).on_failed(jsonrpc.CROWDED, f"server {self.server} sends too much at once. {NO_ROOM}")
 
     def on_paused(self, number: int) -> None:
         slot = self._slots.get(number)

@@ -12,7 +12,7 @@ from images.sidecar import jsonrpc
 from images.sidecar.asking import Asking
 from images.sidecar.cohort import Cohort
 from images.sidecar.exchange import Exchange
-from images.sidecar.handshake import CLIENT, LEGACY
+from images.sidecar.handshake import CLIENT, LEGACY, LONGEST_CAPABILITIES
 from images.sidecar.jsonrpc import OURS, Incoming, Malformed
 from images.sidecar.narrowing import Narrowing
 from images.sidecar.receipt import Receipt
@@ -60,7 +60,10 @@ class Reception:
         try:
             fields = jsonrpc.members(message.params)
             asked = jsonrpc.text(fields, "protocolVersion")
-            capabilities = json.loads(bytes(fields.get("capabilities", Raw(b"{}"))))
+            spelt = bytes(fields.get("capabilities", Raw(b"{}")))
+            if len(spelt) > LONGEST_CAPABILITIES:
+                raise Malformed(jsonrpc.INVALID_PARAMS, "Invalid params: `capabilities` is too large")
+            capabilities = json.loads(spelt)
         except (Malformed, ValueError, RecursionError) as e:
             exchange.error(jsonrpc.INVALID_PARAMS, str(e))
             return None

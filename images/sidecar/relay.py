@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Raw
 
 from images.sidecar import jsonrpc
+from images.sidecar.budget import NO_ROOM, Budget
 from images.sidecar.catalog import Entry
 from images.sidecar.eager import start
 from images.sidecar.exchange import Exchange
@@ -39,6 +40,7 @@ class Judges(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     guarding: Guarding
     audit: Audit
+    budget: Budget
     result_limit: int
     trace: RunTrace
 
@@ -95,12 +97,18 @@ class Relay:
         self.fields: RawMap = {}
         """The params as they were sent, without what was added on the way."""
         caller.began(self)
+        if exchange.held is not None:
+            exchange.held.shed = self.shed
 
     # --- out
 
     async def judge(self, fields: RawMap) -> RawMap | None:
         """The params as guards leave them; None if they refused, and the agent has been told."""
-        params = json.loads(jsonrpc.encode(fields).decode())
+        spelt = jsonrpc.encode(fields)
+        if jsonrpc.countless(spelt):
+            self._fail(jsonrpc.INVALID_PARAMS, "Invalid params: they have more values than guards can look at")
+            return None
+        params = json.loads(spelt.decode())
         # Written before it is judged: what a second reading could see differently never leaves, nor what a guard does to
         # its input and does not say.
         judged = jsonrpc.encode(params)
@@ -162,11 +170,19 @@ class Relay:
 
     def cancel(self, reason: str) -> None:
         """The agent gave up."""
+        self._give_up(reason)
+        self._fail(jsonrpc.CANCELLED, "Request cancelled")
+
+    def shed(self) -> None:
+        """There is no room for the request any more."""
+        self._give_up("the sandbox holds too much")
+        self._fail(jsonrpc.CROWDED, NO_ROOM)
+
+    def _give_up(self, reason: str) -> None:
         if self.process is not None:
             self.process.cancel(self, reason)
         if self.exchange.task is not None:
             self.exchange.task.cancel()
-        self._fail(jsonrpc.CANCELLED, "Request cancelled")
 
     # --- back: process.Pending
 

@@ -13,6 +13,7 @@ from urllib.parse import urljoin, urlsplit
 import msgspec
 
 from images.sidecar import jsonrpc
+from images.sidecar.budget import Budget
 from images.sidecar.handshake import META, MODERN
 from images.sidecar.httpclient import Address, HttpClient, HttpError, Response
 from images.sidecar.jsonrpc import Incoming, Malformed, RawMap
@@ -317,16 +318,16 @@ def shown(value: str) -> str:
 
 
 def reach(
-    reader: Reader, spec: ServerSpec, url: str, dial: Dial, limit: int, authorizer: Authorizer | None = None
+    reader: Reader, spec: ServerSpec, url: str, dial: Dial, limit: int, authorizer: Authorizer | None, budget: Budget
 ) -> Remote:
     """The transport that a server's declaration asks for. Raises ValueError for a URL that is none."""
     try:
         if authorizer is None:
-            client = HttpClient(spec.name, url, spec.headers, dial, limit)
+            client = HttpClient(spec.name, url, spec.headers, dial, limit, budget)
         else:
             from images.sidecar.authorizer import Authorized
 
-            client = Authorized(spec.name, url, dial, limit, authorizer)
+            client = Authorized(spec.name, url, dial, limit, authorizer, budget)
     except HttpError as e:
         raise ValueError(str(e)) from e
     return OldRemote(reader, client) if spec.transport == "sse" else Remote(reader, client)

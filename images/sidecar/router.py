@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 from msgspec import Raw
 
 from images.sidecar import jsonrpc
+from images.sidecar.budget import AGENTS, NO_ROOM, NOTABLE
 from images.sidecar.catalog import Entry, Listing
 from images.sidecar.cohort import Cohort
 from images.sidecar.eager import start
@@ -77,10 +78,18 @@ class Router:
         receipt = exchange.receipt = Receipt(judges.audit, next(self._received), session, method, size, trace)
         return receipt
 
+    def weigh(self, exchange: Exchange, account: str, size: int) -> None:
+        """A large request is kept, and spelt once more for its server, until it is answered. Raises Malformed."""
+        if size > NOTABLE:
+            exchange.held = self._judges.budget.open(account, exchange.shed)
+            if not exchange.held.hold(2 * size):
+                raise Malformed(jsonrpc.CROWDED, NO_ROOM)
+
     def dispatch(self, session: Session, exchange: Exchange, method: str, params: Raw) -> None:
         """Answers one request, now or later."""
         receipt = self.receive(exchange, session.id, method, params)
         try:
+            self.weigh(exchange, f"{AGENTS} {session.id}", receipt.bytes_in)
             fields = jsonrpc.members(params)
             if "_meta" in fields:
                 receipt.located(fields["_meta"])

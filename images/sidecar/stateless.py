@@ -11,10 +11,11 @@ import msgspec
 from msgspec import Raw
 
 from images.sidecar import jsonrpc, mirror
+from images.sidecar.budget import AGENTS, Budget
 from images.sidecar.cohort import Cohort
 from images.sidecar.connection import Buffers
 from images.sidecar.exchange import AnswerStream, Exchange, OpenStream, Way
-from images.sidecar.handshake import CLIENT, META, MODERN, UNSUPPORTED_VERSION
+from images.sidecar.handshake import CLIENT, LONGEST_CAPABILITIES, META, MODERN, UNSUPPORTED_VERSION
 from images.sidecar.jsonrpc import OURS, Incoming, Malformed, RawMap
 from images.sidecar.narrowing import Narrowing, Sight
 from images.sidecar.parked import Parking, Question, Waiting
@@ -257,10 +258,12 @@ class Listener:
 class Stateless:
     """Answers the requests of stateless agents."""
 
-    def __init__(self, router: Router, make_cohort: Callable[[bytes], Cohort], narrowing: Narrowing) -> None:
+    def __init__(
+        self, router: Router, make_cohort: Callable[[bytes], Cohort], narrowing: Narrowing, budget: Budget
+    ) -> None:
         self._router, self._make_cohort, self._narrowing = router, make_cohort, narrowing
         self._loop = asyncio.get_running_loop()
-        self._parking = Parking()
+        self._parking = Parking(budget)
         self.callers: dict[bytes, Caller] = {}
 
     def meant(self, headers: Mapping[bytes, bytes], message: Incoming) -> bool:
@@ -278,6 +281,7 @@ class Stateless:
         """Answers one request, now or later."""
         receipt = self._router.receive(exchange, "stateless", method, params)
         try:
+            self._router.weigh(exchange, AGENTS, receipt.bytes_in)
             fields = jsonrpc.members(params)
             if "_meta" in fields:
                 receipt.located(fields["_meta"])
@@ -306,6 +310,8 @@ class Stateless:
             mirror.check_head(headers, method, version, fields)
         if version != MODERN:
             raise _Unsupported(version)
+        if len(bytes(meta[META + "clientCapabilities"])) > LONGEST_CAPABILITIES:
+            raise Malformed(jsonrpc.INVALID_PARAMS, f"{META}clientCapabilities is too large")
         try:
             capabilities = msgspec.json.decode(meta[META + "clientCapabilities"], type=dict[str, object])
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

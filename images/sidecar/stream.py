@@ -12,7 +12,7 @@ from images.sidecar.jsonrpc import one_line
 RETRY_MS = 1000
 _KEPT_EVENTS = 256
 _KEPT_BYTES = 4 << 20
-_SHELF_BYTES = 32 << 20
+_SHELF_BYTES = 16 << 20
 SLOW_READER = 1 << 20
 """Bytes that an agent may leave unread before notifications are dropped; answers never are."""
 

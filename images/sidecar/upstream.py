@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from images.sidecar.budget import Budget
 from images.sidecar.child import Child, started
 from images.sidecar.health import Health
 from images.sidecar.jsonrpc import METHOD_NOT_FOUND, SERVER_LOST, failure
@@ -67,10 +68,11 @@ class Upstream:
         lifecycle: Lifecycle,
         limits: Limits,
         audit: Audit,
+        budget: Budget,
         dial: Dial | None = None,
         authorize: Authorize | None = None,
     ) -> None:
-        self.spec = spec
+        self.spec, self.budget = spec, budget
         self.health = Health(spec.name, audit.emit)
         self._dial, self._authorize = dial, authorize
         self._authorizer: Authorizer | None = None
@@ -187,7 +189,9 @@ class Upstream:
                 raise ServerError(SERVER_LOST, f"server {self.name} wants tokens, and nothing here gets any")
             self._authorizer = self._authorize(self.spec)
         try:
-            remote = reach(process, self.spec, url, self._dial, self._limits.result_bytes, self._authorizer)
+            remote = reach(
+                process, self.spec, url, self._dial, self._limits.result_bytes, self._authorizer, self.budget
+            )
         except ValueError as e:
             raise ServerError(SERVER_LOST, f"server {self.name}: {e}") from e
         self._remotes = [*(former for former in self._remotes if not former.closed), remote]
@@ -262,4 +266,5 @@ class Upstream:
         task.add_done_callback(self._children.discard)
 
     def _wire(self, process: Process, rfd: int, wfd: int, close: Callable[[], None]) -> None:
-        process.connect(Wire(process, rfd, wfd, line_limit=self._limits.result_bytes, close=close))
+        limit = self._limits.result_bytes
+        process.connect(Wire(process, rfd, wfd, line_limit=limit, budget=self.budget, account=self.name, close=close))

@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+from images.sidecar.budget import Budget
+
 _SCRATCH_SIZE, _READ = 2 << 20, 1 << 20
 _KEPT_IN_PLACE = 64 << 10
 KEPT_OF_CUT = 64 << 10
@@ -59,6 +61,9 @@ class Reader(Protocol):
     def on_cut(self, head: bytes, tail: bytes, size: int) -> None:
         """A message over the limit: its first and last bytes, and how long it was."""
 
+    def on_crowded(self, head: bytes) -> None:
+        """There is no room for the rest of a message: its first bytes."""
+
     def on_closed(self) -> None:
         """The other side is gone (told once)."""
 
@@ -76,6 +81,8 @@ class Wire:
         wfd: int,
         *,
         line_limit: int,
+        budget: Budget,
+        account: str,
         queue_limit: int = 16 << 20,
         close: Callable[[], None],
     ) -> None:
@@ -92,6 +99,9 @@ class Wire:
         self._turn: list[bytes] = []
         """What else is sent in the turn of the loop in which a message went out."""
         self._corked = False
+        self._held = budget.open(account, self._shed)
+        self._reading = False
+        """Whether messages are taken from the buffer right now."""
         self.closed = False
         os.set_blocking(rfd, False)
         os.set_blocking(wfd, False)
@@ -145,6 +155,8 @@ class Wire:
             if not self._queue:
                 self._loop.add_writer(self._wfd, self._writable)
             self._queue.append(memoryview(data)[sent:])
+            if not self._keeps():
+                self.close()
 
     def close(self) -> None:
         """Ends both directions and tells the reader. What was sent in this turn is written still, as far as it fits."""
@@ -157,7 +169,9 @@ class Wire:
         self._loop.remove_writer(self._wfd)
         self._queue.clear()
         self._turn.clear()
+        self._queued = 0
         self._drop_buffer()
+        self._held.release()
         self._close()
         self._reader.on_closed()
 
@@ -177,6 +191,7 @@ class Wire:
                 return
             self._queue.popleft()
         self._loop.remove_writer(self._wfd)
+        self._keeps()
 
     def _readable(self) -> None:
         try:
@@ -201,6 +216,7 @@ class Wire:
 
     def _lines(self, buffer: bytearray, scan: int, end: int) -> None:
         start = 0
+        self._reading = True
         with memoryview(buffer) as view:
             while (stop := buffer.find(b"\n", scan, end)) >= 0:
                 if stop - start > self._line_limit:
@@ -212,34 +228,66 @@ class Wire:
                     if self.closed:
                         return
                 start = scan = stop + 1
+        self._reading = False
         self._keep(buffer, start, end)
 
     def _keep(self, buffer: bytearray, start: int, end: int) -> None:
         """Moves the bytes of a message that is not complete to a buffer which has room for the rest."""
         rest = end - start
         if rest > self._line_limit:
-            self._head = bytes(buffer[start : start + KEPT_OF_CUT])
-            self._tail = bytes(buffer[end - _TAIL : end])
-            self._dropped = rest
-            self._drop_buffer()
+            self._cut(buffer, start, end)
         elif not rest:
             self._drop_buffer()
         elif buffer is self._big and not start and len(buffer) - end >= 1 << 16:
             self._end = end
         elif buffer is _Scratch.buffer and not start and rest >= _KEPT_IN_PLACE:
-            self._big, self._end = _Scratch.give_away(), rest
+            if self._has_room(buffer, start, end, len(buffer)):
+                self._big, self._end = _Scratch.give_away(), rest
         else:
             # Twice the room, but never more than the limit wants: growing stays linear, a hostile line stays bounded.
-            grown = _take(max(1 << 18, min(rest * 2, self._line_limit + (1 << 20))))
+            room = max(1 << 18, min(rest * 2, self._line_limit + (1 << 20)))
+            if not self._has_room(buffer, start, end, room):
+                return
+            grown = _take(room)
             with memoryview(buffer) as view:
                 grown[:rest] = view[start:end]
-            self._drop_buffer()
+            if self._big is not None:
+                _give(self._big)
             self._big, self._end = grown, rest
+
+    def _has_room(self, buffer: bytearray, start: int, end: int, room: int) -> bool:
+        """Whether a message that is not complete may be kept in so much room; if not, the rest of it is skipped."""
+        if self._held.hold(room + self._queued):
+            return True
+        self._cut(buffer, start, end)
+        self._reader.on_crowded(self._head)
+        return False
+
+    def _cut(self, buffer: bytearray, start: int, end: int) -> None:
+        """Keeps both ends of a message that is not complete, and goes on to skip what else comes of it."""
+        self._head = bytes(buffer[start : start + KEPT_OF_CUT])
+        self._tail = bytes(buffer[end - _TAIL : end])
+        self._dropped = end - start
+        self._drop_buffer()
+
+    def _keeps(self) -> bool:
+        """Says how much is held; False if that is too much."""
+        return self._held.hold((len(self._big) if self._big is not None else 0) + self._queued)
+
+    def _shed(self) -> None:
+        """Gives up what is larger: what the server has not read, and with it the server, or half a message of it."""
+        if self._big is None or self._queued > len(self._big):
+            self.close()
+        elif not self._reading:  # a message that is worked on is gone in a moment, and its buffer is in use until then
+            self._cut(self._big, 0, self._end)
+            self._reader.on_crowded(self._head)
 
     def _drop_buffer(self) -> None:
         if self._big is not None:
             _give(self._big)
-        self._big, self._end = None, 0
+            self._big = None
+            self._keeps()
+        self._end = 0
 
     def _skip(self, data: bytes) -> None:
         """Counts the rest of a message over the limit, then goes on after its end."""

@@ -177,9 +177,45 @@ async def full_batches(path: str) -> None:
         await asyncio.sleep(1)
 
 
+async def endless_answers(path: str) -> None:
+    """Sessions that each own processes, of which every one begins an answer of megabytes and does not end it."""
+    about = {
+        "protocolVersion": "2025-06-18",
+        "capabilities": {"roots": {}},
+        "clientInfo": {"name": "x", "version": "1"},
+    }
+    agents = [Agent(path) for _ in range(12)]
+    for agent in agents:
+        await agent.ask("initialize", about)
+    async with asyncio.timeout(PATIENCE):
+        await asyncio.gather(*(agent.call("endless") for agent in agents for _ in range(2)))
+
+
+async def half_bodies(path: str) -> None:
+    """Requests of megabytes that lack their end."""
+    body = message("tools/call", {"name": "x", "arguments": {"a": "y" * (3 << 20)}})
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(40):
+            _, writer = await stack.enter_async_context(connection(path))
+            writer.write(request(body[:-1], length=len(body)))
+        await asyncio.sleep(PATIENCE)
+
+
+async def bodies_that_wait(path: str) -> None:
+    """Requests of megabytes to a server that takes none."""
+    agent = await Agent(path).hello()
+    body = message("tools/call", {"name": "silent", "arguments": {"a": "y" * (3 << 20)}})
+    async with contextlib.AsyncExitStack() as stack:
+        for number in range(40):
+            _, writer = await stack.enter_async_context(connection(path))
+            writer.write(request(body.replace(b'"id": 1', b'"id": %d' % number), f"Mcp-Session-Id: {agent.session}"))
+        await asyncio.sleep(PATIENCE)
+
+
 ATTACKS: tuple[Callable[[str], Awaitable[None]], ...] = (
     slow_heads, abandoned_sessions, large_bodies, unread_answers, unread_stream, broken_requests, leaves_early,
     cancels_and_answers, asks_every_tool, half_open_channels, unread_lines, full_batches,
+    endless_answers, half_bodies, bodies_that_wait,
 )  # fmt: skip
 
 

@@ -41,6 +41,8 @@ ANSWERS = {
     "deep": lambda n: b'{"jsonrpc":"2.0","id":%d,"result":{"a":' % n + b"[" * 50_000 + b"]" * 50_000 + b"}}\n",
     "huge": lambda n: result(n, "y" * (12 << 20)),
     "large": lambda n: result(n, "y" * (3 << 20)),
+    "endless": lambda n: result(n, "y" * (9 << 20))[:-20],
+    "keys": lambda n: b'{"jsonrpc":"2.0","id":%d,"result":{%s}}\n' % (n, b",".join(b'"%x":1' % i for i in range(900_000))),
     "flood": lambda n: message(method="notifications/message", params=NOTE) * 200 + result(n),
     "ask": lambda n: message(id="q", method="sampling/createMessage", params={}) * 50 + result(n),
     "changes": lambda n: message(method="notifications/tools/list_changed") * 50 + result(n),

@@ -1,4 +1,4 @@
-"""Whether the sidecar stays flat under hostile servers and agents: `python -m tests.bench.soak [--seconds 120]`.
+"""Whether the sidecar stays flat under hostile servers and agents: `python -m tests.bench.soak [--seconds 120] [--container]`.
 
 A whole sidecar with a server for each way to misbehave (`hostile_server`), agents that do (`hostile_agents`), and beside
 them a good agent at a good server, whose answers are checked and timed. Memory and descriptors are taken once a second, and
@@ -23,6 +23,11 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
+import docker
+
+from runner import environ, recipes
+from runner.backends.docker_images import DockerImages
+from runner.images import ImageStore, host_trust
 from tests.bench.hostile_agents import ATTACKS, repeat
 from tests.bench.whole import ROOT, Sidecar, sidecar
 from tests.unit.sidecar.sidecar_process import Agent
@@ -32,7 +37,7 @@ WINDOWS = 12
 JUDGED, EXTENSIONS = 0.6, 4
 GROWTH_MIB = 24.0
 GROWTH_FILES = 40.0
-LIFECYCLE = {"startupTimeoutMs": 2000, "callTimeoutMs": 5000, "idleTimeoutMs": 5000, "maxConcurrent": 32}
+LIFECYCLE = {"startupTimeoutMs": 2000, "callTimeoutMs": 10_000, "idleTimeoutMs": 5000, "maxConcurrent": 32}
 
 
 def windows(values: Sequence[float]) -> list[float]:
@@ -137,16 +142,25 @@ def verdict(tested: Sidecar, samples: Samples, attacks: Counter[str]) -> bool:
     return samples.flat and not tested.faults and not unused
 
 
+def image() -> str:
+    """The sidecar's image as a sandbox has it."""
+    client = docker.from_env()
+    env = dict(os.environ)
+    store = ImageStore(engine=DockerImages(client), cache=environ.cache_directory(env), env=env)
+    return store.ensure(recipes.sidecar(ca=host_trust(env))).name
+
+
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.soak", description=__doc__)
     parser.add_argument("--seconds", type=float, default=120.0)
+    parser.add_argument("--container", action="store_true", help="in the sidecar's own image and limit of memory")
     options = parser.parse_args(arguments)
     logging.getLogger("asyncio").setLevel(
         logging.ERROR
     )  # which tells of every connection that was ended on an attacker
     with (
         tempfile.TemporaryDirectory(prefix="mlld-soak-") as folder,
-        sidecar(Path(folder), commands(), LIFECYCLE) as tested,
+        sidecar(Path(folder), commands(), LIFECYCLE, image=image() if options.container else "") as tested,
     ):
         samples, attacks = asyncio.run(soak(tested, options.seconds))
         alive = tested.process.poll() is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import subprocess
 import sys
 import threading
@@ -12,9 +13,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from runner.planner_options import SIDECAR_LIMITS
 from tests.unit.sidecar.sidecar_process import TOKEN
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +29,7 @@ class Sidecar:
 
     process: subprocess.Popen[bytes]
     path: str
+    container: str = ""
     events: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
 
@@ -38,20 +42,31 @@ class Sidecar:
             if event["event"] == "error" and event.get("where") != "admission" and len(self.faults) < 100:
                 self.faults.append(line.decode())
 
+    @cached_property
+    def pid(self) -> int:
+        """Of the sidecar itself."""
+        if not self.container:
+            return self.process.pid
+        ask = ["docker", "inspect", "--format", "{{.State.Pid}}", self.container]
+        return int(subprocess.run(ask, stdout=subprocess.PIPE, check=True).stdout)
+
     def rss_mib(self) -> float:
-        found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{self.process.pid}/status").read_text())
+        found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{self.pid}/status").read_text())
         assert found, "the sidecar is gone"
         return int(found[1]) / 1024
 
     def files(self) -> int:
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
 
 
 @contextmanager
 def sidecar(
-    folder: Path, servers: Mapping[str, Sequence[str]], lifecycle: Mapping[str, int], **how: Any
+    folder: Path, servers: Mapping[str, Sequence[str]], lifecycle: Mapping[str, int], *, image: str = "", **how: Any
 ) -> Iterator[Sidecar]:
-    """A sidecar over servers, given by their commands; its sockets are in `folder`. `how` is for the servers' Popen."""
+    """A sidecar over servers, given by their commands; its sockets are in `folder`. `how` is for the servers' Popen.
+
+    With an `image` it runs in a container of that, which has as much memory as one in a sandbox.
+    """
     links = {name: folder / name for name in ("agent", *servers)}
     for link in links.values():
         link.mkdir()
@@ -59,8 +74,15 @@ def sidecar(
         "version": 1, "run": "bench", "token": TOKEN, "agent": {"link": str(links["agent"])}, "lifecycle": lifecycle,
         "servers": [{"name": name, "link": str(links[name]), "tools": "*"} for name in servers],
     }  # fmt: skip
+    container = f"mlld-test-{secrets.token_hex(4)}" if image else ""
+    memory = str(SIDECAR_LIMITS.memory_bytes)
+    enclosed = [
+        "docker", "run", "--rm", "--interactive", "--name", container, "--label", "dev.mlld.test=soak", "--network", "none",
+        "--memory", memory, "--memory-swap", memory, "--user", f"{os.getuid()}:{os.getgid()}", "--cap-drop", "ALL",
+        "--volume", f"{folder}:{folder}", image,
+    ]  # fmt: skip
     process = subprocess.Popen(
-        [sys.executable, "-m", "images.sidecar", "--unfenced"],
+        [*(enclosed if image else (sys.executable, "-m", "images.sidecar")), "--unfenced"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     dialing = [sys.executable, "-S", "-E", str(ROOT / "tests" / "bench" / "dialing.py")]
@@ -69,7 +91,7 @@ def sidecar(
         for name, command in servers.items()
     ]
     assert process.stdin is not None
-    started = Sidecar(process, str(links["agent"] / "mcp.sock"))
+    started = Sidecar(process, str(links["agent"] / "mcp.sock"), container)
     reader = threading.Thread(target=started.read, daemon=True)
     reader.start()
     try:

@@ -308,7 +308,7 @@ async def test_who_does_not_read_its_events_loses_its_session(tmp_path: Path) ->
 
     big = FakeServer("big", ("big",), handlers={"tools/call": large})
     async with world(tmp_path, big, FakeServer("good")) as w:
-        w.endpoint._listener.queue_limit = 8 << 20  # all connections together
+        w.endpoint.budget.limit = 8 << 20
         client = await OldSse.dial(w.agent())
         await client.open()
         client.writer.transport.pause_reading()

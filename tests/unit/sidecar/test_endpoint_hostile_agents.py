@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from images.sidecar import connection, stream
+from images.sidecar import connection, listener, stream
+from images.sidecar.budget import Budget
+from images.sidecar.listener import Listener
 from images.sidecar.seams import Lifecycle
 from images.sidecar.sessions import MAX_OWNERS, MAX_SESSIONS
 from images.sidecar.stateless import MAX_CALLERS, MAX_LISTENERS
@@ -178,7 +180,7 @@ async def test_what_is_kept_for_those_who_may_come_back_is_bounded(tmp_path: Pat
             await agent.open()
         for agent in agents:
             await agent.call("talk")
-        assert 16 << 20 < stream.held() <= 32 << 20
+        assert 8 << 20 < stream.held() <= 16 << 20
         for agent in agents:
             await agent.http("DELETE")
         assert not stream.held()
@@ -202,7 +204,7 @@ async def test_sessions_that_own_processes_give_them_back(tmp_path: Path) -> Non
 async def test_who_is_slow_to_send_is_hung_up_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "HEAD_SECONDS", 0.1)
     monkeypatch.setattr(connection, "BODY_SECONDS", 0.1)
-    monkeypatch.setattr(connection, "SWEEP_SECONDS", 0.05)
+    monkeypatch.setattr(listener, "SWEEP_SECONDS", 0.05)
     async with world(tmp_path, FakeServer("good", GOOD)) as w:
         for start in (b"POST /mcp HT", b"POST /mcp HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"):
             reader, writer = await asyncio.open_connection("127.0.0.1", w.port)
@@ -214,7 +216,7 @@ async def test_who_is_slow_to_send_is_hung_up_on(tmp_path: Path, monkeypatch: py
 
 async def test_connections_are_bounded(tmp_path: Path) -> None:
     async with world(tmp_path, FakeServer("good", GOOD)) as w:
-        held = [await asyncio.open_connection("127.0.0.1", w.port) for _ in range(connection.MAX_CONNECTIONS)]
+        held = [await asyncio.open_connection("127.0.0.1", w.port) for _ in range(listener.MAX_CONNECTIONS)]
         await asyncio.sleep(0.1)
         reader, writer = await asyncio.open_connection("127.0.0.1", w.port)
         assert (await reader.read()).startswith(b"HTTP/1.1 503")
@@ -253,24 +255,26 @@ async def test_who_does_not_read_loses_only_its_connection(tmp_path: Path) -> No
 async def test_room_for_large_answers_is_for_a_few(tmp_path: Path) -> None:
     """What the kernel holds of answers that nobody reads is bounded too."""
     answer = b"x" * (1 << 20)
-    listener = connection.Listener(lambda to, head, body: to.answer(200, (answer,)), body_limit=1 << 10)
+    budget = Budget(lambda event: None)
+    agents = Listener(lambda to, head, body: to.answer(200, (answer,)), body_limit=1 << 10, budget=budget)
     path = str(tmp_path / "s")
-    listener.listen_unix(path)
+    agents.listen_unix(path)
     clients = [await asyncio.open_unix_connection(path, limit=1 << 10) for _ in range(connection.MAX_ROOMY + 4)]
     for _, writer in clients:
         writer.write(b"POST /mcp HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n")
     async with asyncio.timeout(5):
-        while listener.queued < 4 * (len(answer) // 2):  # those without room have the most of it here
+        while agents.queued < 4 * (len(answer) // 2):  # those without room have the most of it here
             await asyncio.sleep(0.01)
-    assert listener.roomy == connection.MAX_ROOMY
+    assert agents.roomy == connection.MAX_ROOMY
     for reader, writer in clients:  # and the answer is the same with room and without
         await reader.readuntil(b"\r\n\r\n")
         assert await reader.readexactly(len(answer)) == answer
         writer.close()
     async with asyncio.timeout(5):
-        while listener.roomy:
+        while agents.roomy:
             await asyncio.sleep(0.01)
-    listener.close()
+    agents.close()
+    assert not budget.total
 
 
 async def test_an_id_in_flight_cannot_be_taken_again(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from images.sidecar.budget import Budget
 from images.sidecar.wire import Wire
 
 LIMIT = 10_000
@@ -24,7 +25,10 @@ class Ends:
         self.peer.setblocking(False)
         self.closed = 0
         self.ours = ours
-        self.wire = Wire(self, ours.fileno(), ours.fileno(), line_limit=LIMIT, queue_limit=LIMIT, close=ours.close)
+        self.wire = Wire(
+            self, ours.fileno(), ours.fileno(), line_limit=LIMIT, queue_limit=LIMIT, close=ours.close,
+            budget=Budget(lambda event: None), account="s",
+        )  # fmt: skip
 
     def writes(self) -> list[bytes]:
         found = []
@@ -40,6 +44,8 @@ class Ends:
     def on_line(self, line: memoryview) -> None: ...
 
     def on_cut(self, head: bytes, tail: bytes, size: int) -> None: ...
+
+    def on_crowded(self, head: bytes) -> None: ...
 
     def on_paused(self, number: int) -> None: ...
 
