@@ -141,6 +141,7 @@ class Guarding:
         schemas = self._shapes.schemas(call.server, call.name) if is_tool else None
         try:
             if schemas is not None:
+                await asyncio.sleep(0)  # from here on in a task, which a check has to be
                 await self._validating.check(call.server, schemas.shown, _arguments(params))
             if shape is not None:
                 params["arguments"] = filled(_arguments(params), shape)

@@ -4,8 +4,8 @@ A schema is a program that a server wrote: a handful of references can ask for m
 is run where it can be killed, without a network, without files, in bounded memory; `validating` is the other end.
 
 Each line of standard input is `{"key": …, "schema": …, "value": …}`, the schema only when its key is new; each line of
-standard output is `{"faults": ["arguments.n: …", …]}`, empty if the value fits, or `{"refused": "…"}` if the schema
-cannot be used. JSON Schema 2020-12, or what `$schema` names of the drafts since 4.
+standard output is `{"faults": ["arguments.n: …", …]}`, empty if the value fits, `{"refused": "…"}` if the schema cannot
+be used, or `{"failed": "…"}` if it cannot for this value. JSON Schema 2020-12, or what `$schema` names of the drafts since 4.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ import sys
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
 import orjson
 
-MEMORY_BYTES = 512 << 20
+MEMORY_BYTES = 96 << 20
+"""Of addresses, a third of which it has when it starts: two of them fit beside a sidecar."""
 _MOST_KEPT = 1000
 _MOST_FAULTS, _LONGEST_FAULT = 5, 300
 
@@ -65,13 +67,18 @@ def _answer(known: OrderedDict[str, jsonschema_rs.Validator], request: dict[str,
                 known.popitem(last=False)
         elif key not in known:
             return {"unknown": True}
-        return {"faults": [*faults(known[key], request["value"])]}
     except (ValueError, TypeError, RecursionError) as error:
         return {"refused": str(error)[:_LONGEST_FAULT]}
+    try:
+        return {"faults": [*faults(known[key], request["value"])]}
+    except (ValueError, TypeError, RecursionError) as error:
+        return {"failed": str(error)[:_LONGEST_FAULT]}
 
 
 def main(arguments: Sequence[str]) -> int:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    # Where memory runs out all the same, this is what the kernel ends, and not the sidecar.
+    Path("/proc/self/oom_score_adj").write_text("1000")
     known: OrderedDict[str, jsonschema_rs.Validator] = OrderedDict()
     for line in sys.stdin.buffer:
         try:
