@@ -341,6 +341,7 @@ class Ports:
     env: Mapping[str, str] = field(
         default_factory=lambda: EMPTY
     )  # variables a script may read through @input, already filtered
+    programs: Callable[[str], bool] | None = None  # whether a program of that name can be started here
     stdin: Callable[[], str] | None = None
     lines: Callable[[], AsyncIterator[str]] | None = None
     # Gets the output of commands in an agent's seat as it comes, before anything is masked.

@@ -82,6 +82,11 @@ def _needs(reader: Reader) -> Needs:
             else:
                 for command in _commands(said):
                     commands[command.name] = _merge(commands.get(command.name), command)
+        elif key == "keychain":
+            raise reader.fault(
+                "contains unsupported key 'keychain'",
+                hint='a policy opens the keychain: capabilities: { danger: ["@keychain"] }',
+            )
         elif isinstance(said.value, bool):
             # A bare word is a command, unless it looks like one of ours that was mistyped.
             if close := nearest(key, _KEYS):

@@ -152,7 +152,7 @@ async def configuration(node: n.Box, env: Env) -> tuple[dict[str, Any], Locator]
         plain = config_plain(value)
     else:
         raise EvaluationError(
-            f"the configuration of an environment must be an object, got {type_name(value)}", span=node.span,
+            f"box config must be an object, got {type_name(value)}", span=node.span,
             hint='env { profile: "readonly" } [ … ]',
         )  # fmt: skip
     locate = locator(node.config, env)

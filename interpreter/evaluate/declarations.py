@@ -278,12 +278,34 @@ async def auth(node: n.Auth, env: Env) -> Value:
 
 @handles(n.Needs)
 async def needs(node: n.Needs, env: Env) -> Value:
-    """Recorded; what is present is the business of whoever runs the module."""
+    """Recorded: what is to be in the image. A script whose commands run right here needs it right here."""
     from interpreter.profiles import parse_needs
 
     value = await evaluate(node.declared, env)
-    env.module.needs.append(parse_needs(vt.to_plain(value), locate=locator(node.declared, env)))
+    declared = parse_needs(vt.to_plain(value), locate=locator(node.declared, env))
+    env.module.needs.append(declared)
+    if env.ports.programs is not None and not env.module.is_environment and not opens_boxes(env):
+        wanted = [*(["sh"] if declared.sh else []), *(command.name for command in declared.commands)]
+        missing = [name for name in wanted if not env.ports.programs(name)]
+        if missing:
+            told = ", ".join(f"cmd:{name} (command not found in PATH)" for name in missing)
+            raise EvaluationError(
+                f"Module requires capabilities not available: {told}", span=node.span, code="needs",
+                hint="install it, or run the script's commands in an `env` block, whose image gets what is needed",
+            )  # fmt: skip
     return NULL
+
+
+def opens_boxes(env: Env) -> bool:
+    """Does the script that runs have env blocks? Then what it and its modules need is meant for those."""
+    document = env.authority.modules[0].document
+    waiting: list[n.Node] = [] if document is None else [document]
+    while waiting:
+        current = waiting.pop()
+        if isinstance(current, n.Box):
+            return True
+        waiting.extend(current.children())
+    return env.box is not None
 
 
 @handles(n.Profiles)

@@ -6,6 +6,7 @@ Engines and settings are imported when they are first used: a script without an 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -117,6 +118,7 @@ class Context:
             http=HostHttp(),
             signatures=HostSignatures(project=self.project, key=environ.data_directory(self.env) / KEY),
             env=self.variables(),
+            programs=lambda name: shutil.which(name, path=self.env.get("PATH")) is not None,
             stdin=piped_stdin,
         )
 

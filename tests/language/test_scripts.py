@@ -20,6 +20,7 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import sys
 import time
 from dataclasses import dataclass, field
@@ -116,6 +117,7 @@ def run(case: Case, tmp_path: Path) -> tuple[str, str, MlldError | None]:
         target.write_text(text.strip().replace("\\n", "\n"))
     output = Output()
     ports = Ports(
+        programs=lambda name: shutil.which(name) is not None,
         output=output,
         clock=Clock(),
         files=HostFiles([tmp_path], writable=[tmp_path]),
