@@ -172,7 +172,7 @@ def display(value: Any) -> str:
     if isinstance(data, list) and (between := _between_files(value)) is not None:
         return joined(data, between)
     if not isinstance(data, list | dict):
-        own = getattr(data, "shown", None)
+        own = getattr(data, "displayed", None) or getattr(data, "shown", None)
         return str(own()) if own is not None else to_json(data)
     return layout(to_plain(data))
 

@@ -17,7 +17,7 @@ from interpreter.values import NULL, Undefined, Value, nothing
 
 from .blocks import action_value
 from .commands import function_labels
-from .core import Env, absent, evaluate, handles
+from .core import Env, absent, at, evaluate, handles
 from .guarding import guard_choice
 from .paths import resolve, shown
 from .pipelines import pipeline
@@ -90,7 +90,7 @@ async def effect_stage(node: n.Node, value: Value, env: Env, *, apart: bool) -> 
     elif isinstance(node, n.Log):
         await emit("log", chosen, env, node, lambda v: env.ports.output.stderr(env.run.mask(said(v)) + "\n"))
     else:
-        await write_target(chosen, node, env, lambda v: flowing_text(v, apart=False))
+        await write_target(chosen, node, env, flowing=True)
 
 
 def flowing_text(value: Value, apart: bool) -> str:
@@ -109,16 +109,13 @@ async def output(node: n.Output | n.Append, env: Env) -> Value:
     return value
 
 
-async def write_target(
-    value: Value, node: n.Output | n.Append, env: Env, said: Callable[[Value], str] | None = None
-) -> None:
-    """Writes to where the node says. `said`: how data is said where neither a word nor the name of the file asks for a form."""
+async def write_target(value: Value, node: n.Output | n.Append, env: Env, *, flowing: bool = False) -> None:
+    """Writes to where the node says; `flowing`: in a pipeline, where data is said on one line."""
     target = node.target
-    append = isinstance(node, n.Append)
     if target.stream is not None:
         sink = env.ports.output.stdout if target.stream == "stdout" else env.ports.output.stderr
-        plain = said if said is not None and target.format is None else lambda v: formatted(v, target.format, "")
-        await emit("output", value, env, node, lambda v: sink(env.run.mask(plain(v)) + "\n"))
+        form = target.format
+        await emit("output", value, env, node, lambda v: sink(env.run.mask(formatted(v, form, "", flowing)) + "\n"))
         return
     if target.variable is not None:
         name = target.variable or f"MLLD_{str(getattr(node.value, 'name', 'OUTPUT')).upper()}"
@@ -126,39 +123,34 @@ async def write_target(
         return
     assert target.path is not None
     where = await evaluate(target.path, env)
+    append = isinstance(node, n.Append)
     word = "Append" if append else "Output"
     if not vt.text(where).strip():
         raise EvaluationError(f"{word} target path cannot be empty", span=target.span, code="path")
     path = resolve(vt.text(where), env)
     suffix = path.suffix.lower()
-    if append and target.format not in (None, "text", "jsonl"):
-        told = f'Unsupported append format "{target.format}". Allowed formats: jsonl, text.'
-        raise EvaluationError(
-            told, span=node.span, code="append", hint="what is appended is a line of text, or of JSON"
-        )
-    if append and target.format == "jsonl" and suffix != ".jsonl":
-        raise EvaluationError("JSONL format requires a .jsonl file extension.", span=node.span, code="append")
-    if append and suffix == ".json":
-        raise EvaluationError(
-            "Cannot append to .json files. Use a .jsonl extension for JSON lines output.", span=node.span, code="append"
-        )
-    if append:
-        text = appended(value, suffix, node)
-    else:
-        text = said(value) if said is not None and target.format is None else formatted(value, target.format, suffix)
+    write = appended if append else formatted
+    try:
+        text = write(value, target.format, suffix, flowing)
+    except EvaluationError as error:
+        raise at(error, node.span) from None
     await write_file(path, text, value, env, node, append=append)
 
 
-def formatted(value: Value, form: str | None, suffix: str) -> str:
-    """The text of a value in the form that was asked for, or that the name of the file asks for."""
-    structure = isinstance(value.data, list | dict)
-    if form == "json" or (form is None and suffix == ".json" and structure):
-        return vt.to_json(value, pretty=True)
-    if form in ("yaml", "yml"):
-        return as_yaml(vt.to_plain(value))
+def formatted(value: Value, form: str | None, suffix: str, flowing: bool = False) -> str:
+    """The text of a value in the form that was asked for: data is JSON for reading, what was read from text is that text."""
+    if form in ("json", "yaml", "yml"):
+        data = vt.to_plain(vt.structured(value))
+        if isinstance(data, str):
+            return data
+        return vt.dump(data, pretty=True) if form == "json" else as_yaml(data)
     if form is None and suffix == ".jsonl" and isinstance(value.data, list):
         return "".join(vt.to_json(item) + "\n" for item in value.data)
-    return vt.text(value) if value.text is not None or not structure else vt.display(value)
+    if flowing:
+        return flowing_text(value, apart=False)
+    return (
+        vt.to_json(value, pretty=True) if isinstance(value.data, list | dict) and value.text is None else vt.text(value)
+    )
 
 
 def as_yaml(plain: Any) -> str:
@@ -172,20 +164,29 @@ def as_yaml(plain: Any) -> str:
     return str(yaml.dump(plain, Dumper=Dumper, sort_keys=False, allow_unicode=True))
 
 
-def appended(value: Value, suffix: str, node: n.Node) -> str:
-    if suffix == ".jsonl":
-        data = value.data
-        if isinstance(data, str):
-            try:
-                return vt.dump(json.loads(data)) + "\n"
-            except ValueError:
-                raise EvaluationError(
-                    "Content appended to .jsonl must be valid JSON. Provide a variable or template that resolves to JSON data.",
-                    span=node.span, code="append",
-                ) from None  # fmt: skip
+def appended(value: Value, form: str | None, suffix: str, flowing: bool) -> str:
+    """One record: a line of JSON for `.jsonl`, else text that ends its line."""
+    wrong = None
+    if suffix == ".json":
+        wrong = "Cannot append to .json files. Use a .jsonl extension for JSON lines output."
+    elif form not in (None, "jsonl", "text"):
+        wrong = f'Unsupported append format "{form}". Allowed formats: jsonl, text.'
+    elif form == "jsonl" and suffix != ".jsonl":
+        wrong = "JSONL format requires a .jsonl file extension"
+    if wrong is not None:
+        raise EvaluationError(wrong, code="append")
+    if suffix != ".jsonl":
+        text = formatted(value, None, suffix, flowing)
+        return text if text.endswith("\n") else text + "\n"
+    if not isinstance(value.data, str):
         return vt.to_json(value) + "\n"
-    text = vt.text(value)
-    return text if text.endswith("\n") else text + "\n"
+    try:
+        return vt.dump(json.loads(value.data)) + "\n"
+    except ValueError:
+        raise EvaluationError(
+            "Content appended to .jsonl must be valid JSON. Provide a variable or template that resolves to JSON data.",
+            code="append",
+        ) from None
 
 
 async def write_file(path: Path, text: str, value: Value, env: Env, node: n.Node, *, append: bool = False) -> None:

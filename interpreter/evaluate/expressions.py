@@ -167,9 +167,23 @@ async def ternary(node: n.Ternary, env: Env) -> Value:
     return chosen.with_labels(condition.labels)
 
 
+def streamed(node: n.Node) -> tuple[n.Stream, ...]:
+    """The operands of `stream @a() || stream @b() || …`, which run at once; none if one of them is no stream."""
+    if isinstance(node, n.Stream):
+        return (node,)
+    if not isinstance(node, n.Binary) or node.operator != "||":
+        return ()
+    left, right = streamed(node.left), streamed(node.right)
+    return (*left, *right) if left and right else ()
+
+
 @handles(n.Binary)
 async def binary(node: n.Binary, env: Env) -> Value:
     operator = node.operator
+    if operator == "||" and (streams := streamed(node)):
+        from .pipelines import run_stages
+
+        return await run_stages(Value(""), (n.ParallelStage(stages=streams, span=node.span),), env, node.span)
     if operator in ("&&", "||", "??"):
         left = await (lenient(node.left, env) if operator == "??" else decides(node.left, env, f"Logical {operator}"))
         if operator == "??":

@@ -49,6 +49,9 @@ class Function:
     def shown(self) -> str:
         return f"[executable: {self.name}]"
 
+    def displayed(self) -> str:
+        return f"[executable: {self.name}]"
+
     def get_field(self, name: str, env: Env, own: Labels) -> Value | None:
         if name == "type":
             return Value("executable")
@@ -84,6 +87,9 @@ class BuiltIn:
     def shown(self) -> str:
         return self.describe()
 
+    def displayed(self) -> str:
+        return f"[executable: {self.name}]"
+
     def get_field(self, name: str, env: Env, own: Labels) -> Value | None:
         variant = self.variants.get(name)
         return None if variant is None else Value(variant)
@@ -115,6 +121,9 @@ class ToolFunction:
 
     def shown(self) -> str:
         return self.describe()
+
+    def displayed(self) -> str:
+        return f"[executable: {self.name}]"
 
 
 Callable_ = Function | BuiltIn | ToolFunction

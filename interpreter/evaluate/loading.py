@@ -37,7 +37,7 @@ async def load(node: n.FileLoad, env: Env) -> Value:
     path = await text_of_parts(node.path, env)
     text = path.data.strip()
     if not text:
-        raise EvaluationError("`<>` names no file", span=node.span)
+        raise EvaluationError("File not found: `<>` names no file", span=node.span, code="file-not-found")
     try:
         if is_url(text):
             loaded = [await load_url(text, node, env)]

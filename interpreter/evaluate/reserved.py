@@ -97,6 +97,7 @@ AMBIENT: dict[str, Callable[[Env], Any]] = {
     "isPipeline": lambda env: False,
     "try": lambda env: 1,
     "tries": lambda env: [],
+    "stage": lambda env: 0,
     "labels": lambda env: [],
     "taint": lambda env: [],
     "sources": lambda env: [],
@@ -111,6 +112,14 @@ def now(env: Env) -> Value:
 
 
 def _input(env: Env) -> Value | None:
+    """What flows into the stage of a pipeline; elsewhere what the script was given."""
+    if "pipeline" in env.mx:
+        flowing: Value = env.mx["input"]
+        return flowing
+    return _given(env)
+
+
+def _given(env: Env) -> Value | None:
     from .inputs import script_input
 
     return script_input(env)
@@ -138,6 +147,6 @@ RESERVED: dict[str, Callable[[Env], Value | None]] = {
     "pipeline": lambda env: env.mx.get("pipeline"),
     "frontmatter": lambda env: Value(env.module.frontmatter) if env.module.frontmatter is not None else None,
     "input": _input,
-    "stdin": _input,
+    "stdin": _given,
     "debug": _debug,
 }
