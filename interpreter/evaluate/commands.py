@@ -15,7 +15,7 @@ from interpreter.operations import Request, perform
 from interpreter.policy_subjects import Operation
 from interpreter.ports import Command, CommandResult, ScriptEngineError, ScriptFunction
 from interpreter.source import Span
-from interpreter.values import Undefined, Value, nothing, number
+from interpreter.values import Undefined, Value, nothing, number, type_name
 
 from . import programs
 from .calls import CHANGED_BY, HINTS, CallOptions, call_with, invoke
@@ -437,6 +437,9 @@ async def with_options(node: n.With, env: Env) -> CallOptions:
         if entry.key == "policy":
             from .declarations import policy_of
 
+            if not isinstance(value.data, dict) and not hasattr(value.data, "policy"):
+                told = f"with {{ policy }} expects a policy object, got {type_name(value)}"
+                raise EvaluationError(told, span=entry.span, code="config")
             policy = policy_of(value, "with", entry.value)
         else:
             entries[entry.key] = value

@@ -23,6 +23,7 @@ from .blocks import action_value, declared_labels
 from .core import Env, evaluate, handles
 from .expressions import defined, entry_name
 from .functions import Function
+from .lookup import callee_of
 from .scope import reserved_name
 
 # ── Names ───────────────────────────────────────────────────────────────────────────────────────────
@@ -167,7 +168,7 @@ async def shadow(node: n.ShadowEnvironment, env: Env) -> Value:
         found = env.scope.find(name)
         if found is None or not isinstance(found.data, Function):
             raise EvaluationError(
-                f"{name} is no function of this file",
+                f"{name} is not a defined exec function",
                 span=node.span,
                 hint=f"`exe @{name}(…) = {node.language} {{ … }}` first",
             )
@@ -247,12 +248,21 @@ class PolicyValue:
         return Value(self.plain[name]) if isinstance(self.plain, dict) and name in self.plain else None
 
 
+async def policy_named(node: n.Node, env: Env) -> Value:
+    """A part of a union. Errors: nobody declared it, or it is no policy."""
+    value = await callee_of(node, env, "Policy reference '@{}' is not defined")
+    if isinstance(node, n.Variable) and not isinstance(value.data, PolicyValue | dict):
+        message = f"Policy reference '@{node.name}' is not a policy configuration"
+        raise EvaluationError(message, span=node.span, code="config", hint=f"policy @{node.name} = {{ … }}")
+    return value
+
+
 @handles(n.Policy)
 async def policy(node: n.Policy, env: Env) -> Value:
     """Declaring a policy puts it in force for this module, and chooses its profile again."""
     value = node.value
     if isinstance(value, n.Call) and isinstance(value.function, n.Variable) and value.function.name == "union":
-        parts = [(argument, await evaluate(argument, env)) for argument in value.arguments]
+        parts = [(argument, await policy_named(argument, env)) for argument in value.arguments]
         composed = Policy()
         plain: dict[str, Any] = {}
         for argument, part in parts:

@@ -364,9 +364,17 @@ async def guard_choice(node: n.Node, env: Env) -> Any:
     if isinstance(node, n.Object):
         said = [entry for entry in node.entries if isinstance(entry, n.Entry) and entry.key in ("only", "except")]
         if len(said) > 1:
-            raise EvaluationError("guards takes `only` or `except`: it cannot specify both", span=node.span)
+            raise EvaluationError("Guard override cannot specify both only and except", span=node.span)
         for entry in said:
             items = entry.value.items if isinstance(entry.value, n.Array) else (entry.value,)
+            for item in items:
+                text = item.value if isinstance(item, n.Literal) else ""
+                if isinstance(text, str) and text and not text.removeprefix("@"):
+                    told = f"Guard override {entry.key} entries must include a name after @"
+                    raise EvaluationError(told, span=item.span, code="guard")
+                if isinstance(text, str) and text and not text.startswith("@"):
+                    told = f"Guard override {entry.key} entries must start with @"
+                    raise EvaluationError(told, span=item.span, code="guard", hint=f'write @{text}, or "@{text}"')
             names = tuple(guard_name(item) for item in items)
             return (entry.key, names)
         raise EvaluationError("guards takes false, { only: […] } or { except: […] }", span=node.span)

@@ -65,7 +65,8 @@ async def callee_of(node: n.Node, env: Env, message: str = "Command not found: {
     except Missing as missing:
         if missing.code != "undefined-variable" or not isinstance(node, n.Variable):
             raise
-        hint = nearest(node.name, env, f"define it before it is used: `exe @{node.name}(…) = …`")
+        made = "policy @{} = {{ … }}" if message.startswith("Policy") else "exe @{}(…) = …"
+        hint = nearest(node.name, env, f"define it before it is used: `{made.format(node.name)}`")
         raise Missing(message.format(node.name), span=node.span, code="undefined-variable", hint=hint) from None
 
 

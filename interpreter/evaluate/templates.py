@@ -130,6 +130,11 @@ async def repeat(node: n.TemplateFor, env: Env, builder: Builder) -> None:
     source = await evaluate(node.iterable, env)
     if isinstance(source.data, Undefined) or source.data is None:
         return
+    if isinstance(source.data, str | int | float) and not isinstance(vt.parse_loosely(vt.text(source)), list | dict):
+        # A gap, as a file that is not there leaves one: the text around it is what was asked for.
+        told = f"for expects an array. Received: {type_name(source)}"
+        env.ports.output.stderr(f"warning: {node.iterable.span}: {told}; nothing stands in its place\n")
+        return
     for key, item in pairs(source, node.span):
         names = {node.variable: item}
         if node.key is not None:

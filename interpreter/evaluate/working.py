@@ -32,7 +32,7 @@ async def working_directory(node: n.Node | None, env: Env) -> Value | None:
         text = f"{env.run.home}{text[1:]}"
     if not text.startswith(("/", "~")):
         raise EvaluationError(
-            f"the working directory must be an absolute path, got {text!r}", span=node.span,
+            f'Working directory must start with "/", and {text!r} does not', span=node.span,
             hint="`@root/sub` is absolute",
         )  # fmt: skip
     return Value(text, value.labels)

@@ -37,7 +37,7 @@ class HostCommands:
         environment = {**self._env, **command.env, **command.secrets}
         cwd = command.cwd or self._cwd
         if cwd is not None and not os.path.isdir(cwd):
-            raise OSError(f"the working directory {cwd} does not exist")
+            raise OSError(f"Working directory does not exist: {cwd}")
         with self._argv(command) as argv:
             if command.tty:
                 return await self._interactive(argv, environment, cwd)
