@@ -40,7 +40,7 @@ _WORDS = {
 }
 _OPENERS = frozenset({"LBRACE", "LPAR", "CALL", "PARAMS", "ARGS", "LBRACK", "INDEX", "BLOCK", "CASES"})
 _CLOSERS = frozenset({"RBRACE", "RPAR", "RBRACK"})
-KEYWORDS = {token: word for word, token in (STATEMENT_WORDS | LINK_WORDS).items()}
+KEYWORDS = {token: word for words in (LINK_WORDS, STATEMENT_WORDS) for word, token in words.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -322,6 +322,8 @@ def _missing_value(place: Place) -> Said | None:
         told = f"there is nothing for the {word} to do"
         if place.first == "IF":
             told = f"invalid if syntax: {told}"
+        elif place.first == "WHEN":
+            told = "invalid when syntax: expected '=>' or '[' after the condition"
         elif place.first in ("LOOP", "BOX"):
             told = f"{word} requires a block: {told}"
         return Said("missing-block", told, "write => and an action, or [ … ]")

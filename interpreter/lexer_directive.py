@@ -50,11 +50,9 @@ _REGEX = re.compile(r"/((?:\\.|\[(?:\\.|[^\]\\\n])*\]|[^/\n\\\[ ])(?:\\.|\[(?:\\
 _CLOSERS = {"]": ("block", "list", "index"), "}": ("brace",), ")": ("paren", "call", "params")}
 _OPENER_OF = {"block": "[", "list": "[", "index": "[", "brace": "{", "paren": "(", "call": "(", "params": "("}
 _CLOSER_OF = {"[": "]", "{": "}", "(": ")"}
-_OPENING = frozenset(
-    ["BLOCK", "CASES", "LBRACK", "INDEX", "LBRACE", "LPAR", "CALL", "PARAMS", "ARGS", "T_OPEN", "C_OPEN", "L_OPEN"]
-)
-_CLOSING = frozenset(["RBRACK", "RBRACE", "RPAR", "T_CLOSE", "C_CLOSE", "L_CLOSE"])
 _MAY_GO_ON = re.compile(r"=>|\[|when\b")
+_BOUND = re.compile(r"[ \t]|-?\d")
+_EQUAL_CASE = re.compile(r"(?:[=!~]=|!~=)[^\n]*=>")
 _ANY_CASE = re.compile(r"\*[ \t]*=>")
 _COLON_BLOCK = re.compile(r":[ \t]*\[")
 _CLOSE_TOKEN = {"]": "RBRACK", "}": "RBRACE", ")": "RPAR"}
@@ -191,12 +189,17 @@ class DirectiveLexer(NameLexer):
         gap = _GAP.match(self.text, at + 1)
         after = gap.end() if gap else at + 1
         goes_on = GOES_ON_IN_DOCUMENT if self.document and not self.frames else _GOES_ON
-        if goes_on.match(self.text, after):
+        if goes_on.match(self.text, after) and not self._begins_case(after):
             return False
         if _MAY_GO_ON.match(self.text, after) and self._heading_goes_on(after):
             return False
         self.end(at)
         return not self.frames
+
+    def _begins_case(self, after: int) -> bool:
+        """`!= 5 => …` below a whole case is the next one, and not the rest of its value."""
+        cases = bool(self.frames) and self.frames[-1].cases
+        return cases and _EQUAL_CASE.match(self.text, after) is not None and self.heading() != "CASE"
 
     def _value_is_missing(self, at: int) -> bool:
         """`var @x =`, and then a statement that is indented no deeper: it is the next one, not the value of this."""
@@ -269,6 +272,14 @@ class DirectiveLexer(NameLexer):
         value = self.prev in VALUE_ENDS
         if mark in "<>" and self.prev == "ANDAND":
             value = True  # `>= 0.3 && < 0.7`
+        if (
+            mark == "<"
+            and self.prev in STARTS
+            and self.frames
+            and self.frames[-1].cases
+            and _BOUND.match(self.text, end)
+        ):
+            value = True  # a case `< 0`
         if mark == "<" and (not value or self.in_header()):
             return self.load(at, in_text=False)
         if mark == "," and self.in_header():
@@ -308,7 +319,7 @@ class DirectiveLexer(NameLexer):
             frame
             and (frame.kind == "block" or frame.ambiguous)
             and not (frame.cases or frame.comma)
-            and self._is_whole()
+            and self.is_whole()
         ):
             self.end(
                 at
@@ -348,43 +359,6 @@ class DirectiveLexer(NameLexer):
             raise self.strange(at)
         self.emit("REGEX", (found.group(1), found.group(2)), at, found.end())
         return found.end()
-
-    def _is_whole(self) -> bool:
-        """Can the statement end here? Not behind `(x)` alone, which was meant as a function without a name."""
-        if self.prev not in VALUE_ENDS or self.prev in ("ANY", "NONE", "DENIED") or self.heading():
-            return False
-        depth = 0
-        for token in reversed(self.out if self.prev == "RPAR" else []):
-            kind = token[0] if token else ""
-            depth += (kind in _CLOSING) - (kind in _OPENING)
-            if depth == 0:
-                return kind != "LPAR"
-        return True
-
-    def heading(self) -> str:
-        """The word before, on this level, that still waits for its `=>` or block; CASE at the start of a case; or
-        empty.
-        """
-        depth = 0
-        cases = "CASE" if self.frames and self.frames[-1].cases else ""
-        for token in reversed(self.out):
-            kind = token[0] if token else ""
-            if kind in _CLOSING:
-                depth += 1
-            elif kind in _OPENING:
-                if depth == 0:
-                    return cases
-                depth -= 1
-                if depth == 0 and kind in ("BLOCK", "CASES"):
-                    return ""
-            elif depth == 0:
-                if kind == "END":
-                    return cases
-                if kind in ("ARROW", "BATCH", "TERN"):
-                    return ""
-                if kind in ("FOR", "WHEN", "WHERE", "IF", "LOOP"):
-                    return kind
-        return ""
 
     # ── Brackets ─────────────────────────────────────────────────────────────────────────────────
 

@@ -10,6 +10,7 @@ from .lexer_base import LexFault
 from .lexer_command import CommandLexer
 from .lexer_words import (
     ACTION_WORDS,
+    CLOSING,
     IMPORT_KINDS,
     IMPORT_ORIGINS,
     KEY,
@@ -18,6 +19,7 @@ from .lexer_words import (
     LINK_WORDS,
     MODULE,
     NAME,
+    OPENING,
     SPECIFICATION,
     STATEMENT_WORDS,
     VALUE_ENDS,
@@ -52,9 +54,42 @@ class NameLexer(CommandLexer):
         """A separator between statements."""
         raise NotImplementedError
 
+    def is_whole(self) -> bool:
+        """Can the statement end here? Not behind `(x)` alone, which was meant as a function without a name."""
+        if self.prev not in VALUE_ENDS or self.prev in ("ANY", "NONE", "DENIED") or self.heading():
+            return False
+        depth = 0
+        for token in reversed(self.out if self.prev == "RPAR" else []):
+            kind = token[0] if token else ""
+            depth += (kind in CLOSING) - (kind in OPENING)
+            if depth == 0:
+                return kind != "LPAR"
+        return True
+
     def heading(self) -> str:
-        """The word before that still waits for its `=>` or block."""
-        raise NotImplementedError
+        """The word before, on this level, that still waits for its `=>` or block; CASE at the start of a case; or
+        empty.
+        """
+        depth = 0
+        cases = "CASE" if self.frames and self.frames[-1].cases else ""
+        for token in reversed(self.out):
+            kind = token[0] if token else ""
+            if kind in CLOSING:
+                depth += 1
+            elif kind in OPENING:
+                if depth == 0:
+                    return cases
+                depth -= 1
+                if depth == 0 and kind in ("BLOCK", "CASES"):
+                    return ""
+            elif depth == 0:
+                if kind == "END":
+                    return cases
+                if kind in ("ARROW", "BATCH", "TERN"):
+                    return ""
+                if kind in ("FOR", "WHEN", "WHERE", "IF", "LOOP"):
+                    return kind
+        return ""
 
     def strange(self, at: int) -> LexFault:
         """The fault of a character that means nothing here."""

@@ -110,6 +110,12 @@ OPEN_ENDS = words(
     """
 )
 
+# What opens and closes a level, as tokens.
+OPENING = frozenset(
+    ["BLOCK", "CASES", "LBRACK", "INDEX", "LBRACE", "LPAR", "CALL", "PARAMS", "ARGS", "T_OPEN", "C_OPEN", "L_OPEN"]
+)
+CLOSING = frozenset(["RBRACK", "RBRACE", "RPAR", "T_CLOSE", "C_CLOSE", "L_CLOSE"])
+
 OPERATORS = {
     "=>": "ARROW",
     "+=": "AUGMENT",

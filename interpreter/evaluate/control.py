@@ -26,7 +26,7 @@ class Chosen:
 
 async def choose(node: n.When, env: Env) -> Chosen | None:
     """The first branch that matches. The labels of the conditions that were asked flow into what it gives."""
-    subject = None if node.subject is None else await lenient(node.subject, env)
+    subject = None if node.subject is None else await evaluate(node.subject, env)
     inside = env.block()
     labels = NONE if subject is None else subject.labels
     denied = bool(env.mx.get("denied"))
@@ -85,8 +85,6 @@ async def pattern(condition: n.Node, subject: Value, env: Env) -> Value:
     if isinstance(condition, n.Regex):
         return Value(call_method(subject, "match", [await evaluate(condition, env)]).data is not None, subject.labels)
     wanted = await lenient(condition, env)
-    if isinstance(wanted.data, bool) and not isinstance(subject.data, bool | str):
-        return Value(wanted.data == truthy(subject), wanted.labels)
     return Value(equal(subject, wanted), wanted.labels)
 
 

@@ -5,6 +5,7 @@ Inside functions the same nodes are evaluated for their value; here `run @f()`, 
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from interpreter import nodes as n
@@ -67,16 +68,25 @@ async def execute_expression(node: n.Node, env: Env) -> None:
         print_value(value, env)
 
 
+async def execute_called(node: n.Node, env: Env) -> None:
+    """One statement in the block of a `when` at the top, where calls print what they give."""
+    await (execute(node, env) if isinstance(node, n.ExpressionStatement) else execute_inside(node, env))
+
+
+async def execute_statements(node: n.Block, env: Env, one: Callable[[n.Node, Env], Awaitable[None]]) -> None:
+    inside = env.block()
+    for statement in node.body:
+        if isinstance(statement, n.Return):
+            await optional(statement.value, inside)
+            return  # a value that nobody takes
+        await one(statement, inside)
+        inside = behind(statement, inside)
+
+
 async def execute_action(node: n.Node, env: Env) -> None:
     """What a loop does in each round, or a branch: a block, one statement, or a call or command, whose result is printed."""
     if isinstance(node, n.Block):
-        inside = env.block()
-        for statement in node.body:
-            if isinstance(statement, n.Return):
-                await optional(statement.value, inside)
-                return  # a value that nobody takes
-            await execute_inside(statement, inside)
-            inside = behind(statement, inside)
+        await execute_statements(node, env, execute_inside)
     elif isinstance(node, STATEMENTS):
         await execute_inside(node, env)
     elif isinstance(node, n.Command) or calls(node):
@@ -129,6 +139,8 @@ async def execute_when(node: n.When, env: Env) -> None:
         )
         if is_text:
             print_value(await evaluate(chosen.body, chosen.env), chosen.env)
+        elif isinstance(chosen.body, n.Block):
+            await execute_statements(chosen.body, chosen.env, execute_called)
         else:
             await execute_action(chosen.body, chosen.env)
 
