@@ -35,7 +35,7 @@ async def load(node: n.FileLoad, env: Env) -> Value:
     if held is not None:
         return await shape(held, node, env)
     path = await text_of_parts(node.path, env)
-    text = path.data.strip()
+    text = path.data.strip().removesuffix("?")  # `<notes.md?>` means no pattern
     if not text:
         raise EvaluationError("File not found: `<>` names no file", span=node.span, code="file-not-found")
     try:
@@ -54,6 +54,8 @@ async def load(node: n.FileLoad, env: Env) -> Value:
     except PermissionError as error:
         raise EvaluationError(f"Cannot read {text}: {error}", span=node.span, code="file-permission") from None
     except MlldError as error:
+        if node.optional and error.code == "network":
+            return nothing(path.labels)
         raise at(unloaded(text, error), node.span) from None
     try:
         value = await shape(loaded[0], node, env)
@@ -137,7 +139,7 @@ def has_glob(text: str) -> bool:
 
 async def resolve_paths(node: n.FileLoad, env: Env) -> list[Path]:
     """The files that a load names, without reading them."""
-    text = vt.text(await text_of_parts(node.path, env)).strip()
+    text = vt.text(await text_of_parts(node.path, env)).strip().removesuffix("?")
     files = env.ports.files
     if files is None:
         raise absent("files", node.span, env)
@@ -211,7 +213,8 @@ async def load_many(text: str, path: Value, node: n.FileLoad, env: Env) -> Value
                 )  # of many files, one that is broken is its text
                 continue
             raise
-    return array(loaded, path.labels).with_meta(between="\n" if node.shape is not None else "\n\n")
+    between = "\n" if node.shape is not None else "\n\n"
+    return array(loaded, path.labels).with_meta(between=between, each=not node.selectors)
 
 
 async def load_near(text: str, node: n.FileLoad, env: Env) -> Value:
@@ -310,7 +313,7 @@ async def load_url(url: str, node: n.FileLoad, env: Env) -> Value:
         try:
             body, content_type = await operations.load_url(env.ports, url)
         except OSError as error:
-            raise EvaluationError(f"Cannot load {url}: {error}", span=node.span, code="network") from None
+            raise EvaluationError(f"Failed to load content: {url}: {error}", span=node.span, code="network") from None
         raw = body.decode("utf-8", errors="replace")
         text, extra = page(raw, content_type, url)
         extra |= {"domain": host, "contentType": content_type, "status": 200}

@@ -129,7 +129,7 @@ def about(value: Value) -> dict[str, Any]:
     for key, held in (value.meta or {}).items():
         if isinstance(held, FileInfo):
             plain.update((name, held.field(name)) for name in FILE_FIELDS if held.field(name) is not None)
-        elif key not in ("text", "keep", "between", "spelt"):
+        elif key not in ("text", "keep", "between", "each", "spelt"):
             plain[key] = vt.to_plain(held)
     return plain
 
@@ -140,6 +140,10 @@ def _list(items: Any) -> Value:
 
 def _values(value: Value) -> Value:
     return array(value.item(item) for item in value.data.values()) if isinstance(value.data, dict) else NULL
+
+
+def _is_file(value: Value) -> bool:
+    return value.meta is not None and "file" in value.meta
 
 
 def _entries(value: Value) -> Value:
@@ -156,7 +160,7 @@ FIELDS: dict[str, Callable[[Value], Value]] = {
     "text": lambda v: Value(vt.text(v), v.labels),
     "data": lambda v: v.without_meta().with_meta(plain=True),
     "type": lambda v: Value("text" if isinstance(v.data, str) else type_name(v)),
-    "length": lambda v: Value(len(v.data) if hasattr(v.data, "__len__") else len(vt.text(v))),
+    "length": lambda v: Value(len(v.data) if hasattr(v.data, "__len__") and not _is_file(v) else len(vt.text(v))),
     "keys": lambda v: _list(v.data) if isinstance(v.data, dict) else NULL,
     "values": _values,
     "entries": _entries,

@@ -106,23 +106,31 @@ async def pipeline(node: n.Pipeline, env: Env, *, fixed: bool = False) -> Value:
         flowing = env.mx.get("flowing")
         return await run_stages(flowing if flowing is not None else Value(""), node.stages, env, node.span, node=node)
 
-    loaded: list[Value] = []
+    if isinstance(source, n.FileLoad):
+        return await pipe_loaded(await evaluate(source, env), node, env)
 
     async def produce(inside: Env) -> Value:
         value = await evaluate(source, inside)
         if isinstance(source, n.Variable) and isinstance(value.data, CALLABLES):
             return await invoke(value, [], inside, source.span)  # `@start | @next`: the first stage is called
-        if isinstance(source, n.FileLoad):
-            loaded[:] = [value]
         return value
 
     fixed = fixed or isinstance(source, n.Command | n.Code)
-    result = await flow(produce, node.stages, env, node.span, node=node, fixed=fixed)
-    return of_file(result, loaded[0]) if loaded else result
+    return await flow(produce, node.stages, env, node.span, node=node, fixed=fixed)
+
+
+async def pipe_loaded(loaded: Value, node: n.Pipeline, env: Env) -> Value:
+    """`<file> | @f`: what it gives is still said to come from that file. Functions behind a glob are asked about each file."""
+    meta = loaded.meta or {}
+    if meta.get("each") and all(isinstance(stage, n.Variable | n.Field | n.Call) for stage in node.stages):
+        results = [
+            of_file(await run_stages(item, node.stages, env, node.span, node=node), item) for item in loaded.items()
+        ]
+        return array(results, loaded.own).with_meta(**meta)
+    return of_file(await run_stages(loaded, node.stages, env, node.span, node=node), loaded)
 
 
 def of_file(result: Value, loaded: Value) -> Value:
-    """What `<file> | @f` gives is still said to come from that file."""
     info = (loaded.meta or {}).get("file")
     return result if info is None or "file" in (result.meta or {}) else result.with_meta(file=info)
 
