@@ -89,6 +89,11 @@ class MlldError(Exception):
             self.code = code
 
     @property
+    def plain(self) -> str:
+        """What went wrong, in the words of whatever failed."""
+        return self.message
+
+    @property
     def diagnostics(self) -> tuple[Diagnostic, ...]:
         return (
             Diagnostic(code=self.code, message=self.message, span=self.span, hint=self.hint, expected=self.expected),
@@ -141,11 +146,24 @@ class CommandFailed(EvaluationError):
     code = "command-failed"
 
     def __init__(
-        self, message: str, *, status: int = 1, stderr: str = "", span: Span | None = None, hint: str | None = None
+        self,
+        message: str,
+        *,
+        status: int = 1,
+        stderr: str = "",
+        plain: str | None = None,
+        span: Span | None = None,
+        hint: str | None = None,
     ) -> None:
         super().__init__(message, span=span, hint=hint)
         self.status = status
         self.stderr = stderr
+        self._plain = plain
+
+    @property
+    def plain(self) -> str:
+        """What the code itself said, where that is known."""
+        return self._plain if self._plain is not None else self.message
 
 
 class ImportFault(MlldError):

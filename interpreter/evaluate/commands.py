@@ -373,9 +373,7 @@ def script_failure(error: ScriptEngineError, span: Span, env: Env) -> Exception:
         hint = f"js runs without files, network and modules; `node {{ … }}` has `{missing}`"
     elif "@" in error.stack or "@" in message:
         hint = "inside code, names are written without @"
-    failed = CommandFailed(f"the JavaScript code failed: {message}", span=span, hint=hint)
-    failed.plain = message  # type: ignore[attr-defined]
-    return failed
+    return CommandFailed(f"the JavaScript code failed: {message}", plain=message, span=span, hint=hint)
 
 
 # ── Directives around them ──────────────────────────────────────────────────────────────────────────

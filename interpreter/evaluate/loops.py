@@ -265,7 +265,7 @@ async def nothing_yet() -> Value:
 
 
 def error_marker(error: MlldError, each: Round) -> dict[str, Any]:
-    message = getattr(error, "plain", None) or error.message
+    message = error.plain
     if error.code == "parallel-write" and error.span is not None:
         message += f" at line {error.span.line}, column {error.span.column}"  # where the script is wrong
     return {

@@ -422,7 +422,7 @@ async def run_parallel(
             except UserBail:
                 raise
             except MlldError as error:
-                message = env.run.mask(getattr(error, "plain", None) or error.message)
+                message = env.run.mask(error.plain)
                 marker = {
                     "index": index,
                     "key": index,
