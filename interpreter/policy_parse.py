@@ -338,7 +338,7 @@ def parse_auth(reader: Reader, name: str) -> AuthDecl:
     scheme, colon, rest = source.partition(":")
     if scheme not in ("env", "keychain", "command") or not colon or not rest.strip():
         raise reader.fault(
-            f"cannot be read from '{scheme}:…'",
+            f"cannot be read from '{scheme}:…', an unsupported auth provider",
             hint='write from: "env:NAME", "keychain:service/account" or "command:…"',
         )
     return AuthDecl(name=name, variable=variable, source=source, place=reader.place)

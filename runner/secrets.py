@@ -60,7 +60,7 @@ class Secrets:
         if value := self._env.get(name):
             return value
         state = "is empty" if name in self._env else "is not set"
-        raise LookupError(f"looked in the environment: {name} {state}")
+        raise LookupError(f"Environment variable '{name}' {state}")
 
     def _keychain(self, entry: str) -> str:
         service, _, account = entry.partition("/")

@@ -143,6 +143,12 @@ async def checkpoint(node: n.Checkpoint, env: Env) -> Value:
     name = vt.text(await evaluate(node.name, env))
     if not name.strip():
         raise EvaluationError("checkpoint directive requires a non-empty name", span=node.span, code="checkpoint")
+    if name in env.run.checkpoints:
+        raise EvaluationError(
+            f'Duplicate checkpoint "{name}"', span=node.span, code="checkpoint",
+            hint="`--resume` goes on at a name: it can stand at one place only, and in no loop",
+        )  # fmt: skip
+    env.run.checkpoints.add(name)
     scope = Scope(name=name, env=env)
     for entry in node.options.entries if node.options is not None else ():
         key = entry.key if isinstance(entry, n.Entry) else ""
@@ -154,7 +160,7 @@ async def checkpoint(node: n.Checkpoint, env: Env) -> Value:
         if key == "complete":
             scope.complete = entry.value
         elif key == "ttl":
-            scope.ttl = await seconds_of(entry.value, env, "checkpoint")
+            scope.ttl = await seconds_of(entry.value, env, "the ttl of a checkpoint")
         else:
             said = vt.text(await evaluate(entry.value, env))
             mode = next((mode for mode in MODES if mode == said), None)

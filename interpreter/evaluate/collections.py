@@ -77,23 +77,23 @@ def check_parameters(name: str, entry: Value, parameters: tuple[str, ...], funct
     said = f"@{function.data.name}"
     if unknown := [key for key in bind if key not in parameters]:
         raise EvaluationError(
-            f"Tool '{name}': bind keys must match parameters of '{said}': {', '.join(unknown)}", span=node.span
+            f"Tool '{name}' bind keys must match parameters of '{said}': {', '.join(unknown)}", span=node.span
         )
     if expose is not None:
         if unknown := [key for key in expose if key not in parameters]:
             raise EvaluationError(
-                f"Tool '{name}': expose values must match parameters of '{said}': {', '.join(unknown)}", span=node.span
+                f"Tool '{name}' expose values must match parameters of '{said}': {', '.join(unknown)}", span=node.span
             )
         if both := [key for key in expose if key in bind]:
             raise EvaluationError(
-                f"Tool '{name}': expose values cannot include bound parameters: {', '.join(both)}", span=node.span
+                f"Tool '{name}' expose values cannot include bound parameters: {', '.join(both)}", span=node.span
             )
         if extra := [key for key in optional if key not in expose]:
             raise EvaluationError(
-                f"Tool '{name}': optional values must be a subset of expose: {', '.join(extra)}", span=node.span
+                f"Tool '{name}' optional values must be a subset of expose: {', '.join(extra)}", span=node.span
             )
     elif optional:
-        raise EvaluationError(f"Tool '{name}': optional values require expose to be set", span=node.span)
+        raise EvaluationError(f"Tool '{name}' optional values require expose to be set", span=node.span)
 
 
 def _plain(entry: Value, key: str) -> Any:

@@ -110,6 +110,7 @@ class Run:
     loading: list[str] = field(default_factory=list)  # modules on the way, outermost first
     directory: Path = field(default_factory=Path)  # where commands start
     quiet: bool = False
+    checkpoints: set[str] = field(default_factory=set)  # their names, as far as the run has come
     # Reads what earlier runs kept, once a model is called or a checkpoint is reached; a script without either pays nothing.
     begin_checkpoints: Callable[[], Any] | None = None
     strict_profiles: bool = False

@@ -183,8 +183,8 @@ async def in_parallel(node: n.For, parallel: n.Parallel, todo: list[Round], env:
     The first one that the filter lets through goes alone and before the others: what it fails at would fail in all of
     them, and so it fails the loop.
     """
-    limit = await limit_of(parallel.limit, env, "for parallel") or DEFAULT_PARALLEL
-    pace = await seconds_of(parallel.rate, env, "for parallel")
+    limit = await limit_of(parallel.limit, env, "for parallel pacing") or DEFAULT_PARALLEL
+    pace = await seconds_of(parallel.rate, env, "for parallel pacing")
     results: dict[int, Value] = {}
     errors: list[dict[str, Any]] = []
     publish(errors, env)
@@ -304,7 +304,7 @@ async def seconds_of(node: n.Node | None, env: Env, what: str) -> float:
             return float(text[: -len(unit)]) * _UNITS[unit]
     number = to_number(value.data)
     if number != number or number < 0:
-        message = f"{what} pacing expects a duration like 1s or 500ms. This is {text!r}"
+        message = f"{what} expects a duration like 1s or 500ms. Invalid duration format: {text}"
         raise EvaluationError(message, span=node.span, code="type")
     return float(number) / 1000
 

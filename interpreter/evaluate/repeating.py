@@ -39,8 +39,8 @@ async def loop_limit(node: n.Node | None, env: Env, what: str) -> int | None:
 @handles(n.Loop)
 async def loop(node: n.Loop, env: Env) -> Value:
     """What its `done` gives; null where the limit or `until` ends it."""
-    limit = await loop_limit(node.limit, env, "loop")
-    pace = await seconds_of(node.rate, env, "loop")
+    limit = await loop_limit(node.limit, env, "loop pacing")
+    pace = await seconds_of(node.rate, env, "loop pacing")
     state = NULL
     bound = sys.maxsize if env.run.limits.endless else env.run.limits.iterations
     for iteration in itertools.count(1):
@@ -90,7 +90,7 @@ async def run_while(
 
     limit = await loop_limit(limit_node, env, "while")
     limit = env.run.limits.iterations if limit is None else limit
-    pace = await seconds_of(rate, env, "while")
+    pace = await seconds_of(rate, env, "while pacing")
     for iteration in range(1, limit + 1):
         if iteration > 1 and pace:
             await env.ports.clock.sleep(pace)

@@ -116,7 +116,7 @@ def test_a_secret_that_is_nowhere(project: Project) -> None:
     server = SMALL.replace("}", ', auth: ["gh"] }').replace('["."] ,', '["."] },')
     server = '{ name: "small", command: "python3 server.py", fs: { read: ["."] }, auth: ["gh"] }'
     ref = project.servers("m", server, more='auth @gh = { from: "env:NO_SUCH_TOKEN", as: "GITHUB_TOKEN" }\n')
-    told(project.spawn("x", ref), 5, "auth:gh", "NO_SUCH_TOKEN is not set")
+    told(project.spawn("x", ref), 5, "auth:gh", "NO_SUCH_TOKEN' is not set")
 
 
 # ----------------------------------------------------------------------------------------------------- while it starts

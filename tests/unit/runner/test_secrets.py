@@ -28,8 +28,8 @@ def test_a_bare_name_is_a_variable() -> None:
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("env:TOKEN", "TOKEN is not set"),
-        ("env:EMPTY", "EMPTY is empty"),
+        ("env:TOKEN", "Environment variable 'TOKEN' is not set"),
+        ("env:EMPTY", "'EMPTY' is empty"),
         ("command:false", "it ended with 1"),
         ("command:true", "nothing came out"),
         ("command:no-such-program-here x", "cannot be started"),
@@ -76,7 +76,7 @@ def test_resolving_gives_variables_and_errors_at_the_declaration() -> None:
     with pytest.raises(SecretMissing) as caught:
         resolve(declared, ["gh"], Secrets({}))
     assert caught.value.place == "index.mld:4:1"
-    assert "GH is not set" in caught.value.detail
+    assert "'GH' is not set" in caught.value.detail
     with pytest.raises(SecretMissing, match="auth:other"):
         resolve(declared, ["other"], Secrets({}))
 
