@@ -126,17 +126,6 @@ def choose_names(
 # ── Reserved sources ────────────────────────────────────────────────────────────────────────────────
 
 
-def time_formats(env: Env) -> dict[str, Value]:
-    import datetime
-
-    moment = datetime.datetime.fromtimestamp(env.ports.clock.now(), datetime.UTC)
-    iso = moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
-    return {
-        "iso": Value(iso), "unix": Value(str(int(moment.timestamp()))), "date": Value(moment.strftime("%Y-%m-%d")),
-        "time": Value(moment.strftime("%H:%M:%S")), "timestamp": Value(iso), "year": Value(moment.year),
-    }  # fmt: skip
-
-
 def import_reserved(node: n.Import, env: Env) -> None:
     name = node.origin.name or ""
     if name == "keychain":
@@ -145,7 +134,9 @@ def import_reserved(node: n.Import, env: Env) -> None:
             hint='auth @key = { from: "keychain:service/account", as: "KEY" }, then `run cmd { … } using auth:key`',
         )  # fmt: skip
     if name in ("now", "time"):
-        offered = time_formats(env)
+        from .moments import forms
+
+        offered = forms(env, [item.name for item in node.what])
         if node.alias and not node.what:
             bind(node.alias, offered["iso"], f"@{name}", node, env)
             return
