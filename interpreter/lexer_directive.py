@@ -10,6 +10,7 @@ from .lexer_names import STARTS, TOUCHABLE, NameLexer
 from .lexer_words import (
     ACTION_WORDS,
     COMMENT,
+    FILTER,
     KEY,
     LABEL_CHANGE,
     LANGUAGES,
@@ -336,6 +337,9 @@ class DirectiveLexer(NameLexer):
 
     def _question(self, at: int, end: int) -> int:
         text = self.text
+        if self.prev == "INDEX" and (found := FILTER.match(text, at)):
+            self.emit("FILTER", (tuple(found.group(1).split(".")), found.group(2)), at, found.end())
+            return found.end()
         if self._touches(at):
             after = text[end : end + 1]
             if after in ".[" and after:

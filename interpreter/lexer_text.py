@@ -13,6 +13,7 @@ AT = re.compile(rf"@({NAME})")
 _ACCESS = re.compile(rf"\.({NAME}|\d+)")
 _INDEX = re.compile(
     rf"\[\s*(?:-?\d+|\*|\"[^\"\n]*\"|'[^'\n]*'|@?{NAME}(?:\.{NAME})*|"
+    rf"\?\s*{NAME}(?:\.{NAME})*\s*(?:(?:[=!<>]?=|[<>~])\s*(?:\"[^\"\n]*\"|'[^'\n]*'|@?[\w.-]+))?|"
     rf"(?:-?\d+|@{NAME}(?:\.{NAME})*)?\s*:\s*(?:-?\d+|@{NAME}(?:\.{NAME})*)?)\s*\](?!\()"
 )
 _PIPE = re.compile(rf"\|(?=@{NAME})")

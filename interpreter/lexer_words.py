@@ -19,6 +19,9 @@ def words(text: str) -> frozenset[str]:
 
 NAME = r"[A-Za-z_][A-Za-z0-9_]*(?:-[A-Za-z0-9_]+)*"
 
+# `[?price > 10]`: a field of the elements, and how it compares.
+FILTER = re.compile(rf"\?\s*({NAME}(?:\.{NAME})*)\s*(==|!=|<=|>=|=|<|>|~)?")
+
 # A statement may begin with one of these. In a document each is written with a leading slash.
 STATEMENT_WORDS = {
     word: word.upper()

@@ -50,6 +50,7 @@ from .nodes_values import (
     Duration,
     Entry,
     Field,
+    Filtered,
     Index,
     Labelled,
     Literal,
@@ -461,7 +462,7 @@ class ExpressionStatement(Node):
 # fmt: off
 Value: TypeAlias = (
     Literal | Duration | Regex | Template | Array | Object | Variable | Placeholder | Field | Index | Slice | Wildcard
-    | Call | New | Unary | Binary | Ternary | Labelled | Command | Code | Prose | TemplateFile | FileLoad | Pipeline
+    | Filtered | Call | New | Unary | Binary | Ternary | Labelled | Command | Code | Prose | TemplateFile | FileLoad | Pipeline
     | With
 )
 """What only ever stands as a value."""
@@ -484,7 +485,7 @@ __all__ = [
     "Action", "Allow", "Anything", "Append", "Array", "Augment", "Auth", "Bail", "Binary", "BinaryOperator",
     "Block", "Box", "Call", "Case", "Checkpoint", "Code", "Command", "Conditional", "Continue", "Deny", "Document",
     "Done", "Duration", "Entry", "EnvDecision", "Exe", "Export", "Expression", "ExpressionStatement", "Field",
-    "File", "FileLoad", "Files", "Filter", "Flow", "For", "Foreach", "Frontmatter", "GitSource", "Guard", "Hook",
+    "File", "FileLoad", "Files", "Filter", "Filtered", "Flow", "For", "Foreach", "Frontmatter", "GitSource", "Guard", "Hook",
     "If", "Import", "ImportName", "ImportOrigin", "Index", "Labelled", "Let", "Literal", "Log", "Loop", "Needs",
     "New", "NoMatch", "Node", "Object", "Output", "Parallel", "ParallelStage", "Parameter", "Part", "Pipeline",
     "Placeholder", "Policy", "Profiles", "Prose", "Regex", "Retry", "Return", "Run", "Section", "ShadowEnvironment",

@@ -233,6 +233,18 @@ class Slice(Node):
 
 
 @node
+class Filtered(Node):
+    """`target[?path operator value]`: the elements of which it is true. Without an operator (None) the field must be truthy;
+    `~` asks whether its text holds the value's; a length of time as the value is compared with the age of a date.
+    """
+
+    target: Expression
+    path: tuple[str, ...]
+    operator: str | None = None
+    value: Expression | None = None
+
+
+@node
 class Wildcard(Node):
     """`target[*]`: what follows is applied to each element."""
 

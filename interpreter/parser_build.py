@@ -130,9 +130,22 @@ class ValueBuilder:
         target, key = c
         if isinstance(key, tuple):
             return n.Slice(target=target, start=key[0], stop=key[1], span=span)
+        if isinstance(key, n.Filtered):
+            return n.Filtered(target=target, path=key.path, operator=key.operator, value=key.value, span=span)
         if isinstance(key, n.Anything):
             return n.Wildcard(target=target, span=span)
         return n.Index(target=target, key=self.allow_bare(key), span=span)
+
+    def filtered(self, c: Children, span: Span) -> n.Filtered:
+        """What stands in the brackets; `index` puts the array in its place."""
+        path, operator = c[0][1]
+        operator = "==" if operator == "=" else operator
+        if (operator is None) != (len(c) == 1):
+            self.fault(
+                "syntax", span, "a filter compares a field with a value", expected=("[?field == value]", "[?field]")
+            )
+        nobody = n.Literal(value=None, span=span)
+        return n.Filtered(target=nobody, path=path, operator=operator, value=c[1] if len(c) > 1 else None, span=span)
 
     def slice(self, c: Children, span: Span) -> tuple[Any, Any]:
         return c[0], c[1]

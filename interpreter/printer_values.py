@@ -46,6 +46,7 @@ class ValuePrinter:
             n.Index,
             n.Slice,
             n.Wildcard,
+            n.Filtered,
             n.Call,
             n.FileLoad,
             n.Placeholder,
@@ -122,6 +123,10 @@ class ValuePrinter:
         start = "" if node.start is None else self.show(node.start)
         stop = "" if node.stop is None else self.show(node.stop)
         return f"{self.target(node.target)}[{start}:{stop}]"
+
+    def Filtered(self, node: n.Filtered) -> str:
+        by = "" if node.value is None else f" {node.operator} {self.show(node.value)}"
+        return f"{self.target(node.target)}[?{'.'.join(node.path)}{by}]"
 
     def Wildcard(self, node: n.Wildcard) -> str:
         return f"{self.target(node.target)}[*]"

@@ -16,11 +16,12 @@ from interpreter.errors import EvaluationError
 from interpreter.labels import NONE as NO_LABELS
 from interpreter.labels import Labels
 from interpreter.source import Span
-from interpreter.values import UNDEFINED, Undefined, Value, array, type_name
+from interpreter.values import UNDEFINED, Undefined, Value, array, truthy, type_name
 
 from . import metadata
 from .builtins import BUILTINS
 from .core import Env, at, evaluate, handles
+from .operators import apply_operator
 from .reserved import RESERVED
 
 _MEMBERS = (n.Field, n.Index)
@@ -268,6 +269,60 @@ async def slice_access(node: n.Slice, env: Env) -> Value:
     if isinstance(target.data, str):
         return Value(target.data[slice(*ends)], target.labels)
     raise EvaluationError(f"Cannot slice {type_name(target)}: only arrays and text have parts in order", span=node.span)
+
+
+@handles(n.Filtered)
+async def filtered(node: n.Filtered, env: Env) -> Value:
+    """The elements that a filter lets through; a field that an element does not have is null."""
+    target = await evaluate(node.target, env)
+    if not isinstance(target.data, list):
+        raise EvaluationError(
+            f"Cannot filter {type_name(target)}: only arrays have elements to choose from", span=node.span
+        )
+    wanted = None if node.value is None else await evaluate(node.value, env)
+    own = target.own if wanted is None else target.own | wanted.labels
+    found: list[Value] = []
+    for item in target.items():
+        held = along(item, node.path, env)
+        own = own | held.labels  # who sees which elements are left knows something of the fields of all
+        if passes(held, node, wanted, env):
+            found.append(item)
+    result = array(found, own)
+    between = (target.meta or {}).get("between")  # files that a pattern loaded are shown one below the other
+    return result if between is None else result.with_meta(between=between)
+
+
+def along(item: Value, path: tuple[str, ...], env: Env) -> Value:
+    try:
+        for name in path:
+            item = get_field(item, name, env)
+    except Missing:
+        return Value(None, item.labels)
+    return item
+
+
+def passes(held: Value, node: n.Filtered, wanted: Value | None, env: Env) -> bool:
+    if wanted is None or node.operator is None:
+        return truthy(held)
+    if node.operator == "~":
+        return vt.text(wanted) in vt.text(held)
+    if not isinstance(node.value, n.Duration):
+        if node.operator in ("==", "!=") and not truthy(held) and not truthy(wanted):
+            return node.operator == "=="  # a field that is not there is as good as false
+        return bool(apply_operator(node.operator, held, wanted).data)
+    age = age_of(held, env)
+    return age is not None and bool(apply_operator(node.operator, Value(age), wanted).data)
+
+
+def age_of(moment: Value, env: Env) -> float | None:
+    """How many seconds ago a date was; None for what is no date."""
+    from datetime import UTC, datetime
+
+    try:
+        found = datetime.fromisoformat(vt.text(moment))
+    except ValueError:
+        return None
+    return env.ports.clock.now() - (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
 
 
 def projecting(node: n.Node) -> bool:
