@@ -251,6 +251,12 @@ class Builder(ValueBuilder):
     def target(self, c: Children, span: Span) -> Any:
         place, word = c
         form = word and word[1]
+        name = str(place[1]).partition("/")[0] if isinstance(place, tuple) else getattr(place, "name", "")
+        named = isinstance(place, n.Variable) or (isinstance(place, tuple) and place[0] in ("AT", "MODULE"))
+        if named and name not in ("base", "root"):
+            message = f"unquoted variable in output target: '@{name}' would be where files are kept, as @root is"
+            text = span.text.partition(" ")[0]
+            self.fault("unquoted-target", span, message, hint=f'write "{text}" for the path that is its value')
         if not isinstance(place, tuple):
             return n.Target(path=place, format=form, span=span)
         kind, text = place[0], place[1]

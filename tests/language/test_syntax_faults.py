@@ -106,6 +106,8 @@ FAULTS = [
     ("import\n      ^", "missing-value", "missing content in import directive"),
     ("output @x to\n            ^", "missing-value", "missing target in output directive"),
     ("exe @f() = [ let @x = 1, => @x ]\n                       ^", "extra-comma", "not allowed in block statements"),
+    ("output @x to @path\n             ^", "unquoted-target", 'write "@path"'),
+    ("append @x to @dir/f.txt\n             ^", "unquoted-target", 'write "@dir/f.txt"'),
     ("var @x = { a: 1 b: 2 }\n                ^^", "missing-comma", "separate entries with commas"),
 ]
 
