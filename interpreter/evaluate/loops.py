@@ -183,7 +183,7 @@ async def in_parallel(node: n.For, parallel: n.Parallel, todo: list[Round], env:
     The first one that the filter lets through goes alone and before the others: what it fails at would fail in all of
     them, and so it fails the loop.
     """
-    limit = await limit_of(parallel.limit, env, "for parallel pacing") or DEFAULT_PARALLEL
+    limit = await limit_of(parallel.limit, env, "for parallel") or DEFAULT_PARALLEL
     pace = await seconds_of(parallel.rate, env, "for parallel pacing")
     results: dict[int, Value] = {}
     errors: list[dict[str, Any]] = []

@@ -408,7 +408,7 @@ async def run_parallel(
     """All branches at once on the same value. A branch that fails gives an error marker; the others go on."""
     from .loops import DEFAULT_PARALLEL, limit_of, publish, seconds_of
 
-    limit = (await limit_of(node.parallel, env, "parallel pacing") if node is not None else None) or DEFAULT_PARALLEL
+    limit = (await limit_of(node.parallel, env, "parallel") if node is not None else None) or DEFAULT_PARALLEL
     pace = await seconds_of(node.delay, env, "parallel pacing") if node is not None else 0.0
     slots = asyncio.Semaphore(limit)
     errors: list[dict[str, Any]] = []

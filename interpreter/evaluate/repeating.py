@@ -39,7 +39,7 @@ async def loop_limit(node: n.Node | None, env: Env, what: str) -> int | None:
 @handles(n.Loop)
 async def loop(node: n.Loop, env: Env) -> Value:
     """What its `done` gives; null where the limit or `until` ends it."""
-    limit = await loop_limit(node.limit, env, "loop pacing")
+    limit = await loop_limit(node.limit, env, "loop")
     pace = await seconds_of(node.rate, env, "loop pacing")
     state = NULL
     bound = sys.maxsize if env.run.limits.endless else env.run.limits.iterations
