@@ -36,6 +36,8 @@ class Handover:
     remembered: Mapping[str, Mapping[str, Offers]] = field(default_factory=dict)  # by server and situation
     tell_pins: bool = False  # have the sidecar tell what a lock is made of
     trace: Trace | None = None  # None: nobody keeps a trace of this run
+    # Secrets of remote servers are files beside the sidecar, and its configuration has their names alone (compose).
+    secret_files: bool = False
     host_addresses: tuple[str, ...] = ()  # public ones of this machine: the gate refuses them like private ones
 
     def values(self) -> frozenset[str]:
@@ -168,8 +170,15 @@ def _authorization(server: Server, handover: Handover) -> dict[str, object]:
     if said is None:
         return {}
     if said.bearer is not None:
-        return {"headers": {"Authorization": f"Bearer {value_of(handover, said.bearer)}"}}
+        return {"headers": {"Authorization": _secret(handover, said.bearer, "Bearer ")}}
     return {"oauth": oauth_of(server, handover)}
+
+
+def _secret(handover: Handover, name: str, before: str = "") -> object:
+    """A secret as the sidecar's configuration has it: its value, or the name of its file."""
+    if handover.secret_files:
+        return {"secret": name, **({"before": before} if before else {})}
+    return before + value_of(handover, name)
 
 
 def oauth_of(server: Server, handover: Handover) -> dict[str, object]:
@@ -177,8 +186,8 @@ def oauth_of(server: Server, handover: Handover) -> dict[str, object]:
     said = server.authorization
     assert said is not None
 
-    def held(name: str | None) -> str | None:
-        return None if name is None else value_of(handover, name)
+    def held(name: str | None) -> object:
+        return None if name is None else _secret(handover, name)
 
     provider = said.provider
     return {

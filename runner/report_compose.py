@@ -4,7 +4,8 @@ What a run has and compose lacks is replaced, never dropped:
 
     attached stdin as lease   → each bridge holds a connection to the sidecar, which ends with the agent's
     configuration over stdin  → a variable of the sidecar; it holds no secret, only the token of a socket nobody else sees
-    secrets over stdin        → files that compose mounts; their place is named by a variable, which must be set
+    secrets over stdin        → files that compose mounts; their place is named by a variable, which must be set. Those of
+                                remote servers are the sidecar's, which reads them itself
     `exec` of the agent       → the bridge runs it (`--run`), so that its exit code is the container's
     events to the runner      → the engine's log, limited in size
     the shared bridge volume  → a volume of the project, filled from the bridge's image by being created
@@ -30,7 +31,7 @@ from runner.agents import Agent
 from runner.backends.docker_create import container_body, network_body, volume_body
 from runner.errors import Unsupported
 from runner.handover import Handover, agent_environment, sidecar_line
-from runner.plan import AGENT, BIN, BRIDGE, LINK, SIDECAR, Container, SandboxPlan
+from runner.plan import AGENT, BIN, BRIDGE, LINK, SIDECAR, Container, SandboxPlan, Secret
 
 T = TypeVar("T")
 LOG = {"driver": "json-file", "options": {"max-size": "10m", "max-file": "1"}}
@@ -104,7 +105,9 @@ def compose_of(plan: SandboxPlan, spec: EnvironmentSpec, agent: Agent | None, *,
         name=name,
         comment=_COMMENT.format(env=ref, profile=plan.profile.name, agent=agent.name),
     )
-    return compose_text(plan, Handover(token=TOKEN_DEFAULT, module=spec.module, policy=spec.policy), options)
+    return compose_text(
+        plan, Handover(token=TOKEN_DEFAULT, module=spec.module, policy=spec.policy, secret_files=True), options
+    )
 
 
 _COMMENT = """\
@@ -120,10 +123,10 @@ def _refuse(plan: SandboxPlan, handover: Handover) -> None:
             "compose cannot stop the agent after a time", remedy="leave out the time limit for this format"
         )
     for server in plan.servers:
-        if server.authorization is not None:
+        if server.authorization is not None and server.authorization.grant == "authorization_code":
             raise Unsupported(
-                f"compose cannot hand a secret to the remote server {server.name}",
-                remedy="mlld sandbox spawn can",
+                f"compose cannot keep a person's login at the remote server {server.name}: it is renewed while a run lasts",
+                remedy="use a grant for programs (client_credentials), or mlld sandbox spawn",
                 place=server.place,
             )
     if handover.secrets:
@@ -202,9 +205,14 @@ class _Compose:
             service["network_mode"] = "none"
         else:
             service["networks"] = ["egress"]
-        if held := [s.name for s in self.plan.secrets if container.member in s.holders]:
+        if held := [s.name for s in self.plan.secrets if self._holds(container.member, s)]:
             service["secrets"] = held
         return service
+
+    def _holds(self, member: str, secret: Secret) -> bool:
+        """A remote server has no container: what says who asks there is said by the sidecar."""
+        seated = {container.member for container in self.plan.containers}
+        return member in secret.holders or (member == SIDECAR and not seated.issuperset(secret.holders))
 
     def _command(self, container: Container) -> list[str]:
         if container.member == SIDECAR:

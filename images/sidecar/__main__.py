@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 STDIN, STDOUT = 0, 1
 MCP_SOCKET = "mcp.sock"
+SECRETS = Path("/run/secrets")
+"""Where compose puts the files of a service's secrets."""
 LONGEST_CONFIG = 64 << 20
 LAST_LINES_TIMEOUT = 5.0
 
@@ -187,9 +189,9 @@ def main(arguments: list[str]) -> int:
             case ["--unfenced"]:  # the provider `local`: there is no fence to be wrong
                 config, leased = configuration.parse(read_config_line(STDIN)), True
             case ["--config", path]:
-                config, leased = configuration.parse(Path(path).read_bytes()), False
+                config, leased = configuration.parse(Path(path).read_bytes(), secrets=SECRETS), False
             case ["--config-from", variable]:
-                config, leased = configuration.parse(os.environb.get(variable.encode(), b"")), False
+                config, leased = configuration.parse(os.environb.get(variable.encode(), b""), secrets=SECRETS), False
             case _:
                 print(
                     "usage: python -m images.sidecar [--unfenced | --config FILE | --config-from VARIABLE]",

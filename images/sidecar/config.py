@@ -7,9 +7,11 @@ again here, because a forgotten or misspelt field must deny, and because this pr
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_network
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, cast, get_args
 
@@ -23,6 +25,7 @@ from images.sidecar.seams import EndpointSpec, Grant, IdentityProvider, Lifecycl
 from images.sidecar.trace import RunTrace
 from images.sidecar.trace import parse as parse_trace
 
+LONGEST_SECRET = 64 << 10
 # Where a credential may be sent: nobody on the way can read it.
 _SECRET_ENOUGH = ("https://", "http://127.0.0.1:", "http://localhost:")
 
@@ -104,13 +107,20 @@ class SidecarConfig:
         return frozenset({self.token, *tokens, *headers, *(value.partition(" ")[2] for value in headers)})
 
 
-def parse(text: str | bytes) -> SidecarConfig:
-    """The configuration in `text`, or a ConfigError that names the path."""
+def parse(text: str | bytes, *, secrets: Path | None = None) -> SidecarConfig:
+    """The configuration in `text`, or a ConfigError that names the path. `secrets`: the directory with the files of those
+    secrets that it only names."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"config is not JSON: {error}") from None
     root = Reader(value, "config")
+    if secrets is not None:
+        for server in root.get("servers").optional_items():
+            for key in ("headers", "oauth"):
+                if server.get(key).given:
+                    of = server.get(key).members()
+                    server.value[key] = {name: _with_secrets(item, secrets) for name, item in of}
     root.keys(
         "version",
         "run",
@@ -160,6 +170,26 @@ def parse(text: str | bytes) -> SidecarConfig:
         tell_pins=root.get("tellPins").boolean(default=False),
         limits=_limits(root.get("limits")),
     )
+
+
+def _with_secrets(reader: Reader, folder: Path) -> Any:
+    """The value with the text of a file in each place that names a secret."""
+    if not isinstance(reader.value, dict):
+        return reader.value
+    if "secret" not in reader.value:
+        return {name: _with_secrets(item, folder) for name, item in reader.members()}
+    reader.keys("secret", "before")
+    path = folder / reader.get("secret").name()
+    try:
+        text = path.read_bytes()[: LONGEST_SECRET + 1].decode()
+    except (OSError, UnicodeDecodeError) as error:
+        told = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise reader.error(f"cannot be read from {path}: {told} (the sidecar runs as uid {os.getuid()})") from None
+    secret = text.removesuffix("\n").removesuffix("\r")
+    if not secret or len(text) > LONGEST_SECRET:
+        raise reader.error(f"must have 1 to {LONGEST_SECRET} bytes in {path}")
+    before = reader.get("before")
+    return (before.string() if before.given else "") + secret
 
 
 def _server(reader: Reader) -> ServerSpec:

@@ -13,6 +13,7 @@ import pytest
 
 from interpreter.declarations import (
     AuthDecl,
+    Authorization,
     EnvironmentSpec,
     Files,
     HostRule,
@@ -102,7 +103,7 @@ def project(engine: docker.DockerClient, folder: Path, made: SandboxPlan, prompt
     options = ComposeOptions(
         agent=("scripted",), bridge_image=recipes.bridge().tag, seccomp=str(SECCOMP), name=name, prompt="say default"
     )
-    (folder / "compose.yaml").write_text(compose_text(made, Handover(token=TOKEN_DEFAULT), options))
+    (folder / "compose.yaml").write_text(compose_text(made, Handover(token=TOKEN_DEFAULT, secret_files=True), options))
     return Project(engine, folder, name, {"MLLD_PROMPT": prompt, **env})
 
 
@@ -163,6 +164,42 @@ def test_secrets_come_as_files_and_are_nowhere_else(
         assert "a note / 12" in p.answer()
         assert "s3cr3t" not in json.dumps(p.containers())
         assert "s3cr3t" not in p.compose("logs").stdout
+
+
+READ = """
+import os, pathlib
+from images.sidecar import config
+(server,) = (s for s in config.parse(os.environ["MLLD_CONFIG"], secrets=pathlib.Path("/run/secrets")).servers if s.url)
+print({name: len(value) for name, value in server.headers.items()})
+"""
+
+
+def test_the_sidecar_reads_the_secrets_of_remote_servers(
+    engine: docker.DockerClient, store: ImageStore, folder: Path
+) -> None:
+    declared = spec(network=True)
+    far = ServerSpec(
+        name="far", source="url", target="https://example.com/mcp", place=PLACE, auth=("key",),
+        authorization=Authorization(grant="bearer", bearer="key"),
+        network=Network(allow=(HostRule(host="example.com", place=PLACE),)),
+    )  # fmt: skip
+    declared = replace(
+        declared,
+        mcp=McpConfig(servers=(*declared.mcp.servers, far)),
+        auth={"key": AuthDecl(name="key", variable="KEY", source="env:KEY", place=PLACE)},
+    )
+    secret = folder / "key"
+    secret.write_text("s3cr3t-value\n")
+    secret.chmod(0o644)
+    with project(engine, folder, planned(store, folder, declared), "say hello", KEY_FILE=str(secret)) as p:
+        assert p.compose("create").returncode == 0
+        seen = p.containers()
+        assert "s3cr3t" not in json.dumps(seen) + (folder / "compose.yaml").read_text()
+        mounted = {n: [m for m in c["Mounts"] if m["Destination"] == "/run/secrets/key"] for n, c in seen.items()}
+        assert [name for name, mounts in mounted.items() if mounts] == ["sidecar"]
+        assert mounted["sidecar"][0]["RW"] is False
+        done = p.compose("run", "--rm", "--no-deps", "--entrypoint", "python3", "sidecar", "-c", READ)
+        assert done.stdout.strip() == "{'Authorization': 19}", done.stderr
 
 
 # What a compose project has instead of what a run has; the docstring of runner/report_compose.py says why.

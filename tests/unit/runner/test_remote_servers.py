@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from images.sidecar import config as sidecar
 from interpreter.declarations import AuthDecl, Authorization, HostRule, IdentityProvider, McpConfig, Network, ServerSpec
@@ -106,11 +109,74 @@ def test_a_server_without_its_own_host_is_not_served() -> None:
     assert planned(OAUTH).servers
 
 
-def test_compose_cannot_carry_its_secrets() -> None:
-    with pytest.raises(Unsupported, match="compose cannot hand a secret to the remote server far"):
-        compose_text(
-            planned(OAUTH), Handover(token="t" * 16), ComposeOptions(agent=("x",), bridge_image="b", seccomp="s")
-        )
+def composed(authorization: Authorization) -> dict[str, Any]:
+    handover = Handover(token="t" * 16, module=full().module, policy=full().policy, secret_files=True)
+    options = ComposeOptions(agent=("x",), bridge_image="b", seccomp="s")
+    file: dict[str, Any] = yaml.safe_load(compose_text(planned(authorization), handover, options))
+    return file
+
+
+BEARER = Authorization(grant="bearer", bearer="key")
+EXCHANGED = Authorization(
+    grant="identity_assertion", issuer=ISSUER, client_id="me", client_secret="key",
+    provider=IdentityProvider(token_endpoint=ISSUER, client_id="me", id_token="who"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("authorization", "names"), [(BEARER, {"key"}), (OAUTH, {"key"}), (EXCHANGED, {"key", "who"})])
+def test_compose_hands_files_to_the_sidecar_which_reads_them(
+    tmp_path: Path, authorization: Authorization, names: set[str]
+) -> None:
+    """The file has names alone, the sidecar the values, and nobody else either."""
+    file = composed(authorization)
+    assert set(file["services"]["sidecar"]["secrets"]) == names
+    assert "secrets" not in file["services"]["agent"]
+    assert set(file["secrets"]) == names
+    config = file["services"]["sidecar"]["environment"]["MLLD_CONFIG"].replace("$$", "$")
+    assert not [value for value in SECRETS.values() if value in str(file)]
+    for name, value in SECRETS.items():
+        (tmp_path / name).write_text(f"{value}\n")
+    (server,) = sidecar.parse(config, secrets=tmp_path).servers
+    if authorization is BEARER:
+        assert server.headers == {"Authorization": "Bearer the-secret-of-key"}
+    else:
+        assert server.oauth is not None
+        assert server.oauth.client_secret == "the-secret-of-key"
+        assert server.oauth.provider is None or server.oauth.provider.id_token == "the-id-token"
+    with pytest.raises(sidecar.ConfigError, match="must be a string"):
+        sidecar.parse(config)  # from the runner come values: no name is followed there
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (None, "No such file"),
+        (b"", "1 to 65536 bytes"),
+        (b"x" * 70_000, "1 to 65536 bytes"),
+        (b"\xff", "not UTF-8"),
+        (b"a\r\nX-Admin: 1", "one line of a header"),
+    ],
+)
+def test_cannot_begin_without_the_secret(tmp_path: Path, text: bytes | None, fault: str) -> None:
+    if text is not None:
+        (tmp_path / "key").write_bytes(text)
+    config = composed(BEARER)["services"]["sidecar"]["environment"]["MLLD_CONFIG"].replace("$$", "$")
+    with pytest.raises(sidecar.ConfigError, match=fault):
+        sidecar.parse(config, secrets=tmp_path)
+
+
+def test_cannot_read_another_file_by_the_name_of_a_secret(tmp_path: Path) -> None:
+    config = json.loads(composed(BEARER)["services"]["sidecar"]["environment"]["MLLD_CONFIG"].replace("$$", "$"))
+    for name in ("../etc/passwd", "/etc/passwd", ".."):
+        config["servers"][0]["headers"] = {"Authorization": {"secret": name}}
+        with pytest.raises(sidecar.ConfigError, match=r"headers\.Authorization\.secret must be letters"):
+            sidecar.parse(json.dumps(config), secrets=tmp_path)
+
+
+def test_compose_cannot_keep_a_login() -> None:
+    with pytest.raises(Unsupported, match="compose cannot keep a person's login at the remote server far") as caught:
+        composed(Authorization(grant="authorization_code", client_id="me"))
+    assert "client_credentials" in caught.value.remedy
     assert json.loads(to_json(planned(None)))["servers"][0]["authorization"] is None
 
 
