@@ -272,7 +272,8 @@ def _braces(place: Place) -> Said | None:
 
 def _arrow_function(place: Place) -> Said | None:
     if place.kind() == "ARROW" and "IN" in place.expected:
-        return Said("missing-word", "in is missing", f"write for {place.text(-1)} in @list => …")
+        kind = "directive" if place.first == "FOR" else "expression"
+        return Said("missing-word", f"missing 'in' in for {kind}", f"write for {place.text(-1)} in @list => …")
     if place.kind() == "ARROW" and place.expected & {"RPAR", "COMMA"} and place.kind(-1) in ("WORD", "RPAR", "AT"):
         return Said("habit", _NO_FUNCTIONS, _NAME_IT)
     if place.kind() == "ARROW" and place.kind(-1) == "WORD" and place.first in ("VAR", "LET", "EXE"):
@@ -324,6 +325,8 @@ def _missing_value(place: Place) -> Said | None:
             told = f"invalid if syntax: {told}"
         elif place.first == "WHEN":
             told = "invalid when syntax: expected '=>' or '[' after the condition"
+        elif place.first == "FOR":
+            told = f"{_no_arrow(place)}: {told}"
         elif place.first in ("LOOP", "BOX"):
             told = f"{word} requires a block: {told}"
         return Said("missing-block", told, "write => and an action, or [ … ]")

@@ -59,7 +59,7 @@ HABITS = [
     ("foreach @x in @xs => show @x\n           ^", "habit", "write for @x in @xs"),
     ("for each @x in @xs => show @x\n    ^", "habit", "write for @x in @xs"),
     ("for @x in @xs if @x > 1 => show @x\n              ^", "habit", "if in a for is written when"),
-    ("for @x => show 1\n       ^", "missing-word", "in is missing"),
+    ("for @x => show 1\n       ^", "missing-word", "missing 'in' in for directive"),
     ("for 3 @x in @xs => show @x\n      ^", "habit", "for parallel(3)"),
     ("loop 10 [ show 1 ]\n     ^", "habit", "write loop(10)"),
     ("when @x [ 1: show 2 ]\n           ^", "habit", "a case is written with =>"),
