@@ -23,6 +23,7 @@ from interpreter.values import (
 
 from .core import Env, at, evaluate, handles
 from .lookup import decides, lenient
+from .metadata import Metadata
 from .operators import Pattern, apply_operator, to_number
 
 
@@ -122,6 +123,8 @@ async def object_literal(node: n.Object, env: Env) -> Value:
                 )
             if spread.data is None:
                 continue
+            if isinstance(spread.data, Metadata):
+                spread = Value(spread.data.describe(), spread.data.value.labels)
             if not isinstance(spread.data, dict):
                 raise EvaluationError(
                     f"Cannot spread {written(entry.value)}: expected object, got {type_name(spread)}",

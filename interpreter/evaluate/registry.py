@@ -58,8 +58,11 @@ def find_text(text: str, node: n.Node, env: Env) -> tuple[Path, str]:
     if found_at := first_file(directories, env):
         return found_at, text
     places += directories
+    told = f"Module '{text}' is not installed"
+    if isinstance(node, n.Import) and node.kind == "local":
+        told = f"Local module not found for {text}"
     raise ImportFault(
-        f"Module '{text}' is not installed", span=node.span, code="IMPORT_NOT_FOUND",
+        told, span=node.span, code="IMPORT_NOT_FOUND",
         hint=f"{LOCK} does not name it, nor is it in {', '.join(str(p) for p in places)}; put it there, or import it by its path",
     )  # fmt: skip
 
@@ -170,8 +173,8 @@ def cached(locked: Locked, version: str, node: n.Node, env: Env) -> Path:
     """The text of a locked module, its hash checked. Errors: it is another version, not there, or not what was locked."""
     if version and not satisfies(locked.version, version):
         raise ImportFault(
-            f"'{locked.name}@{version}' is asked for, and {LOCK} has {locked.version or 'no version of it'}", span=node.span,
-            code="lock", hint=f"import {locked.name}@{locked.version or 'latest'}, or install {version}",
+            f"Locked version mismatch for {locked.name}: {version} is asked for, and {LOCK} has {locked.version or 'none'}",
+            span=node.span, code="lock", hint=f"import {locked.name}@{locked.version or 'latest'}, or install {version}",
         )  # fmt: skip
     roots = [root for root in (env.run.root, env.run.home) if root is not None]
     places = [root / CACHE / locked.place for root in roots]
@@ -190,6 +193,6 @@ def check_pin(path: Path, text: str, node: n.Node, env: Env) -> None:
     locked = env.run.pins.get(path)
     if locked is not None and not locked.fits(text.encode()):
         raise ImportFault(
-            f"Module '{locked.name}' is not what {LOCK} says: its SHA-256 differs", span=node.span, code="lock",
+            f"Lock integrity check failed for {locked.name}: its SHA-256 is not what {LOCK} says", span=node.span, code="lock",
             hint=f"somebody changed {path}: remove it, and install the module again",
         )  # fmt: skip

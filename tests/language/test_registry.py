@@ -70,7 +70,7 @@ async def test_cannot_load_a_text_that_was_changed(world: World) -> None:
     done = await world.run(script)
     assert done.error is not None
     assert done.error.code == "lock"
-    assert "'@bob/lib' is not what mlld-lock.json says" in done.error.message
+    assert "Lock integrity check failed for @bob/lib" in done.error.message
     assert str(place) in (done.error.hint or "")
     assert done.error.span is not None
     assert done.error.span.line == 1
@@ -88,7 +88,7 @@ async def test_a_version_is_held_against_the_lock(world: World, version: str, fa
         assert fine(done) == ["X!"]
     else:
         assert done.error is not None
-        assert f"'@alice/utils@{version}' is asked for" in done.error.message
+        assert f"Locked version mismatch for @alice/utils: {version} is asked for" in done.error.message
         assert fault in done.error.message
         assert done.error.hint is not None
 
