@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 @node
 class Command(Node):
     """`cmd {…}`, `cmd:@dir {…}`, bare `{…}` after `run`. `parts` as in a Template; a Conditional may occur. No shell
-    is meant.
+    is meant. `arguments` are those of `cmd (@a) {…}`, which may say `$a`.
     """
 
     parts: tuple[Part, ...] = ()
+    arguments: tuple[Expression, ...] = ()
     directory: Expression | None = None
 
 

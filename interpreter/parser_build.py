@@ -325,8 +325,9 @@ class ValueBuilder:
 
     def command(self, c: Children, span: Span) -> Any:
         directory = next((p.value for p in c if isinstance(p, _Directory)), None)
+        arguments = next((p for p in c if isinstance(p, tuple)), ())
         parts: tuple[Any, ...] = tuple(p for p in c if isinstance(p, n.Node))
-        return n.Command(parts=parts, directory=directory, span=span)
+        return n.Command(parts=parts, arguments=arguments, directory=directory, span=span)
 
     def code(self, c: Children, span: Span) -> Any:
         arguments = next((p for p in c[1:-1] if isinstance(p, tuple)), ())

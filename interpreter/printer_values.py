@@ -289,7 +289,8 @@ class ValuePrinter:
         return f"using {self.show(node.value)} as {node.name}"
 
     def Command(self, node: n.Command) -> str:
-        return f"cmd{self.directory(node.directory)} {{{self.parts(node.parts, 'cmd')}}}"
+        arguments = f" ({self.several(node.arguments)})" if node.arguments else ""
+        return f"cmd{arguments}{self.directory(node.directory)} {{{self.parts(node.parts, 'cmd')}}}"
 
     def Code(self, node: n.Code) -> str:
         arguments = f" ({self.several(node.arguments)})" if node.arguments else ""

@@ -91,15 +91,13 @@ async def run_command(
     text, labels = await programs.command_line(node, env)
     if not text:
         raise EvaluationError("the command is empty", span=node.span)
-    flowing = Value(text, labels)
-    # `$name` in a command is a parameter of its function, as in a shell body.
-    extra = {
-        name: programs.shell_variable(found)
-        for name in function.names
-        if f"${name}" in text or f"${{{name}" in text
-        for found in [env.scope.find(name)]
-        if found is not None
-    } if isinstance(function, Function) else {}  # fmt: skip
+    # `$name` in a command is a parameter of its function, as in a shell body, or an argument of `cmd (@name) { … }`.
+    named = {str(getattr(each, "name", "value")): await evaluate(each, env) for each in node.arguments}
+    for name in function.names if isinstance(function, Function) else ():
+        if (f"${name}" in text or f"${{{name}" in text) and (found := env.scope.find(name)) is not None:
+            named.setdefault(name, found)
+    extra = {name: programs.shell_variable(value) for name, value in named.items()}
+    flowing = Value(text, joined((labels, *(value.labels for value in named.values()))))
     return await execute(
         env, kind="cmd", text=flowing, inputs=(flowing,), names=("command",), directory=directory, stdin=stdin,
         secrets=secrets, function=function, options=options, span=node.span, extra=extra, automatic="src:cmd",

@@ -410,6 +410,10 @@ async def run_parallel(
 
     limit = (await limit_of(node.parallel, env, "parallel") if node is not None else None) or DEFAULT_PARALLEL
     pace = await seconds_of(node.delay, env, "parallel pacing") if node is not None else 0.0
+    for each in stage.stages:
+        name = each.function if isinstance(each, n.Call) else each
+        if isinstance(name, n.Variable):
+            await stage_function(name, env)  # a name that nobody defined is no branch that fails
     slots = asyncio.Semaphore(limit)
     errors: list[dict[str, Any]] = []
 
