@@ -185,7 +185,7 @@ async def perform(request: Request, place: Place, call: Callable[[tuple[Value, .
     if request.user_guards is not None:
         how, names = request.user_guards
         guards = guards.without(only=names) if how == "only" else guards.without(names=names)
-        place.ports.output.stderr("[Guard Override] guards are switched off for this operation\n")
+        place.ports.output.stderr("[Guard Override] All guards disabled for this operation\n")
     inputs = await _hooks_before(hooks, request, place)
     if inputs is not request.inputs:
         operation = replace(request.operation, inputs=tuple(v.labels for v in inputs))

@@ -15,6 +15,7 @@ from interpreter import values_text as vt
 from interpreter.errors import EvaluationError
 from interpreter.labels import NONE as NO_LABELS
 from interpreter.labels import Labels
+from interpreter.lexer_words import words
 from interpreter.source import Span
 from interpreter.values import UNDEFINED, Undefined, Value, array, truthy, type_name
 
@@ -25,6 +26,10 @@ from .operators import apply_operator
 from .reserved import RESERVED
 
 _MEMBERS = (n.Field, n.Index)
+
+
+EXTENSIONS = words("md mld txt json jsonl yaml yml csv js ts py sh html xml toml att mtt pdf log")
+"""Names of fields that a text does not have, and that a file may end with."""
 
 
 class Missing(EvaluationError):
@@ -131,6 +136,11 @@ async def reach(node: n.Field | n.Index, env: Env) -> Value:
         if isinstance(error, Absent):
             error.labels = target.labels
             error.shown = target.meta.get("text") if target.meta and target.data is None else None
+        elif isinstance(node, n.Field) and isinstance(target.data, str) and node.name.lower() in EXTENSIONS:
+            error.message += f". '{node.span.text}' looks like field access"
+            error.hint = (
+                f"for the name of a file, escape the dot: {node.span.text[: -len(node.name) - 1]}\\.{node.name}"
+            )
         raise at(error, node.span) from None
 
 

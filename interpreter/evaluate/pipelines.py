@@ -192,6 +192,9 @@ async def flow(
                 )
                 if is_plain_text(value) and value.data == "retry":
                     raise RetryAsked
+        except EvaluationError as error:
+            name_stage(error, position)
+            raise
         except (RetryAsked, RetryWanted) as asked:
             wanted = asked.value if isinstance(asked, RetryAsked) else Value(asked.hint)
             if isinstance(asked, RetryWanted) or position == 0:
@@ -244,6 +247,17 @@ async def flow(
             tries.pop(position - 1, None)
         position += 1
     return outputs[-1]
+
+
+_OF_THE_SCRIPT = frozenset({"undefined-variable", "not-a-function", "retry", "bail"})
+"""Codes of mistakes that were made in writing the stage, and not while it worked."""
+
+
+def name_stage(error: EvaluationError, position: int) -> None:
+    """Has the error of a stage say which it was; that of the source is the source's own."""
+    begins = "Pipeline failed at stage "
+    if position and error.code not in _OF_THE_SCRIPT and not error.message.startswith(begins):
+        error.message = f"{begins}{position}: {error.plain}"
 
 
 def stage_env(value: Value, env: Env, context: Context, hint: Value | None) -> Env:
