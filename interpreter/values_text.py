@@ -157,6 +157,12 @@ def joined(items: list[Any], between: str) -> str:
     return between.join(text(item) for item in items if _bare(item) is not None)
 
 
+def spread(value: Value) -> str:
+    """The text of one of several results that are shown together: structures over several lines."""
+    written = value.meta is not None and value.meta.get("text") is not None
+    return to_json(value, pretty=True) if isinstance(value.data, list | dict) and not written else text(value)
+
+
 def display(value: Any) -> str:
     """What `show` prints for a value."""
     data = value

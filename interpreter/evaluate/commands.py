@@ -484,7 +484,7 @@ def with_layout(value: Value, entries: Mapping[str, Value]) -> Value:
     """`foreach … with { separator, template }`: one text instead of an array."""
     if not isinstance(value.data, list) or not ({"separator", "template"} & entries.keys()):
         return value
-    texts = [vt.text(item) for item in value.items()]
+    texts = list(map(vt.spread, value.items()))
     if "template" in entries:
         pattern = vt.text(entries["template"])
         texts = [pattern.replace("{{result}}", text).replace("{{index}}", str(i)) for i, text in enumerate(texts)]

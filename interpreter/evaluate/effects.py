@@ -52,7 +52,7 @@ async def show(node: n.Show, env: Env) -> Value:
     else:
         value = await action_value(node.value, env)
     if isinstance(node.value, n.Foreach) and isinstance(value.data, list):
-        value = Value("\n".join(vt.text(item) for item in value.items()), value.labels)
+        value = Value("\n".join(map(vt.spread, value.items())), value.labels)
     guards = None
     if isinstance(node.value, n.With) and node.value.options is not None:
         said = node.value.options.get("guards")

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from .core import Env
 
 
+def tokens(text: str) -> int:
+    """How many tokens a model makes of a text, estimated by its length."""
+    return -(-len(text) // 4)
+
+
 @dataclass(frozen=True, kw_only=True)
 class FileInfo:
     """The file or URL that a value was loaded from."""
@@ -38,7 +43,7 @@ class FileInfo:
         if name == "fm":
             return self.frontmatter
         if name in ("tokest", "tokens"):
-            return -(-len(self.raw if self.part is None else self.part) // 4)
+            return tokens(self.raw if self.part is None else self.part)
         if name == "url":
             return self.url
         if name == "source":
@@ -110,7 +115,12 @@ class Metadata:
                     return NULL.with_meta(text="") if name == "fm" else NULL
                 # `mx` in front matter is what its author wrote there.
                 return Value(held, self.value.labels, meta={"plain": True} if name == "fm" else None)
-        inner = getattr(self.value.data, "metadata", None)
+        data = self.value.data
+        if name in ("tokest", "tokens") and isinstance(data, str):
+            return Value(tokens(data))
+        if name == "name" and getattr(data, "kind", None) == "executable":
+            return Value(data.name)
+        inner = getattr(data, "metadata", None)
         if inner is not None:
             return inner(name, env)  # type: ignore[no-any-return]
         return NULL
