@@ -26,6 +26,8 @@ _PATH = re.compile(r"[^@>#{\n\\ \t\"]+|[ \t]+(?!#|as\b|\{|!#|>)|#(?=\S)|\\")
 # A heading may hold `;` ("tl;dr"): it ends one only before `!#`.
 _SECTION = re.compile(r"[^,>\n@\"]+?(?=\s*(?:[,>\n@]|;\s*#|;?\s*!#|\?\s*[,;>]|[ \t]as\b|$))")
 _EXCLUDES = re.compile(r"[ \t]*(?:;[ \t]*!?|!)#")
+_CHOICE = re.compile(r"\{[^{}\s,>]*(?:,[^{}\s,>]*)+\}")  # `*.{ts,js}`; selectors stand behind a name: `api.ts{a,b}`
+_PATH_GOES_ON = re.compile(r"[\w./*-]")
 _LIST = re.compile(r"#*\?\?")
 _WITHOUT = re.compile(r"\s*(?:;\s*!?|!)#\s*")
 
@@ -218,6 +220,11 @@ class CommandLexer(TextLexer):
             elif self.text[at : at + 1] == "@":
                 buffer += "@"
                 at = at + 1
+            elif (found := _CHOICE.match(self.text, at)) and (
+                self.text[at - 1] in "</.*-_" or _PATH_GOES_ON.match(self.text, found.end())
+            ):
+                buffer += found.group()
+                at = found.end()
             else:
                 self._flush(buffer.rstrip(), begin, at)
                 return at
