@@ -224,15 +224,20 @@ def decided(verdict: g.Verdict) -> Value:
     hints = [step for step, heard in zip(trace, verdict.heard, strict=True) if isinstance(heard.decision, g.Retry)]
     reasons = [heard.decision.reason for heard in verdict.heard if isinstance(heard.decision, g.Deny)]
     return record({
-        "decision": Value(verdict.kind), "rule": Value(verdict.rule), "reason": Value(verdict.reason),
+        "decision": Value(word(verdict.kind)), "rule": Value(verdict.rule), "reason": Value(verdict.reason),
         "trace": array(trace), "hints": array(hints), "reasons": Value(reasons),
     })  # fmt: skip
+
+
+def word(kind: g.VerdictKind) -> str:
+    """A verdict in the words of guards, which allow what they change."""
+    return "allow" if kind == "transform" else kind
 
 
 def _step(heard: g.Heard) -> Value:
     said = heard.decision
     return record({
-        "guardName": Value(heard.guard.name), "decision": Value(heard.kind),
+        "guardName": Value(heard.guard.name), "decision": Value(word(heard.kind)),
         "reason": Value(said.reason if isinstance(said, g.Deny) else ""),
         "hint": Value(said.hint if isinstance(said, g.Retry) else ""),
         "replacement": NULL if heard.replacement is None else unguarded(heard.replacement),
