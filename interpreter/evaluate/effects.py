@@ -190,8 +190,10 @@ def appended(value: Value, form: str | None, suffix: str, flowing: bool) -> str:
 
 
 async def write_file(path: Path, text: str, value: Value, env: Env, node: n.Node, *, append: bool = False) -> None:
+    """Writes a file: of the workspace of the block around, else of the project."""
     files = env.ports.files
-    if files is None:
+    space = env.box.workspace if env.box is not None and path.is_relative_to(env.run.root) else None
+    if files is None and space is None:
         raise absent("files", node.span, env)
     operation = Operation(
         kind="append" if append else "output", labels=enclosing_labels(env), inputs=(value.labels,),
@@ -200,8 +202,15 @@ async def write_file(path: Path, text: str, value: Value, env: Env, node: n.Node
 
     async def run(given: tuple[Value, ...]) -> Value:
         content = text if given[0] is value else formatted(given[0], None, path.suffix.lower())
+        if space is not None:
+            from .mounting import write_through
+
+            place = path.relative_to(env.run.root).as_posix()
+            await write_through(space, place, Value(content, given[0].labels), env, node.span, append=append)
+            return given[0]
         data = content.encode()
         try:
+            assert files is not None
             operations.write_file(files, path, data, append=append)
         except PermissionError as error:
             raise EvaluationError(

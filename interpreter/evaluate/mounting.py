@@ -118,6 +118,16 @@ async def project_text(path: str, env: Env, span: Span | None) -> Value:
     return Value("")
 
 
+async def write_through(
+    space: Workspace, path: str, value: Value, env: Env, span: Span | None, *, append: bool = False
+) -> None:
+    """Writes a file of the workspace of the block around, over that of the project; commands see it from now on."""
+    before = space.files[path] if path in space.files else await project_text(path, env, span)
+    text = vt.text(before) + vt.text(value) if append else vt.text(value)
+    space.write(path, Value(text, value.labels | before.labels), before=vt.text(before))
+    await env.box.show_workspace(env, span)
+
+
 async def opened(space: Workspace, env: Env, span: Span | None, *, project: bool) -> Mount:
     with _as_fault(span):
         mount = Mount(space, await operations.open_directory(env.ports, project=project))

@@ -153,11 +153,9 @@ async def put(space: Workspace | None, path: str, value: Value, node: n.Node, en
     if space is not None:
         space.write(place, Value(text, value.labels))
     elif env.box is not None and env.box.workspace is not None:
-        from .mounting import project_text
+        from .mounting import write_through
 
-        before = await project_text(place, env, node.span)
-        env.box.workspace.write(place, Value(text, value.labels | before.labels), before=vt.text(before))
-        await env.box.show_workspace(env, node.span)
+        await write_through(env.box.workspace, place, Value(text, value.labels), env, node.span)
     else:
         await write_file(env.run.root / place, text, value, env, node)
 

@@ -191,3 +191,40 @@ async def test_nothing_is_left_of_a_block(world: World) -> None:
     (directory,) = done.lines
     assert "mlld-workspace-" in directory
     assert not Path(directory).exists()
+
+
+async def test_output_and_append_write_where_file_does(world: World) -> None:
+    done = await world.run("""
+var @ws = box [
+  output "out" to "o.txt"
+  append "more" to "o.txt"
+  append "line" to "README.md"
+  run sh { cat o.txt README.md }
+  show <o.txt>
+]
+for @e in @ws.mx.edits => show `@e.type @e.path`
+output "kept" to "kept.txt"
+""")
+    said = fine(done)
+    assert said[:4] == ["outmore", "the project", "line", "outmore"]
+    assert sorted(said[4:]) == ["created o.txt", "modified README.md"]
+    assert not (world.root / "o.txt").exists()
+    assert (world.root / "README.md").read_text() == "the project\n"
+    assert (world.root / "kept.txt").read_text() == "kept"
+
+
+async def test_output_into_a_workspace_is_guarded_and_keeps_its_labels(world: World) -> None:
+    done = await world.run("""
+guard before op:output = when [ @input.any.mx.labels.includes("pii") => deny "no pii" ; * => allow ]
+var pii @p = "p"
+box [ output @p to "o.txt" ]
+""")
+    assert "no pii" in denied(done)
+    done = await world.run("""
+var pii @p = "p"
+box [
+  output @p to "o.txt"
+  show <o.txt>.mx.labels
+]
+""")
+    assert fine(done) == ['["pii"]']
