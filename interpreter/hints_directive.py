@@ -58,8 +58,14 @@ _MISSING = {
 
 def missing_value(directive: str, after: str) -> str:
     """For a directive that ends where its value should be, behind `after`."""
+    if after in ("box", "env"):
+        return f"{after} requires a block: nothing follows"
     if after == WORDS.get(directive):
-        return f"missing content in {after} directive"
+        return (
+            f"invalid {after} syntax: nothing follows"
+            if after in ("when", "if")
+            else f"missing content in {after} directive"
+        )
     if after == "=" and directive in _MISSING:
         return f"{_MISSING[directive]}: there is no value after ="
     if directive in ("OUTPUT", "APPEND") and after == "to":
@@ -69,3 +75,11 @@ def missing_value(directive: str, after: str) -> str:
     if after == "=>":
         return "missing action after '=>'"
     return f"there is no value after {after}"
+
+
+_INVALID = frozenset({"VAR", "EXE", "IMPORT", "EXPORT", "FOR", "WHEN", "IF", "SHOW", "RUN", "OUTPUT", "LOG"})
+
+
+def unexpected(directive: str, what: str) -> str:
+    """For a token that cannot stand in a directive, of which no more is known."""
+    return f"invalid {WORDS[directive]} syntax: unexpected {what}" if directive in _INVALID else f"unexpected {what}"

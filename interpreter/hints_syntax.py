@@ -12,6 +12,8 @@ from . import hints_habits as habits
 from .errors import Diagnostic
 from .hints import nearest
 from .hints_directive import missing_value as after_which_nothing
+from .hints_directive import unexpected
+from .hints_loops import ARROWS, head_of_loop, no_arrow
 from .hints_place import KEYWORDS, VALUE, VALUE_STARTS, Place, Said, described, missing_value, wanted
 from .lexer_words import LANGUAGES, STATEMENT_WORDS, Token
 from .source import Source
@@ -32,7 +34,9 @@ def explain(source: Source, tokens: list[Token], index: int, expected: frozenset
             span = place.span(-said.back) if said.back else source.span(start, max(end, start))
             return Diagnostic(code=said.code, message=said.message, span=span, hint=said.hint)
     span = source.span(start, max(end, start))
-    return Diagnostic(code="syntax", message=f"unexpected {described(place)}", span=span, expected=wanted(expected))
+    return Diagnostic(
+        code="syntax", message=unexpected(place.head, described(place)), span=span, expected=wanted(expected)
+    )
 
 
 # ── Habits ───────────────────────────────────────────────────────────────────────────────────────
@@ -145,57 +149,13 @@ def _connective(place: Place) -> Said | None:
     if "WHERE" in place.expected and word in ("if", "where"):
         return Said("habit", f"{word} in a for is written when", "write for @x in @xs when @condition => …")
     if "ARROW" in place.expected and place.expected & {"BLOCK", "CASES"} and word in (":", "do", "show"):
-        return Said("missing-arrow", f"{_no_arrow(place)} before {word}", _ARROWS)
+        return Said("missing-arrow", f"{no_arrow(place)} before {word}", ARROWS)
     if word == ":" and {"CASES", "WHEN"} & set(place.before()) and "PIPE" in place.expected:
         return Said("habit", "a case is written with =>", "write condition => action")
     if word == "if" and "PIPE" in place.expected:
         return Said("habit", "if comes before what it chooses", "write @condition ? this : that")
     if word == "into" and "TO" in place.expected:
         return Said("habit", "into is written to", "write to")
-    return None
-
-
-_ARROWS = "write => before one action, [ … ] around several"
-
-
-def _no_arrow(place: Place) -> str:
-    """What is missing where a loop has no body."""
-    return (
-        "missing '=>' or '[' in for directive"
-        if place.first == "FOR"
-        else f"missing '=>' in {KEYWORDS[place.head]} expression"
-    )
-
-
-def _head_of_loop(place: Place) -> Said | None:
-    """`for @x @xs => …`, `for @x in @xs @f(@x)`, `for parallel 3 @x`, `loop 3 [ … ]`, `loop() [ … ]`, `while() @f`."""
-    if place.head == "FOR":
-        if place.kind() == "NUMBER" and place.kind(-1) == "PARALLEL":
-            number = place.text()
-            return Said(
-                "syntax", "wrong order for parallel syntax: the limit has no parentheses", f"write parallel({number})"
-            )
-        if "IN" in place.expected and place.kind() != "END" and place.text() not in ("of", "each"):
-            kind = "directive" if place.first == "FOR" else "expression"
-            return Said("missing-word", f"missing 'in' in for {kind}", f"write in before {described(place)}")
-        if "ARROW" in place.expected and place.kind() in VALUE_STARTS and place.kind() != "LBRACE":
-            return Said("missing-arrow", f"{_no_arrow(place)} before {described(place)}", _ARROWS)
-    if place.kind() == "RPAR" and place.opener() in ("LPAR", "CALL", "ARGS") and place.kind(-2) in ("LOOP", "WHILE"):
-        if place.kind(-2) == "LOOP":
-            return Said("missing-limit", "loop() requires a limit or endless", "write loop(10) or loop(endless)")
-        return Said("missing-limit", "while() requires a maximum iteration count", "write while(10) @function")
-    if "WHILE" in place.before() and place.kind(-1) == "RPAR" and place.kind() == "END" and place.head != "LOOP":
-        return Said(
-            "missing-value",
-            "while expects an executable reference after the iteration cap",
-            "write while(10) @function",
-        )
-    if place.kind(-1) == "WHILE" and place.kind() in VALUE_STARTS:
-        return Said(
-            "missing-limit",
-            "missing '(' after while keyword",
-            "write while(10) @function; a block is repeated by loop(10) until …",
-        )
     return None
 
 
@@ -326,7 +286,7 @@ def _missing_value(place: Place) -> Said | None:
         elif place.first == "WHEN":
             told = "invalid when syntax: expected '=>' or '[' after the condition"
         elif place.first == "FOR":
-            told = f"{_no_arrow(place)}: {told}"
+            told = f"{no_arrow(place)}: {told}"
         elif place.first in ("LOOP", "BOX"):
             told = f"{word} requires a block: {told}"
         return Said("missing-block", told, "write => and an action, or [ … ]")
@@ -412,7 +372,9 @@ def _declaration(place: Place) -> Said | None:
             return Said("habit", "one name is declared at a time", f"write {place.text()} on a line of its own")
         case "WORD" | "LABEL" if place.kind(-1) == "AT":
             return Said("bad-name", "a name has no spaces", f"write {place.text(-1)}_{place.text()}")
-        case "END" | "COMMA":
+        case "COMMA":
+            return None
+        case "END" if place.index < 2 or place.head not in ("VAR", "EXE", "FILE", "FILES"):
             return None
     no_equals = {
         "VAR": f"invalid var syntax. Expected '=' after variable name '{place.text(-1)}'",
@@ -442,7 +404,7 @@ def _imports(place: Place) -> Said | None:
         return Said(
             "habit", f"{told}: names stand in braces", f"write export {{ {name} }}, for what is declared elsewhere"
         )
-    if place.first in ("OUTPUT", "APPEND") and "TO" in place.expected and place.kind() in ("STRING", "AT"):
+    if place.first in ("OUTPUT", "APPEND") and "TO" in place.expected and place.kind() in ("STRING", "AT", "END"):
         word = KEYWORDS[place.first]
         return Said("missing-word", f"missing 'to' keyword in {word} directive", f'write {word} @value to "file"')
     return None
@@ -477,7 +439,7 @@ _HABITS: tuple[Habit, ...] = (
     _connective,
     _imports,
     _missing_block,
-    _head_of_loop,
+    head_of_loop,
     _cases_or_statements,
     _ternary,
     _missing_value,
