@@ -49,11 +49,11 @@ async def call_with(node: n.Call, env: Env, first: tuple[Value, ...], options: C
                 raise at(error, node.span) from None
         callee = found
     else:
-        unknown = (
-            "Pipeline function '@{}' is not defined"
-            if options is not None and options.stage
-            else "Command not found: {}"
-        )
+        unknown = "Command not found: {}"
+        if options is not None and options.stage:
+            unknown = "Pipeline function '@{}' is not defined"
+        elif options is not None and options.stated:
+            unknown = "Executable variable not found: {}"
         callee = await callee_of(function, env, unknown)
     target_function = callee.data
     if isinstance(target_function, BuiltIn) and target_function.ask is not None and not first:

@@ -409,6 +409,13 @@ async def run(node: n.Run, env: Env) -> Value:
     result = await evaluate(value, env)
     if isinstance(result.data, CALLABLES):  # `run @task` without parentheses
         return await invoke(result, [], env, node.span, options=stated)
+    if isinstance(value, n.Variable):
+        raise EvaluationError(
+            f"Executable variable not found: {value.name}",
+            span=value.span,
+            code="not-a-function",
+            hint=f"show @{value.name}",
+        )
     return result
 
 

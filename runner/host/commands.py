@@ -37,7 +37,8 @@ class HostCommands:
         environment = {**self._env, **command.env, **command.secrets}
         cwd = command.cwd or self._cwd
         if cwd is not None and not os.path.isdir(cwd):
-            raise OSError(f"Working directory does not exist: {cwd}")
+            wrong = "must be a directory" if os.path.exists(cwd) else "does not exist"
+            raise OSError(f"Working directory {wrong}: {cwd}")
         with self._argv(command) as argv:
             if command.tty:
                 return await self._interactive(argv, environment, cwd)
