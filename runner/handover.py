@@ -38,6 +38,7 @@ class Handover:
     trace: Trace | None = None  # None: nobody keeps a trace of this run
     # Secrets of remote servers are files beside the sidecar, and its configuration has their names alone (compose).
     secret_files: bool = False
+    ca_bundle: str = ""  # the text of the plan's (`trust.planned`)
     host_addresses: tuple[str, ...] = ()  # public ones of this machine: the gate refuses them like private ones
 
     def values(self) -> frozenset[str]:
@@ -98,6 +99,8 @@ def sidecar_line(plan: SandboxPlan, handover: Handover, *, links: str = LINKS, h
         raise SandboxFailure(
             "the module's text is not the one that was planned", remedy="plan again: it was changed meanwhile"
         )
+    if (plan.ca_bundle is None) != (not handover.ca_bundle):
+        raise SandboxFailure("the CA bundle is not the one that was planned", remedy="plan again")
     config = {
         "version": 1,
         "run": plan.run,
@@ -113,6 +116,7 @@ def sidecar_line(plan: SandboxPlan, handover: Handover, *, links: str = LINKS, h
         },
         "egress": {rule.member: _egress(rule) for rule in plan.egress},
         "resolver": plan.resolver,
+        **({"caBundle": handover.ca_bundle} if handover.ca_bundle else {}),
         "hostAddresses": list(handover.host_addresses),
         "module": None
         if module is None

@@ -252,6 +252,14 @@ class ProfileReason:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CaBundle:
+    """Certificate authorities of the user's that the sidecar trusts beside those of its image, towards remote servers."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class SandboxPlan:
     """One run. Two plans with equal digests fence alike, whatever their run ids are."""
 
@@ -273,6 +281,7 @@ class SandboxPlan:
     result_bytes: int = 10 * MIB
     body_bytes: int = 4 * MIB
     resolver: str | None = None  # "IP:PORT" that the gate asks; None = what the engine gives the sidecar
+    ca_bundle: CaBundle | None = None
     keep: str | None = None  # the sandbox outlives its block under this name
     refused: tuple[Refusal, ...] = ()
     warnings: tuple[str, ...] = ()

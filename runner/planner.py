@@ -82,6 +82,7 @@ class _Planner:
             workspace=options.host.workspace,
             timeout_seconds=options.timeout_seconds or spec.limits.timeout_seconds,
             resolver=options.resolver,
+            ca_bundle=options.ca_bundle if any(server.url for server in described) else None,
             keep=spec.keep,
         )
         if spec.provider == "local":

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from runner.plan import MIB, Limits
+from runner.plan import MIB, CaBundle, Limits
 
 AGENT_LIMITS = Limits(memory_bytes=2048 * MIB, cpus=2.0, pids=256)
 SERVER_LIMITS = Limits(memory_bytes=512 * MIB, cpus=1.0, pids=128)
@@ -76,6 +76,7 @@ class PlanOptions:
     agent_env: Mapping[str, str] = field(default_factory=dict)
     runtime: str = ""
     resolver: str | None = None
+    ca_bundle: CaBundle | None = None
     timeout_seconds: float | None = None
     agent_limits: Limits = AGENT_LIMITS
     server_limits: Limits = SERVER_LIMITS

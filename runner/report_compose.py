@@ -129,6 +129,10 @@ def _refuse(plan: SandboxPlan, handover: Handover) -> None:
                 remedy="use a grant for programs (client_credentials), or mlld sandbox spawn",
                 place=server.place,
             )
+    if plan.ca_bundle is not None:
+        raise Unsupported(
+            "compose is handed no CA bundle", remedy="have it in the images: SSL_CERT_FILE while they are built"
+        )
     if handover.secrets:
         raise AssertionError("a compose file is no place for secrets")
 

@@ -61,6 +61,9 @@ def _seat(plan: SandboxPlan, container: Container) -> Iterator[str]:
     yield f"image {container.image}, as user {container.hardening.user}"
     if container.member == SIDECAR:
         yield "network: one of its own, for the hosts above" if plan.networked else "network: none, no packet leaves"
+        if plan.ca_bundle:
+            told = f"{clean(plan.ca_bundle.path)} (sha256:{plan.ca_bundle.sha256[:12]}…)"
+            yield f"trusts the certificate authorities in {told}, too, towards remote servers"
     else:
         yield f"reaches {_reach(plan, container.member)}"
         for verb, mounts in shown_mounts(container).items():

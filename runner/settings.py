@@ -7,6 +7,7 @@ environment block never pays for it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, ValidationError
@@ -27,6 +28,7 @@ class Settings(BaseSettings):
     agent: str | None = Field(default=None, description="agent to use where the module names none")
     runtime: str | None = Field(default=None, description="OCI runtime of the engine, for example runsc")
     progress: Literal["auto", "plain", "none"] = Field(default="auto", description="how progress is shown")
+    ca_bundle: Path | None = Field(default=None, description="authorities that remote servers may have, too (PEM)")
     timeout: float | None = Field(default=None, gt=0, description="seconds that an agent may take")
 
     @classmethod

@@ -198,6 +198,12 @@ def main(arguments: list[str]) -> int:
                     file=sys.stderr,
                 )
                 return EXIT_CONFIG
+        if config.ca_bundle:
+            from images.sidecar import (
+                httpclient,  # most runs have no remote server, and their start pays nothing for it
+            )
+
+            httpclient.trust(config.ca_bundle)
     except (ConfigError, OSError) as error:
         print(f"sidecar: {error}", file=sys.stderr)
         return EXIT_CONFIG

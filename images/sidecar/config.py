@@ -86,6 +86,8 @@ class SidecarConfig:
     tell_pins: bool = False
     """Whether the record gets what a lock is made of."""
     limits: Limits = field(default_factory=Limits)
+    ca_bundle: str = ""
+    """Certificates (PEM) of authorities that remote servers may have beside those that the image trusts."""
 
     @property
     def links(self) -> dict[str, str]:
@@ -132,6 +134,7 @@ def parse(text: str | bytes, *, secrets: Path | None = None) -> SidecarConfig:
         "resolver",
         "hostAddresses",
         "hosts",
+        "caBundle",
         "module",
         "tellPins",
         "trace",
@@ -169,6 +172,7 @@ def parse(text: str | bytes, *, secrets: Path | None = None) -> SidecarConfig:
         trace=_trace(root.get("trace")),
         tell_pins=root.get("tellPins").boolean(default=False),
         limits=_limits(root.get("limits")),
+        ca_bundle=root.get("caBundle").string() if root.get("caBundle").given else "",
     )
 
 

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from images.sidecar import openssl
 from images.sidecar.budget import NO_ROOM, NOTABLE, Budget, Held
+from images.sidecar.reading import ConfigError
 from images.sidecar.seams import Dial
 
 _MAX_HEAD = 32 << 10
@@ -167,6 +168,14 @@ def _trust() -> ssl.SSLContext:
     """The certificate authorities, for all clients: reading them takes longer than many requests, and everybody waits."""
     openssl.provide()
     return ssl.create_default_context()
+
+
+def trust(authorities: str) -> None:
+    """Has all clients trust these certificates (PEM) beside those of the system. Errors: `ConfigError`."""
+    try:
+        _trust().load_verify_locations(cadata=authorities)
+    except (ssl.SSLError, ValueError) as error:
+        raise ConfigError(f"config.caBundle must be certificates: {error}") from None
 
 
 class HttpClient:

@@ -25,7 +25,7 @@ from images.sidecar.addresses import AddressPolicy
 from images.sidecar.authorizer import Authorized, Authorizer
 from images.sidecar.gate import Gate
 from images.sidecar.handshake import CLIENT, LEGACY
-from images.sidecar.httpclient import HttpClient, HttpError
+from images.sidecar.httpclient import HttpClient, HttpError, trust
 from images.sidecar.oauth import Challenge, OAuthError
 from images.sidecar.reading import ConfigError
 from images.sidecar.resolver import resolver_for
@@ -175,6 +175,8 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         config = configuration.parse(read_config_line(STDIN))
+        if config.ca_bundle:
+            trust(config.ca_bundle)
     except ConfigError as error:
         print(f"login: {error}", file=sys.stderr)
         return EXIT_CONFIG

@@ -155,6 +155,7 @@ async def load(
         agent=chosen,
         runtime=runtime or settings.runtime or "",
         timeout_seconds=timeout or settings.timeout,
+        ca_bundle=settings.ca_bundle,
     )
     sandboxes = sandboxes_for(
         context, options=options, say=shown.note, on_record=on_record, asked={"env": ref, **asked}, files=files

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from runner import environ
+from runner import environ, trust
 from runner.cli import interrupt
 from runner.cli.environment import environment_options, load
 from runner.cli.lazy import Command
@@ -50,6 +50,7 @@ async def _login(
         token=secrets.token_urlsafe(24),
         secrets=sandboxes.secret_values(plan, spec),
         host_addresses=sandboxes.host_addresses(plan),
+        ca_bundle=trust.planned(plan.ca_bundle),
     )
 
     def on_url(url: str) -> None:

@@ -30,7 +30,7 @@ from interpreter.ports import (
     ToolConnection,
     Witnessed,
 )  # fmt: skip
-from runner import doctor, environ, lock
+from runner import doctor, environ, lock, trust
 from runner.agents import Agent
 from runner.backends.docker import DockerBackend
 from runner.backends.docker_errors import connect
@@ -67,6 +67,7 @@ class Options:
     runtime: str = ""
     resolver: str | None = None
     timeout_seconds: float | None = None
+    ca_bundle: Path | None = None
 
 
 @dataclass(kw_only=True)
@@ -154,6 +155,7 @@ class Sandboxes:
                 agent_hosts=agent.hosts if agent else (),
                 runtime=self.options.runtime,
                 resolver=self.options.resolver,
+                ca_bundle=trust.read(self.options.ca_bundle)[0] if self.options.ca_bundle else None,
                 timeout_seconds=self.options.timeout_seconds,
             ),
         )
@@ -280,6 +282,7 @@ class Sandboxes:
             remembered=await asyncio.to_thread(offers.read, plan) if remembers else {},
             trace=trace,
             host_addresses=self.host_addresses(plan),
+            ca_bundle=trust.planned(plan.ca_bundle),
             credentials=credentials,
         )
         lease = self._lease = self._lease or Lease(cache=cache)

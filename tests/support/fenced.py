@@ -85,14 +85,19 @@ def images(store: ImageStore, servers: tuple[ServerSpec, ...]) -> Images:
 
 @asynccontextmanager
 async def fenced(
-    client: docker.DockerClient, store: ImageStore, spec: EnvironmentSpec, cache: Path, **options: Any
+    client: docker.DockerClient,
+    store: ImageStore,
+    spec: EnvironmentSpec,
+    cache: Path,
+    handover: Handover | None = None,
+    **options: Any,
 ) -> AsyncIterator[Fenced]:
     """Applies the declaration's plan; gone with the block."""
     name = f"test-{secrets.token_hex(4)}"
     made = images(store, spec.mcp.servers)
     planned = plan(spec, PlanOptions(run=name, images=made, host=HostFacts(), **options))
     heard = Heard()
-    handover = Handover(token=secrets.token_hex(16))
+    handover = handover or Handover(token=secrets.token_hex(16))
     seats = await DockerBackend(client, owner="test", cache=cache).apply(planned, handover, heard)
     try:
         await seats.begin()

@@ -25,6 +25,8 @@ from tests.support.certificates import certificate
 
 LABELS = {"dev.mlld.test": "internet"}
 NAMES = ("granted.example", "www.wild.example", "server-only.example", "not-granted.example", "denied.wild.example")
+TOOLS, AUTHORITY = "tools.example", "auth.example"
+"""An MCP server that wants tokens, and who gives them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +65,7 @@ def internet(client: docker.DockerClient, image: str) -> Iterator[Internet]:
         stack.callback(network.remove)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="internet-")))
         folder.chmod(0o755)
-        authority = certificate(folder, *NAMES)
+        authority = certificate(folder, *NAMES, TOOLS, AUTHORITY)
         (folder / "host.py").write_text((Path(__file__).parent / "internet_host.py").read_text())
         made = client.api.create_container(
             image,

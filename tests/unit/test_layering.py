@@ -22,7 +22,19 @@ INTERPRETER = [
 ]
 RUNNER = [
     {"errors", "spelling", "environ", "agents", "settings", "plan", "trace"},
-    {"planner", "survey", "invariants", "render", "handover", "offers", "record", "lock", "secrets", "recipes"},
+    {
+        "planner",
+        "survey",
+        "invariants",
+        "render",
+        "handover",
+        "offers",
+        "record",
+        "lock",
+        "secrets",
+        "recipes",
+        "trust",
+    },
     {"images", "backends"},
     {"sandbox", "lease", "selftest", "endpoint", "commands"},
     {"host", "report", "doctor", "telemetry"},

@@ -37,9 +37,9 @@ def remote(authorization: Authorization | None, *hosts: str) -> ServerSpec:
     )  # fmt: skip
 
 
-def planned(authorization: Authorization | None, *hosts: str) -> SandboxPlan:
+def planned(authorization: Authorization | None, *hosts: str, **more: Any) -> SandboxPlan:
     declared = {name: AuthDecl(name=name, variable=name.upper(), source=f"env:{name.upper()}") for name in SECRETS}
-    return plan(full(mcp=McpConfig(servers=(remote(authorization, *hosts),)), auth=declared), options())
+    return plan(full(mcp=McpConfig(servers=(remote(authorization, *hosts),)), auth=declared), options(**more))
 
 
 def configured(made: SandboxPlan, **changes: object) -> sidecar.SidecarConfig:
