@@ -50,6 +50,7 @@ class Lexed:
     items: list[list[Token]]
     faults: list[Diagnostic]
     frontmatter: Token | None = None
+    fences: tuple[tuple[int, int], ...] = ()  # where the contents of `mlld-run` fences begin and end
 
 
 class Lexer(DirectiveLexer):
@@ -62,6 +63,7 @@ class Lexer(DirectiveLexer):
         self.document = mode == "document"
         self.items: list[list[Token]] = []
         self.never_closed: set[str] = set()
+        self.fences: list[tuple[int, int]] = []
 
     def lex(self) -> Lexed:
         at, frontmatter = 0, None
@@ -79,7 +81,7 @@ class Lexer(DirectiveLexer):
                 return Lexer(Source(name=self.source.name, text=text), "strict").lex()
         else:
             self._strict(at, self.size)
-        return Lexed(items=self.items, faults=self.faults, frontmatter=frontmatter)
+        return Lexed(items=self.items, faults=self.faults, frontmatter=frontmatter, fences=tuple(self.fences))
 
     # ── Strict ───────────────────────────────────────────────────────────────────────────────────
 
@@ -181,6 +183,7 @@ class Lexer(DirectiveLexer):
     def _run_fence(self, begin: int, end: int) -> None:
         """```` ```mlld-run ````: its content is strict. It is lexed alone, so that nothing in it can reach beyond its end."""
         close = self.text.rfind("```", begin, end)
+        self.fences.append((begin, close))
         inner = Lexer(Source(name=self.source.name, text=self.text[begin:close]), "strict")
         inner.fenced = True
         inner._strict(0, inner.size)

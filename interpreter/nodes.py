@@ -77,12 +77,15 @@ from .source import Mode, Source
 
 @node
 class Document(Node):
-    """One file. In document mode `Text` stands between the statements; in strict mode there is none."""
+    """One file. In document mode `Text` stands between the statements; in strict mode there is none. `fences` are the offsets
+    between which the contents of `mlld-run` fences stand.
+    """
 
     source: Source = field(compare=False, repr=False)
     mode: Mode
     frontmatter: Frontmatter | None = None
     body: tuple[Statement | Text, ...] = ()
+    fences: tuple[tuple[int, int], ...] = field(default=(), compare=False, repr=False)
 
 
 @node

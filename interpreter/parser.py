@@ -53,7 +53,10 @@ def parse(source: Source, mode: Mode | None = None) -> tuple[n.Document, list[Di
         _, text, start, end = lexed.frontmatter
         frontmatter = n.Frontmatter(text=str(text), span=source.span(start, end))
     span = source.span(0, len(source.text))
-    return n.Document(source=source, mode=mode, frontmatter=frontmatter, body=tuple(body), span=span), faults
+    document = n.Document(
+        source=source, mode=mode, frontmatter=frontmatter, body=tuple(body), fences=lexed.fences, span=span
+    )
+    return document, faults
 
 
 def parse_or_raise(source: Source, mode: Mode | None = None) -> n.Document:

@@ -132,7 +132,7 @@ async def run_body(document: n.Document, env: Env, *, prose: bool) -> Value | No
                 await declare_statement(statement, env)
                 continue
             await run_statement(statement, env)
-            if prose and document.mode == "document":
+            if prose and document.mode == "document" and not in_fence(statement, document):
                 end_of_directive(statement, env)
     except Returned as returned:
         return returned.value or NULL
@@ -188,6 +188,11 @@ def end_of_directive(statement: n.Node, env: Env) -> None:
     shown = ends_its_line(statement)
     if comment is None or (comment.group(1) and not shown):
         env.run.document.end_of_directive(shown=shown)
+
+
+def in_fence(statement: n.Node, document: n.Document) -> bool:
+    """Does it stand in a `mlld-run` fence, of which the document has only what is printed there?"""
+    return any(begin <= statement.span.start < end for begin, end in document.fences)
 
 
 def ends_its_line(statement: n.Node) -> bool:

@@ -42,6 +42,9 @@ def written(text: str, directory: Path) -> str:
         ('one\n\n\t/show "two"\n', "one\n\n\ttwo\n"),
         ('/show "one"\n  /show "two"\n', "one\ntwo\n"),
         ('/show "one"\n\n   two\n     three\n', "one\ntwo\n     three\n"),
+        # Of a fence that runs, the document has what is printed there, and the lines around it.
+        ('a\n```mlld-run\nshow "x"\nif true [ show "y" ]\n```\n\nb\n', "a\nx\ny\n\nb\n"),
+        ("```mlld-run\nfor @x in [1, 2] => show @x\nvar @y = 3\n```\nb\n", "1\n2\nb\n"),
         # Fences are text, whatever they hold.
         ('```\n/show "no"\n>> no comment\n```\n\nb\n', '```\n/show "no"\n>> no comment\n```\n\nb\n'),
     ],
