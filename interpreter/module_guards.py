@@ -20,6 +20,7 @@ from interpreter.declarations import McpConfig, Profile, ProfileChoice
 from interpreter.environment import denied_tool
 from interpreter.errors import MlldError
 from interpreter.evaluate.sources import reachable
+from interpreter.globs import glob_pattern
 from interpreter.guards import Guard, Guarded, Guards, Verdict, settle
 from interpreter.labels import Labels, from_flat
 from interpreter.module_messages import OF_TASKS, Unfit, plain, put_back, text_of
@@ -334,9 +335,9 @@ class MemoryFiles:
         raise PermissionError("nothing can be written here")
 
     def glob(self, root: Path, pattern: str) -> Sequence[Path]:
-        return sorted(
-            path for path in self._files if path.is_relative_to(root) and path.relative_to(root).match(pattern)
-        )
+        fits = glob_pattern(pattern)
+        below = (path for path in self._files if path.is_relative_to(root))
+        return sorted(path for path in below if fits.fullmatch(path.relative_to(root).as_posix()))
 
     def exists(self, path: Path) -> bool:
         return path in self._files or self.is_dir(path)

@@ -28,7 +28,7 @@ def nearby(text: str, env: Env) -> Path | None:
     pattern = "/".join(map(_loose, parts)) + ("" if ended else ".*")
     root = env.module.directory
     try:
-        found = list(operations.find_files(env.ports.files, root, pattern))
+        found = [*operations.find_files(env.ports.files, root, pattern)]
     except (OSError, NotImplementedError, ValueError):
         return None
     if not ended:

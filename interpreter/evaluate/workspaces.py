@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from interpreter import nodes as n
 from interpreter import values_text as vt
 from interpreter.errors import EvaluationError, LimitReached
+from interpreter.globs import glob_pattern
 from interpreter.labels import Labels, joined
 from interpreter.values import NULL, Value, array, record, type_name
 
@@ -244,8 +244,6 @@ def file_of(space: Workspace, path: str) -> Value:
 
 
 def matching(paths: Mapping[str, str], pattern: str) -> list[str]:
-    """The values of the keys that a glob fits: `*` and `?` stay within one name, `**/` is any number of directories."""
-    parts = re.split(r"(\*\*/|\*\*|\*|\?)", pattern)
-    known = {"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    fits = re.compile("".join(known.get(part) or re.escape(part) for part in parts))
+    """The values of the keys that a glob fits."""
+    fits = glob_pattern(pattern)
     return sorted(value for key, value in paths.items() if fits.fullmatch(key))
