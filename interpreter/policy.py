@@ -275,12 +275,17 @@ def added_labels(policy: Policy, operation: Operation) -> tuple[str, ...]:
 def effective_taint(policy: Policy, labels: Labels) -> tuple[str, ...]:
     """The labels as rules see them: with `untrusted` where the policy says that unlabelled data is."""
     marks = labels.marks
-    if policy.unlabeled != "untrusted":
-        return marks
-    from_elsewhere = [mark for mark in marks if mark not in ("src:exe", "src:template")]
+    return (*marks, "untrusted") if unlabelled_as(policy, labels) == "untrusted" else marks
+
+
+def unlabelled_as(policy: Policy, labels: Labels) -> Literal["trusted", "untrusted"] | None:
+    """What the policy labels data with that came from elsewhere and that nobody has labelled; None if it is not such data."""
+    if policy.unlabeled is None:
+        return None
+    from_elsewhere = [mark for mark in labels.marks if mark not in ("src:exe", "src:template")]
     if from_elsewhere and all(mark.startswith(("src:", "dir:", "mcp:")) for mark in from_elsewhere):
-        return (*marks, "untrusted")
-    return marks
+        return policy.unlabeled
+    return None
 
 
 def withdrawn(policy: Policy, operation: Operation, taint: Iterable[str]) -> Denied | None:

@@ -7,6 +7,7 @@ from interpreter import values_text as vt
 from interpreter.errors import EvaluationError, LimitReached, UserBail
 from interpreter.labels import NONE, LabelConflict, Labels
 from interpreter.names import FIXED
+from interpreter.policy import unlabelled_as
 from interpreter.values import NULL, UNDEFINED, Undefined, Value, type_name
 
 from .core import Env, LoopContinue, LoopDone, RetryAsked, Returned, Skipped, at, evaluate, handles, optional
@@ -125,6 +126,15 @@ def declared_labels(labels: tuple[str, ...], node: n.Node) -> Labels:
         raise EvaluationError(str(conflict), span=node.span, code="label-conflict") from None
 
 
+def stanced(value: Value, env: Env) -> Value:
+    """What gets a name, with the label that `defaults.unlabeled` of a policy gives what nobody has labelled."""
+    policy = env.authority.policy
+    if not policy.layers:
+        return value
+    label = unlabelled_as(policy, value.labels)
+    return value if label is None else value.with_labels(Labels.of(label))
+
+
 @handles(n.Let)
 async def let(node: n.Let, env: Env) -> Value:
     if node.name in FIXED:
@@ -144,7 +154,7 @@ async def let(node: n.Let, env: Env) -> Value:
     value = defined(await action_value(node.value, env)).with_labels(env.mx.get("flow", NONE))
     if node.labels:
         value = value.with_labels(declared_labels(node.labels, node))
-    env.scope.define(node.name, value)
+    env.scope.define(node.name, stanced(value, env))
     return NULL
 
 
@@ -178,7 +188,7 @@ async def assign(node: n.Augment, old: Value | None, env: Env) -> None:
             f"Variable '{node.name}' is already defined and cannot be redefined", span=node.span,
             code="variable-redefinition", hint="names are constant: write `let @next = …`; lists, texts and numbers grow by +=",
         )  # fmt: skip
-    env.scope.define(node.name, defined(await action_value(node.value, env)))
+    env.scope.define(node.name, stanced(defined(await action_value(node.value, env)), env))
 
 
 def added(old: Value, new: Value, node: n.Augment) -> Value:

@@ -19,7 +19,7 @@ from interpreter.profiles import choose, parse_profiles
 from interpreter.source import Span
 from interpreter.values import NULL, Value
 
-from .blocks import action_value, declared_labels
+from .blocks import action_value, declared_labels, stanced
 from .core import Env, evaluate, handles
 from .expressions import defined, entry_name
 from .functions import Function
@@ -80,7 +80,7 @@ async def assigned(node: n.Var, env: Env) -> Value:
     while True:
         attempt = len(hints) + 1
         around = env if attempt == 1 else env.ambient(**{"try": attempt, "hint": Value(hints[-1])})
-        value = defined(await action_value(node.value, around)).with_labels(labels)
+        value = stanced(defined(await action_value(node.value, around)).with_labels(labels), env)
         if isinstance(node.value, n.Command) and value.meta is not None and "stdout" in value.meta:
             value = value.with_meta(text=value.meta["stdout"])  # in text, it stays what the command said
         if not watched:
