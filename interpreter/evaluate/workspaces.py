@@ -76,25 +76,34 @@ class Workspace:
     def edits(self) -> list[dict[str, Any]]:
         kinds = {path: "modified" if self.before[path] else "created" for path in self.files if path in self.before}
         kinds |= {path: "deleted" for path in self.before if path in self.removed}
-        return [{"path": path, "type": kind, "entity": "file"} for path, kind in kinds.items()]
+        return [{"path": path, "type": kinds[path], "entity": "file"} for path in sorted(kinds)]
 
     def diff(self, path: str) -> str:
         old = self.before.get(path, "").splitlines(keepends=True)
         new = vt.text(self.files[path]).splitlines(keepends=True) if path in self.files else []
-        return "".join(difflib.unified_diff(old, new, f"a/{path}", f"b/{path}"))
+        nothing = "/dev/null"
+        return "".join(
+            difflib.unified_diff(
+                old, new, f"a/{path}" if old else nothing, f"b/{path}" if path in self.files else nothing
+            )
+        )
 
     def metadata(self, name: str, env: Env) -> Value:
         """`.mx.edits` of a workspace."""
         return Value(self.edits(), self.labels) if name == "edits" else NULL
 
     def get_field(self, name: str, env: Env, own: Labels) -> Value | None:
-        return Value(dict(self.descriptions)) if name == "descriptions" else None
+        if name == "type":
+            return Value(self.kind)
+        return Value(dict(sorted(self.descriptions.items()))) if name == "descriptions" else None
 
     def describe(self) -> Any:
-        return {"type": "workspace", "name": self.name, "files": sorted(self.files), "descriptions": self.descriptions}
+        """What it holds, without the texts."""
+        told = dict(sorted(self.descriptions.items()))
+        return {"type": self.kind, "name": self.name, "files": sorted(self.files), "descriptions": told}
 
-    def shown(self) -> str:
-        return f"<workspace {self.name}: {len(self.files)} files>"
+    def displayed(self) -> str:
+        return vt.dump(self.describe(), pretty=True)
 
 
 def clean(path: str, node: n.Node) -> str:

@@ -51,7 +51,7 @@ show <@ws/README.md>.mx.diff
 show <@ws/d/*.txt>.length
 """)
     assert fine(done) == [
-        "two", "new", "a project", "created a.txt", "modified README.md", "created d/n.txt", "--- a/README.md",
+        "two", "new", "a project", "modified README.md", "created a.txt", "created d/n.txt", "--- a/README.md",
         "+++ b/README.md", "@@ -1 +1 @@", "-the project", "+a project", "1",
     ]  # fmt: skip
     assert (world.root / "README.md").read_text() == "the project\n"
