@@ -152,7 +152,7 @@ def branch_of(env: Env, labels: Labels) -> Env:
     """The inside of a branch that was taken because of data with these labels: they go with what is assigned or returned there,
     since that tells about the data. Loops in it are not those of a parallel loop around."""
     inside = env.block()
-    if labels is not NONE or "spread" in env.mx:
+    if labels is not NONE or env.mx.get("spread") is not None:
         inside.mx = {name: entry for name, entry in env.mx.items() if name != "spread"}
         if labels is not NONE:
             inside.mx["flow"] = labels | env.mx.get("flow", NONE)

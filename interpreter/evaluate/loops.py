@@ -83,7 +83,9 @@ def rounds(node: n.For, source: Value, env: Env) -> list[Round]:
         names = bind(node, key, item, is_object)
         context = {"index": index, "total": len(members), "key": key.data, "parallel": parallel is not None}
         inside = env.block(names, barrier=parallel is not None)
-        inside.mx = {**env.mx, "for": context, "spread": parallel}
+        inside.mx = {**env.mx, "for": context}
+        if parallel is not None:
+            inside.mx["spread"] = parallel
         made.append(Round(index, key, item, inside))
     return made
 
