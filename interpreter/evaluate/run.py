@@ -128,6 +128,8 @@ async def run_body(document: n.Document, env: Env, *, prose: bool) -> Value | No
                 if prose:
                     env.run.document.prose(statement.text)
                 continue
+            if not prose and not env.module.is_environment and is_for_readers(statement):
+                continue
             if env.run.declare_only and not env.module.is_environment:
                 await declare_statement(statement, env)
                 continue
@@ -137,6 +139,16 @@ async def run_body(document: n.Document, env: Env, *, prose: bool) -> Value | No
     except Returned as returned:
         return returned.value or NULL
     return None
+
+
+def is_for_readers(statement: n.Node) -> bool:
+    """Does a file do this for whoever runs it, and not for whoever imports it: show, write, run something?
+
+    An environment module may not do it at all, and is told so.
+    """
+    if isinstance(statement, n.ExpressionStatement):
+        return isinstance(statement.value, n.Call)
+    return isinstance(statement, n.Show | n.Log | n.Output | n.Append | n.Run)
 
 
 DECLARATIONS = (n.Var, n.Exe, n.Import, n.Export, n.Guard, n.Policy, n.Auth, n.Needs, n.Profiles, n.ShadowEnvironment)

@@ -127,7 +127,15 @@ async def optional_part(part: n.Conditional, env: Env, builder: Builder) -> None
 async def repeat(node: n.TemplateFor, env: Env, builder: Builder) -> None:
     from .loops import pairs
 
-    source = await evaluate(node.iterable, env)
+    try:
+        source = await evaluate(node.iterable, env)
+    except Missing as missing:
+        if not isinstance(node.iterable, n.Variable):
+            raise
+        # As a name alone stays as it is written: a gap, which is told.
+        told = f"warning: {node.iterable.span}: {missing.message}; nothing stands in its place\n"
+        env.ports.output.stderr(told)
+        return
     if isinstance(source.data, Undefined) or source.data is None:
         return
     if isinstance(source.data, str | int | float) and not isinstance(vt.parse_loosely(vt.text(source)), list | dict):
