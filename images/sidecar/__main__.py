@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from images.sidecar import config as configuration
-from images.sidecar import guarding
+from images.sidecar import guarding, turns
 from images.sidecar.addresses import AddressPolicy
 from images.sidecar.admission import Admission
 from images.sidecar.audit import Audit
@@ -207,7 +207,8 @@ def main(arguments: list[str]) -> int:
     except (ConfigError, OSError) as error:
         print(f"sidecar: {error}", file=sys.stderr)
         return EXIT_CONFIG
-    return asyncio.run(run(config, leased=leased, started=started, fenced=arguments != ["--unfenced"]))
+    with asyncio.Runner(loop_factory=turns.new_loop) as runner:
+        return runner.run(run(config, leased=leased, started=started, fenced=arguments != ["--unfenced"]))
 
 
 if __name__ == "__main__":

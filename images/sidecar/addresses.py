@@ -8,8 +8,9 @@ global but is not.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
+
+from msgspec import Struct
 
 from images.sidecar.rules import Address
 
@@ -62,8 +63,7 @@ _REFUSED: tuple[tuple[str, Network], ...] = tuple(
 _GLOBAL_V6 = IPv6Network("2000::/3")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AddressPolicy:
+class AddressPolicy(Struct, frozen=True, kw_only=True):
     """The judge of addresses. `host` holds the machine's own public addresses: it can only refuse more, never less."""
 
     host: tuple[Network, ...] = ()

@@ -11,7 +11,6 @@ too, and so does one that the lock of its server does not hold.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -139,6 +138,10 @@ class Filter:
     def missing(self, names: Sequence[str]) -> dict[str, str | None]:
         """Entries that name no tool of the server, each with the name that it may have meant."""
         has = {spelling(name): name for name in names}
+        if self._tools.keys() <= has.keys():
+            return {}
+        import difflib  # most filters are right
+
         near = {form: difflib.get_close_matches(form, has, 1) for form in self._tools if form not in has}
         return {self._tools[form]: has[found[0]] if found else None for form, found in near.items()}
 
@@ -299,6 +302,8 @@ def pinned(item: Mapping[str, Any]) -> bytes:
 
 def _difference(former: bytes, now: bytes) -> str:
     """The change as a person reads it, cut to what a record holds."""
+    import difflib  # most tools stay as they are
+
     before, after = (
         orjson.dumps(orjson.loads(text), option=orjson.OPT_INDENT_2).decode().splitlines()[:500]
         for text in (former, now)

@@ -7,7 +7,7 @@ stream, and only its id tells to which request an answer belongs.
 from __future__ import annotations
 
 import asyncio
-import secrets
+import os
 from collections.abc import Callable
 from typing import Protocol
 
@@ -224,7 +224,7 @@ class Channels:
 
     def add(self, stream: MessageStream, transport: Transport) -> tuple[bytes, Channel]:
         """A new one for a stream that is attached, under a name that nobody can guess."""
-        name, channel = secrets.token_hex(16).encode(), Channel(self._receiver, stream, transport)
+        name, channel = os.urandom(16).hex().encode(), Channel(self._receiver, stream, transport)
         self._channels[name] = channel
         return name, channel
 

@@ -7,7 +7,8 @@ be the same. The message may be cut into any number of records and each record i
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 _HANDSHAKE = 22
 _CLIENT_HELLO = 1
@@ -25,8 +26,7 @@ class NotTls(ValueError):
     """The bytes are not the start of a TLS handshake."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ClientHello:
+class ClientHello(Struct, frozen=True, kw_only=True):
     """The server name that the client asked for, None if it named none, and whether a second one is encrypted."""
 
     server_name: str | None

@@ -9,13 +9,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from ipaddress import ip_network
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, cast, get_args
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from images.sidecar import remembered
 from images.sidecar.addresses import Network
@@ -30,33 +29,30 @@ LONGEST_SECRET = 64 << 10
 _SECRET_ENOUGH = ("https://", "http://127.0.0.1:", "http://localhost:")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ToolShape:
+class ToolShape(Struct, frozen=True, kw_only=True):
     """How one tool of a collection is shown: bound parameters vanish, `expose` and `optional` reshape the rest."""
 
-    bind: Mapping[str, Any] = field(default_factory=dict)
+    bind: Mapping[str, Any] = {}
     expose: tuple[str, ...] | None = None
     optional: tuple[str, ...] = ()
     description: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ServerRules:
+class ServerRules(Struct, frozen=True, kw_only=True):
     """What of one server exists for the agent, in which shape, and the labels of its tools."""
 
     tools: tuple[str, ...] | Literal["*"] = "*"
     only: tuple[str, ...] | Literal["*"] = "*"
     withheld: tuple[str, ...] = ()
-    shapes: Mapping[str, ToolShape] = field(default_factory=dict)
-    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    shapes: Mapping[str, ToolShape] = {}
+    labels: Mapping[str, tuple[str, ...]] = {}
     validate: tuple[str, ...] | Literal["*"] = ()
     """Tools whose arguments are held against their schemas."""
     pins: Mapping[str, Any] | None = None
     """What the lock holds of each tool; None: the server is not locked."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModuleConfig:
+class ModuleConfig(Struct, frozen=True, kw_only=True):
     """The environment module whose guards and policy decide here, as text: nothing of it is read from a disk."""
 
     entry: str
@@ -66,17 +62,16 @@ class ModuleConfig:
     policy: Mapping[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SidecarConfig:
+class SidecarConfig(Struct, frozen=True, kw_only=True):
     """Everything the sidecar knows."""
 
     run: str
     token: str
     agent_link: str
     servers: tuple[ServerSpec, ...] = ()
-    rules: Mapping[str, ServerRules] = field(default_factory=dict)
-    lifecycle: Lifecycle = field(default_factory=Lifecycle)
-    egress: Mapping[str, EgressRules] = field(default_factory=dict)
+    rules: Mapping[str, ServerRules] = {}
+    lifecycle: Lifecycle = Lifecycle()
+    egress: Mapping[str, EgressRules] = {}
     resolver: tuple[str, int] | None = None
     host_addresses: tuple[Network, ...] = ()
     hosts: tuple[str, ...] = ()
@@ -85,7 +80,7 @@ class SidecarConfig:
     """None: nobody keeps a trace of this run."""
     tell_pins: bool = False
     """Whether the record gets what a lock is made of."""
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = Limits()
     ca_bundle: str = ""
     """Certificates (PEM) of authorities that remote servers may have beside those that the image trusts."""
 

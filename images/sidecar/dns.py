@@ -7,8 +7,9 @@ addresses of other names, which a hostile server may add, are ignored.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
+
+from msgspec import Struct
 
 from images.sidecar.rules import Address
 
@@ -30,8 +31,7 @@ class Refused(ValueError):
     """The server answered, and the answer is that there is nothing for us."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Question:
+class Question(Struct, frozen=True, kw_only=True):
     """What we asked, to compare the answer with."""
 
     id: int
@@ -44,8 +44,7 @@ class Question:
         return header + labels + struct.pack("!BHH", 0, self.type, _IN)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True, kw_only=True):
     """The addresses of the name, none if it has none of this type; or a cut answer, to be asked again over TCP."""
 
     addresses: tuple[Address, ...] = ()

@@ -150,8 +150,11 @@ class Endpoint:
             task = self._loop.create_task(self._when_recorded(connection, head, body))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        else:
-            self._take(connection, head, body)
+            return
+        try:
+            self._serve(connection, head, body)
+        except Exception as e:
+            self._lost(connection, e)
 
     async def _when_recorded(self, connection: Connection, head: Head, body: bytes) -> None:
         try:
@@ -159,14 +162,12 @@ class Endpoint:
         except Exception:  # whatever keeps the record from being kept ends the sidecar, and says so there
             connection.close()
         if not connection.closed:
-            self._take(connection, head, body)
+            self._on_request(connection, head, body)
 
-    def _take(self, connection: Connection, head: Head, body: bytes) -> None:
-        try:
-            self._serve(connection, head, body)
-        except Exception as e:  # one request must not end what all others need
-            self._audit.emit({"event": "error", "where": "endpoint", "reason": repr(e)})
-            connection.close()
+    def _lost(self, connection: Connection, error: Exception) -> None:
+        """One request must not end what all others need."""
+        self._audit.emit({"event": "error", "where": "endpoint", "reason": repr(error)})
+        connection.close()
 
     def _serve(self, connection: Connection, head: Head, body: bytes) -> None:
         seat = self._seats.get(head)

@@ -8,11 +8,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from msgspec import Struct
+
 from images.sidecar.proxyhttp import PIECE
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GateLimits:
+class GateLimits(Struct, frozen=True, kw_only=True):
     """Seconds, bytes and connections past which the gate gives up on a member's connection."""
 
     head: float = 15.0
@@ -27,8 +28,7 @@ class Exhausted(Exception):
     """The flow has used up what one connection may carry."""
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(Struct, frozen=True):
     """One end of a flow."""
 
     reader: asyncio.StreamReader

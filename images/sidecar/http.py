@@ -52,6 +52,8 @@ class Head(msgspec.Struct, frozen=True, eq=False):
     """Whether the answer may be an event stream."""
     prefers_stream: bool
     """Whether it had better be one: the client named that first."""
+    plain: bool
+    """Whether the body follows as it is, with a length, and without being asked for."""
 
     def get(self, name: bytes) -> bytes:
         """A header's value; empty if it was not sent."""
@@ -61,10 +63,6 @@ class Head(msgspec.Struct, frozen=True, eq=False):
         """Whether the client would rather speak this protocol from here on (RFC 9110 §7.8)."""
         asked = self.get(b"upgrade").lower() == protocol and not self.length and not self.chunked
         return asked and b"upgrade" in self.get(b"connection").lower() and self.keep_alive
-
-    @property
-    def expects_continue(self) -> bool:
-        return b"expect" in self.headers
 
 
 def parse_head(block: bytes) -> Head:
@@ -98,9 +96,9 @@ def parse_head(block: bytes) -> Head:
     accept = headers.get(b"accept", b"")
     stream, whole = accept.find(b"text/event-stream"), accept.find(b"application/json")
     takes = stream >= 0 or b"*/*" in accept
-    return Head(
-        line[1], line[2], headers, length, chunked, keep, is_json, takes, stream >= 0 and not 0 <= whole < stream
-    )
+    prefers = stream >= 0 and not 0 <= whole < stream
+    plain = not chunked and b"expect" not in headers
+    return Head(line[1], line[2], headers, length, chunked, keep, is_json, takes, prefers, plain)
 
 
 def _framing(headers: dict[bytes, bytes], version_1_1: bool) -> tuple[int, bool]:

@@ -43,7 +43,7 @@ class Member:
     """A server's place in a cohort. A stopped process is started again at first use; its lists outlive it."""
 
     def __init__(self, upstream: Upstream, lifecycle: Lifecycle, capabilities: bytes, *, modern: bool) -> None:
-        self.upstream = upstream
+        self.upstream, self.name = upstream, upstream.name
         self._lifecycle, self._capabilities, self._modern = lifecycle, capabilities, modern
         self._loop = asyncio.get_running_loop()
         self._starting: asyncio.Task[Process] | None = None
@@ -72,10 +72,6 @@ class Member:
         """The log level which the cohort wants."""
         self.watched: set[str] = set()
         """Resources which sessions of the cohort subscribed to: subscribed again when the process is woken."""
-
-    @property
-    def name(self) -> str:
-        return self.upstream.name
 
     def ready(self) -> Process | None:
         """The process, if it is there right now."""

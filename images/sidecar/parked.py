@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-import secrets
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -95,8 +95,8 @@ class Parking:
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
         self._loop = asyncio.get_running_loop()
-        self._key = secrets.token_bytes(32)
-        self._prefix = f"mlld.{secrets.token_hex(4)}."
+        self._key = os.urandom(32)
+        self._prefix = f"mlld.{os.urandom(4).hex()}."
         """Tells our tickets from those of a server, which may be one of us, too."""
         self._calls: dict[int, _Parked] = {}
 
@@ -185,7 +185,7 @@ class Parking:
         exchange.result((jsonrpc.encode(body),))
 
     def _ticket(self, number: int) -> str:
-        nonce = secrets.token_hex(8)
+        nonce = os.urandom(8).hex()
         return f"{self._prefix}{number}.{nonce}.{self._seal(f'{number}.{nonce}')}"
 
     def _opened(self, state: str) -> int | None:

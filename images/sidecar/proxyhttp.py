@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from images.sidecar.rules import Address, BadHost, parse_host
 
@@ -40,16 +41,14 @@ class BadMessage(ValueError):
     """A message that is not well-formed, or that could be understood in two ways."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Connect:
+class Connect(Struct, frozen=True, kw_only=True):
     """`CONNECT host:port`: a tunnel."""
 
     host: str | Address
     port: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Forward:
+class Forward(Struct, frozen=True, kw_only=True):
     """`GET http://host:port/path`: one request to be sent on."""
 
     method: str
@@ -71,8 +70,7 @@ class Forward:
         )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Response:
+class Response(Struct, frozen=True, kw_only=True):
     """The head of an answer."""
 
     status: int

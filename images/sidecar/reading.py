@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
@@ -56,6 +55,8 @@ class Reader:
         self._want("an object", isinstance(self.value, dict))
         for key in self.value:
             if key not in names:
+                import difflib  # most configurations are right
+
                 near = difflib.get_close_matches(key, names, 1)
                 hint = f"did you mean {near[0]!r}?" if near else f"it may be one of {', '.join(names)}"
                 raise ConfigError(f"{self.path}.{key} is unknown; {hint}")

@@ -8,10 +8,10 @@ pins as a server's own list, it pins nothing itself, and before anything in it i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from images.sidecar.reading import Reader
 from images.sidecar.seams import Kind
@@ -22,13 +22,12 @@ _LONGEST = 1 << 20
 _MOST_TOLD = 16
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Offers:
+class Offers(Struct, frozen=True, kw_only=True):
     """What a server said it can do, and its lists as they were sent, in one situation."""
 
-    capabilities: Mapping[str, Any] = field(default_factory=dict)
+    capabilities: Mapping[str, Any] = {}
     instructions: str = ""
-    lists: Mapping[Kind, list[bytes]] = field(default_factory=dict)
+    lists: Mapping[Kind, list[bytes]] = {}
 
 
 def situation(capabilities: bytes, *, modern: bool) -> str:

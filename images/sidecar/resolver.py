@@ -7,11 +7,12 @@ AAAA are asked together, from fresh random ports with random ids, over UDP and t
 from __future__ import annotations
 
 import asyncio
-import secrets
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
+
+from msgspec import Struct
 
 from images.sidecar import dns
 from images.sidecar.rules import Address
@@ -25,8 +26,7 @@ class ResolveError(Exception):
     """The name leads nowhere; the text says why."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Resolver:
+class Resolver(Struct, frozen=True, kw_only=True):
     """Asks the servers in order, each with a time-out."""
 
     servers: tuple[tuple[str, int], ...]
@@ -55,7 +55,7 @@ class Resolver:
         problem = "no name server answered"
         for _ in range(self.rounds):
             for server in self.servers:
-                question = dns.Question(id=secrets.randbelow(1 << 16), name=name, type=kind)
+                question = dns.Question(id=int.from_bytes(os.urandom(2)), name=name, type=kind)
                 try:
                     async with asyncio.timeout(self.timeout):
                         answer = await _over_udp(server, question)

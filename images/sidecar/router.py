@@ -187,11 +187,13 @@ class Router:
         elif self._admitted(entry, use):
             if entry.schema:
                 exchange.verify(entry.schema, fields)
-            relay = self._relay(caller, exchange, use, entry)
+            relay = Relay(self._judges, exchange, entry, use.method, caller)
+            if entry.name != use.name:
+                fields = self._spelt(entry, use, fields)
             if self._judges.guarding.active:
-                self.later(exchange, self._judged(relay, process, self._spelt(entry, use, fields)))
+                self.later(exchange, self._judged(relay, process, fields))
             else:
-                relay.send(process, self._spelt(entry, use, fields))
+                relay.send(process, fields)
         else:
             self.later(exchange, self._unknown(caller, exchange, use))
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from msgspec import Struct
 
 Address = IPv4Address | IPv6Address
 
@@ -30,15 +31,13 @@ class BadHost(ValueError):
     """A text that is no host name and no address, or one that a rule may not name."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Allowed:
+class Allowed(Struct, frozen=True, kw_only=True):
     """A grant that covers the host and port."""
 
     rule: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Denied:
+class Denied(Struct, frozen=True, kw_only=True):
     """A refusal: the rule that made it, and one sentence for the member with its next step."""
 
     rule: str
@@ -76,8 +75,7 @@ def _parse_address(text: str, shown: str) -> Address:
         raise BadHost(f"{shown!r} is not a host name or an address") from None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HostRule:
+class HostRule(Struct, frozen=True, kw_only=True):
     """One line of an allow or deny list. No ports: every port (only a deny may say that)."""
 
     host: str | Address
@@ -140,8 +138,7 @@ def _split_pattern(text: str) -> tuple[str | Address, bool]:
     return name, below
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EgressRules:
+class EgressRules(Struct, frozen=True, kw_only=True):
     """All that one member may reach."""
 
     allow: tuple[HostRule, ...] = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
+import os
 from collections.abc import Callable
 from time import monotonic
 
@@ -75,8 +75,10 @@ class Session:
         narrowing: Narrowing,
         main: MessageStream | None = None,
     ) -> None:
-        self.id = secrets.token_hex(16)
+        self.id = os.urandom(16).hex()
         self.version, self.capabilities, self.cohort = version, capabilities, cohort
+        self.primed = version >= _PRIMED_SINCE
+        """Whether the client knows streams that begin with an empty event."""
         self._loop = asyncio.get_running_loop()
         self.get = EventStream("0", resumable=True)
         """What a client over streamable HTTP attaches to with GET."""
@@ -96,11 +98,6 @@ class Session:
         self.used = monotonic()
         self.closed = False
         cohort.audiences.add(self)
-
-    @property
-    def primed(self) -> bool:
-        """Whether the client knows streams that begin with an empty event."""
-        return self.version >= _PRIMED_SINCE
 
     @property
     def active(self) -> bool:

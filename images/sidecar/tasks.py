@@ -6,7 +6,7 @@ each leads to a task that this session began, with the labels of the tool that i
 
 from __future__ import annotations
 
-import secrets
+import os
 
 import msgspec
 from msgspec import Raw
@@ -35,7 +35,7 @@ class Tasks:
         if key not in self._ours:
             if len(self._entries) >= _MAX_TASKS:
                 self._forget(next(iter(self._entries)))
-            ours = self._ours[key] = secrets.token_hex(8)
+            ours = self._ours[key] = os.urandom(8).hex()
             self._entries[ours] = (entry, theirs)
         fields["taskId"] = Raw(jsonrpc.encode(self._ours[key]))
         return Raw(jsonrpc.encode(fields))

@@ -72,7 +72,7 @@ class Upstream:
         dial: Dial | None = None,
         authorize: Authorize | None = None,
     ) -> None:
-        self.spec, self.budget = spec, budget
+        self.spec, self.name, self.budget = spec, spec.name, budget
         self.health = Health(spec.name, audit.emit)
         self._dial, self._authorize = dial, authorize
         self._authorizer: Authorizer | None = None
@@ -96,10 +96,6 @@ class Upstream:
         """Whether the server is known to be of the era of handshakes."""
         self.hub = Hub()
         self.lock = asyncio.Lock()
-
-    @property
-    def name(self) -> str:
-        return self.spec.name
 
     @property
     def prefix(self) -> str:

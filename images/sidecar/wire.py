@@ -44,6 +44,14 @@ class _Scratch:
     view = memoryview(buffer)[:_READ]
 
     @classmethod
+    def put_back(cls, buffer: bytearray) -> None:
+        """Goes on with the buffer that was used last: it is in the processor's caches still."""
+        cls.view.release()
+        _give(cls.buffer)
+        cls.buffer = buffer
+        cls.view = memoryview(buffer)[:_READ]
+
+    @classmethod
     def give_away(cls) -> bytearray:
         given = cls.buffer
         cls.view.release()
@@ -96,9 +104,6 @@ class Wire:
         self._tail = b""
         self._queue: deque[memoryview] = deque()
         self._queued = 0
-        self._turn: list[bytes] = []
-        """What else is sent in the turn of the loop in which a message went out."""
-        self._corked = False
         self._held = budget.open(account, self._shed)
         self._reading = False
         """Whether messages are taken from the buffer right now."""
@@ -108,36 +113,13 @@ class Wire:
         self._loop.add_reader(rfd, self._readable)
 
     def send(self, message: bytes) -> None:
-        """Writes one message, with its line end. The first of a turn of the loop goes at once, so that nobody waits for
-        others; those that follow in the same turn go together, in one system call for all of them."""
+        """Writes one message, with its line end."""
         if self.closed:
             return
         if b"\n" in message or b"\r" in message:
             # White space to JSON, a second message to the server: a way past every check that the first one passed.
             message = message.replace(b"\n", b" ").replace(b"\r", b" ")
-        if not self._corked:
-            self._corked = True
-            self._loop.call_soon(self._uncork)
-            self._write(message + b"\n")
-            return
-        self._turn.append(message)
-        self._queued += len(message) + 1
-        if self._queued > self._queue_limit:
-            self.close()
-
-    def _uncork(self) -> None:
-        self._corked = False
-        self._flush()
-
-    def _flush(self) -> None:
-        if self._turn:
-            self._turn.append(b"")
-            together = b"\n".join(self._turn)
-            self._turn.clear()
-            self._queued -= len(together)
-            self._write(together)
-
-    def _write(self, data: bytes) -> None:
+        data = message + b"\n"
         sent = 0
         if not self._queue:
             try:
@@ -159,16 +141,13 @@ class Wire:
                 self.close()
 
     def close(self) -> None:
-        """Ends both directions and tells the reader. What was sent in this turn is written still, as far as it fits."""
-        if self._queued <= self._queue_limit:
-            self._flush()
+        """Ends both directions and tells the reader."""
         if self.closed:
             return
         self.closed = True
         self._loop.remove_reader(self._rfd)
         self._loop.remove_writer(self._wfd)
         self._queue.clear()
-        self._turn.clear()
         self._queued = 0
         self._drop_buffer()
         self._held.release()
@@ -236,6 +215,10 @@ class Wire:
         rest = end - start
         if rest > self._line_limit:
             self._cut(buffer, start, end)
+        elif not rest and buffer is self._big and len(buffer) == _SCRATCH_SIZE:
+            self._big, self._end = None, 0
+            _Scratch.put_back(buffer)
+            self._keeps()
         elif not rest:
             self._drop_buffer()
         elif buffer is self._big and not start and len(buffer) - end >= 1 << 16:

@@ -3,6 +3,8 @@
 
 F is the `{"mcpServers": {name: {"command": …, "args": […]}}}` that every MCP host reads. Nothing is filtered or recorded, nor
 guarded without `--guards`, and there is no token: for benchmarks and for the conformance suite, which cannot send one.
+With `--offers FILE` it is a second run on the same host: what servers offer is kept there, as the runner keeps it under a
+digest of their definitions, and a server whose offers are there starts at its first use.
 """
 
 from __future__ import annotations
@@ -10,22 +12,32 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from images.sidecar import openssl
 from images.sidecar.child import start_ahead
 
 OPTIONS = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=False)) if __name__ == "__main__" else {}
-DECLARED = json.loads(Path(OPTIONS["--config"]).read_text())["mcpServers"] if OPTIONS else {}
+
+
+def read(path: str, otherwise: Any) -> Any:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except FileNotFoundError:
+        return otherwise
+
+
+DECLARED = read(OPTIONS["--config"], {})["mcpServers"] if OPTIONS else {}
+OFFERS: dict[str, Any] | None = read(OPTIONS["--offers"], {}) if "--offers" in OPTIONS else None
 
 
 def command(entry: dict[str, Any]) -> tuple[str, ...]:
     return (entry["command"], *entry.get("args", ()))
 
 
-for each in DECLARED.values():
-    if "command" in each:
+for name, each in DECLARED.items():
+    if "command" in each and not (OFFERS or {}).get(name):
         start_ahead(command(each))  # on another core, while the rest of this is imported on ours
 openssl.defer()
 
@@ -34,7 +46,9 @@ import gc
 import signal
 import socket
 
+from images.sidecar import remembered, turns
 from images.sidecar.endpoint import Endpoint
+from images.sidecar.reading import Reader
 from images.sidecar.seams import Allowed, Call, EndpointSpec, Hidden, Kind, Lifecycle, ServerSpec, Verdict
 
 
@@ -75,7 +89,13 @@ class Permissive:
     behind = False
 
     def emit(self, event: dict[str, Any]) -> None:
-        pass
+        if event["event"] == "offers" and OFFERS is not None:
+            of_server = OFFERS.setdefault(event["server"], {})
+            kept = of_server.setdefault(event["situation"], {"lists": {}})
+            kept |= {"capabilities": event["capabilities"], "instructions": event["instructions"]}
+            kept["lists"][event["kind"]] = event["items"]
+            with open(OPTIONS["--offers"], "w", encoding="utf-8") as file:
+                json.dump(OFFERS, file)
 
     async def drain(self) -> None:
         pass
@@ -125,10 +145,15 @@ def guarded(permissive: Permissive, servers: Sequence[ServerSpec]) -> tuple[Any,
     return admission, judging.Guarding(loaded, admission, permissive.emit)
 
 
+def known(server: str) -> Any:
+    """What is remembered of a server."""
+    return None if OFFERS is None else remembered.read(Reader(OFFERS.get(server, {}), "offers"))
+
+
 async def serve(where: int | str) -> None:
     """Serves on a port or a Unix socket until a signal ends it."""
     servers = tuple(
-        ServerSpec(name=name, command=command(entry)) if "command" in entry
+        ServerSpec(name=name, command=command(entry), remembered=known(name)) if "command" in entry
         else ServerSpec(name=name, transport=entry.get("transport", "http"), url=entry["url"])
         for name, entry in DECLARED.items()
     )  # fmt: skip
@@ -150,4 +175,5 @@ async def serve(where: int | str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(OPTIONS.get("--socket") or int(OPTIONS.get("--port", 0))))
+    with asyncio.Runner(loop_factory=turns.new_loop) as runner:
+        runner.run(serve(OPTIONS.get("--socket") or int(OPTIONS.get("--port", 0))))

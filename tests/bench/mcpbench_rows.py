@@ -1,7 +1,9 @@
 """Our rows for mcpbench, a program outside this repository which measures MCP proxies side by side. `peers` hands this
 file to it as `$MCPBENCH_EXTRA`; it wants `targets() -> [Target]`, and has its own modules on the path.
 
-    ours                     the endpoint over child processes, on a TCP port: the topology of the peers
+    ours                     the endpoint over child processes, on a TCP port: the topology of the peers. It starts as a second
+                             run on a host does, which knows what the servers offer: they start at their first use
+    first start of ours      the same on a host that has never seen the servers; only its start is of interest
     ours, two sockets        a whole sidecar (record, admission, gate) between the bridges of agent and servers
     ours, with guards        the same with a module: a guard on calls, and two rules of a policy
     naive Go SDK proxy       `naive_go_proxy.go`, if it was built: see there
@@ -13,8 +15,10 @@ import importlib
 import json
 import os
 import shlex
+import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +50,33 @@ ENVIRONMENT = {
 def plain(count: int, folder: str) -> list[str]:
     config = mcpbench.config(count, os.path.join(folder, f"cfg{count}.json"))
     return [*PYTHON, str(ROOT / "tests/bench/endpoint.py"), "--config", config, "--port", str(mcpbench.PORT)]
+
+
+class Warm(mcpbench.Target):
+    """An endpoint that finds what the servers offered in an earlier run, which is made before it is measured."""
+
+    def argv(self, count: int, folder: str) -> list[str]:
+        return [*plain(count, folder), "--offers", os.path.join(folder, f"offers{count}.json")]
+
+    def before(self, count: int, folder: str) -> None:
+        argv = self.argv(count, folder)
+        if not os.path.exists(argv[-1]):
+            earlier = subprocess.Popen(argv, env=self.env)
+            try:
+                deadline = time.monotonic() + 30
+                while not self.told_all(count) and time.monotonic() < deadline:
+                    time.sleep(0.05)
+            finally:
+                earlier.terminate()
+                earlier.wait(10)
+
+    def told_all(self, count: int) -> bool:
+        try:
+            asking = self.lister(count)
+            asking.open()
+            return len(asking.list_tools()) == self.expect(count)
+        except (client.Bad, OSError):
+            return False
 
 
 class Whole(mcpbench.Target):
@@ -87,7 +118,8 @@ def targets() -> list[Any]:
     guarded = {"entry": "index.mld", "files": {"index.mld": GUARDS}, "name": "bench", "profile": None, "policy": {}}
     go = os.path.join(mcpbench.LAB, "bin", "naive-go")
     return [
-        mcpbench.Target("ours", plain, env=ENVIRONMENT, modern=True),
+        Warm("ours", None, env=ENVIRONMENT, modern=True),
+        mcpbench.Target("first start of ours", plain, env=ENVIRONMENT, ns=(5,), sizes=()),
         Whole("ours, two sockets", None, (str(BRIDGE),), env=ENVIRONMENT, modern=True),
         Whole("ours, with guards", None, (str(BRIDGE),), env=ENVIRONMENT, modern=True, module=guarded),
         mcpbench.Target(

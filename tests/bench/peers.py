@@ -24,9 +24,9 @@ from typing import Any
 
 from tests.bench.calls import ROOT, Client, connected, endpoint, message
 
-OURS, SOCKETS, GUARDED = "ours", "ours, two sockets", "ours, with guards"
+OURS, FIRST, SOCKETS, GUARDED = "ours", "first start of ours", "ours, two sockets", "ours, with guards"
 DIRECT, FLOOR, GO = "direct stdio", "floor zero-copy on asyncio", "naive Go SDK proxy"
-MEASURED = (DIRECT, FLOOR, GO, OURS, SOCKETS, GUARDED)
+MEASURED = (DIRECT, FLOOR, GO, OURS, FIRST, SOCKETS, GUARDED)
 KIB, MIB = 1 << 10, 1 << 20
 Rounds = dict[str, list[dict[str, Any]]]
 """What mcpbench found: target → one table of cells for each round."""
@@ -115,6 +115,7 @@ def verdicts(rounds: Rounds, listed_ms: float) -> list[tuple[str, float | None, 
         ("two sockets, 64 KB, to plain", ratio(rounds, SOCKETS, OURS, f"seq{64 * KIB}", "p50"), 1.6, False),
         ("two sockets, 1 MB, to plain", ratio(rounds, SOCKETS, OURS, f"seq{MIB}", "p50"), 1.6, False),
         ("start with 5 servers, ms", plain("start5", "list_ms"), 150.0, False),
+        ("first start with 5, to the floor", ratio(rounds, FIRST, FLOOR, "start5", "list_ms"), 1.2, False),
         ("memory over 5 servers, MiB", over_five, 30.0, False),
         ("memory after the load, MiB", loaded, 30.0, False),
         ("memory with guards and bridges, MiB", with_guards, 60.0, False),

@@ -1,4 +1,4 @@
-"""A wire: how many system calls messages take, in which order they go, and what waits when a peer does not read.
+"""A wire: what messages are to a peer, and what waits when it does not read.
 
 The peer is a packet socket, which keeps each write apart.
 """
@@ -6,6 +6,9 @@ The peer is a packet socket, which keeps each write apart.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
+import os
 import socket
 from collections.abc import AsyncIterator
 
@@ -46,7 +49,6 @@ class Ends:
     def on_cut(self, head: bytes, tail: bytes, size: int) -> None: ...
 
     def on_crowded(self, head: bytes) -> None: ...
-
     def on_paused(self, number: int) -> None: ...
 
     def on_closed(self) -> None:
@@ -61,16 +63,6 @@ async def ends() -> AsyncIterator[Ends]:
     made.peer.close()
 
 
-async def test_a_message_goes_at_once_and_the_others_of_the_turn_together(ends: Ends) -> None:
-    for name in (b"a", b"b", b"c", b"d"):
-        ends.wire.send(name)
-    assert ends.writes() == [b"a\n"], "nobody waits for what others send"
-    await asyncio.sleep(0)
-    assert ends.writes() == [b"b\nc\nd\n"]
-    ends.wire.send(b"e")
-    assert ends.writes() == [b"e\n"], "in the next turn the first goes at once again"
-
-
 async def test_cannot_make_two_messages_of_one(ends: Ends) -> None:
     ends.wire.send(b'{"a":\n1}')
     ends.wire.send(b'{"b":\r\n2}')
@@ -78,23 +70,41 @@ async def test_cannot_make_two_messages_of_one(ends: Ends) -> None:
     assert ends.writes() == [b'{"a": 1}\n', b'{"b":  2}\n']
 
 
-async def test_what_was_sent_before_the_end_is_written_still(ends: Ends) -> None:
-    ends.wire.send(b"first")
-    ends.wire.send(b"cancelled")
-    ends.wire.close()
-    assert ends.writes() == [b"first\n", b"cancelled\n"]
-    assert ends.closed == 1
-
-
-async def test_cannot_fill_memory_in_one_turn(ends: Ends) -> None:
-    for _ in range(3):
-        ends.wire.send(b"x" * (LIMIT // 3))
+async def test_cannot_fill_memory_by_not_reading(ends: Ends) -> None:
+    while not ends.wire.closed and len(ends.wire._queue) < 3:
+        ends.wire.send(b"x" * (LIMIT // 4))
     assert not ends.wire.closed, "as much as may wait"
     for _ in range(3):
-        ends.wire.send(b"x" * (LIMIT // 3))
+        ends.wire.send(b"x" * (LIMIT // 4))
     assert ends.wire.closed
     assert ends.closed == 1
-    await asyncio.sleep(0)
+
+
+async def test_large_messages_are_read_into_the_same_memory_again() -> None:
+    heard: list[tuple[int, int]] = []
+
+    class Large(Ends):
+        def on_line(self, line: memoryview) -> None:
+            heard.append((len(line), id(line.obj)))
+
+    down, up = os.pipe()
+    fcntl.fcntl(up, fcntl.F_SETPIPE_SZ, 1 << 20)
+    ends = Large()
+    reading = Wire(ends, down, up, line_limit=8 << 20, close=lambda: None, budget=Budget(print), account="s")
+    size = 1_500_000
+    for count in range(3):
+        left = memoryview(b"x" * size + b"\n")
+        while left or len(heard) == count:
+            with contextlib.suppress(BlockingIOError):
+                left = left[os.write(up, left) :]
+            await asyncio.sleep(0)
+    assert [length for length, _ in heard] == [size] * 3
+    assert len({memory for _, memory in heard}) == 1
+    reading.close()
+    ends.wire.close()
+    ends.peer.close()
+    os.close(down)
+    os.close(up)
 
 
 async def test_a_peer_that_is_gone_is_told_once(ends: Ends) -> None:
