@@ -61,7 +61,7 @@ def said(event: Event) -> str | None:
             named = ", ".join(_names(event))
             return f"the agent has seen {', '.join(map(clean, _strings(event.get('labels'))))}: withdrawn {named}"
         case "shed":
-            more = f", for the {event['times']}th time" if event.get("times") != 1 else ""
+            more = "" if event.get("times") == 1 else f" ({event.get('times')} times)"
             return f"✗ lost {event.get('bytes')} bytes that were not finished: the sidecar holds too much{more}"
         case "oom":
             return "a process went over the memory limit"

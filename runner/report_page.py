@@ -229,7 +229,7 @@ def _row(event: Event, text: str, start: float) -> Row:
 
 def _kind(event: Event) -> str:
     """How it is drawn."""
-    if event.get("decision") == "deny" or event.get("event") in ("failed", "oom"):
+    if event.get("decision") == "deny" or event.get("event") in ("failed", "oom", "shed"):
         return "deny"
     if event.get("isError") or event.get("state") in ("failed", "exited") or event.get("event") == "error":
         return "trouble"

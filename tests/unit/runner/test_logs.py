@@ -18,6 +18,7 @@ from runner.cli.app import execute
 from runner.lease import owner
 from runner.plan import ProfileReason, SandboxPlan, Server, to_json
 from runner.record import RunRecord, Tail
+from runner.report_events import log_line
 from tests.support.projects import ROOT
 
 
@@ -90,6 +91,15 @@ def test_logs_are_what_happened_line_by_line(run: RunRecord, capsys: pytest.Capt
         "git          exited: server git ended by itself",
     ]
     assert shown.splitlines()[1].startswith("22:13:20.250 ")
+
+
+def test_whoever_lost_what_was_not_finished_is_told() -> None:
+    lost = {"event": "shed", "member": "tickets", "bytes": 3, "times": 1}
+    told = log_line(lost)
+    assert told is not None
+    assert told.endswith("tickets      ✗ lost 3 bytes that were not finished: the sidecar holds too much")
+    again = log_line(lost | {"times": 7})
+    assert again == f"{told} (7 times)"
 
 
 def test_logs_are_of_one_member(run: RunRecord, capsys: pytest.CaptureFixture[str]) -> None:
