@@ -222,7 +222,8 @@ async def flow(
                 again = attempt + 1
                 if again > MAX_RETRIES:
                     raise EvaluationError(
-                        f"Maximum retry attempts ({MAX_RETRIES}) exceeded at pipeline stage {position}", span=span, code="retry",
+                        f"Stage {position} exceeded retry limit for stage {position - 1} ({MAX_RETRIES} attempts; "
+                        f"max {MAX_RETRIES})", span=span, code="retry",
                         hint="a last branch such as `* => \"fallback\"` ends the retries",
                     ) from None  # fmt: skip
                 contexts.setdefault(position, [])
