@@ -137,6 +137,8 @@ async def exe(node: n.Exe, env: Env) -> Value:
         isinstance(e, n.Entry) and e.key != "description" for e in node.options.entries
     ):
         body = n.With(value=cast(n.Expression, body), options=node.options, span=node.span)
+    if isinstance(body, n.TemplateFile) and isinstance(body.path, n.Literal) and env.ports.files is not None:
+        there(str(body.path.value), body, env)
     declared_labels(tuple(label for label in node.labels), node)
     function = Function(
         name=node.name, parameters=node.parameters or (), body=body, env=env.copy(mx={}, calls=None, box=None, depth=0),
@@ -331,6 +333,23 @@ def choose_profile(env: Env) -> None:
     module = env.module
     if module.profiles:
         module.chosen = choose(module.profiles, env.authority.policy, strict=bool(env.run.strict_profiles))
+
+
+def there(written: str, node: n.TemplateFile, env: Env) -> None:
+    """Errors: no such template file. Found out where the function is made, not where somebody first calls it."""
+    from interpreter.operations import file_exists
+
+    from .directories import of_known_form
+    from .paths import resolve
+
+    assert env.ports.files is not None
+    path = resolve(written, env)
+    of_known_form(path, node, env)
+    if not file_exists(env.ports.files, path):
+        raise EvaluationError(
+            f"File not found: {written}", span=node.path.span, code="file-not-found",
+            hint="the path starts at this file; @root/… starts at the project",
+        )  # fmt: skip
 
 
 @handles(n.TemplateFile)

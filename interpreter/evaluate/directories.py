@@ -102,24 +102,26 @@ async def import_templates(node: n.Import, env: Env) -> None:
     bind(node.alias, _record(tree), text, node, env)
 
 
-def read_template(path: Path, node: n.Node, env: Env) -> n.Template:
-    """The text of a template file, parsed once per run."""
-    parsed: n.Template | None = env.run.templates.get(path)
-    if parsed is not None:
-        return parsed
+def of_known_form(path: Path, node: n.Node, env: Env) -> None:
     if path.suffix not in TEMPLATE_SUFFIXES:
         raise EvaluationError(
             f"Unsupported template file extension for {shown(path, env)}. Use .att (@var) or .mtt ({{{{var}}}})",
             span=node.span, code="template",
         )  # fmt: skip
+
+
+def read_template(path: Path, node: n.Node, env: Env) -> n.Template:
+    """The text of a template file, parsed once per run."""
+    parsed: n.Template | None = env.run.templates.get(path)
+    if parsed is not None:
+        return parsed
+    of_known_form(path, node, env)
     if env.ports.files is None:
         raise absent("files", node.span, env)
     try:
         text = operations.read_file(env.ports.files, path).decode("utf-8", errors="replace")
     except OSError:
-        raise EvaluationError(
-            f"Template file not found: {shown(path, env)}", span=node.span, code="file-not-found"
-        ) from None
+        raise EvaluationError(f"File not found: {shown(path, env)}", span=node.span, code="file-not-found") from None
     try:
         parsed = parse_template(Source(name=shown(path, env), text=text))
     except SyntaxFault as fault:

@@ -180,6 +180,9 @@ def streamed(node: n.Node) -> tuple[n.Stream, ...]:
     return (*left, *right) if left and right else ()
 
 
+COMPARISONS = frozenset(["==", "!=", "~=", "!~=", "<", ">", "<=", ">="])  # false for what is not there, and no fault
+
+
 @handles(n.Binary)
 async def binary(node: n.Binary, env: Env) -> Value:
     operator = node.operator
@@ -197,8 +200,8 @@ async def binary(node: n.Binary, env: Env) -> Value:
             return left
         right = await lenient(node.right, env)
         return right.with_labels(left.labels)
-    left = await lenient(node.left, env) if operator in ("==", "!=", "~=", "!~=") else await evaluate(node.left, env)
-    right = await lenient(node.right, env) if operator in ("==", "!=", "~=", "!~=") else await evaluate(node.right, env)
+    asked = lenient if operator in COMPARISONS else evaluate
+    left, right = await asked(node.left, env), await asked(node.right, env)
     try:
         return apply_operator(operator, left, right)
     except EvaluationError as error:
