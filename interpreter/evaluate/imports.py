@@ -144,10 +144,10 @@ def import_reserved(node: n.Import, env: Env) -> None:
             f"@{name} has no format '{item.name}'", span=item.span, hint=f"it has: {', '.join(offered)}"))  # fmt: skip
         return
     value = env.run.variables.get(name)
-    if value is None and name in ("input", "stdin"):
-        from .inputs import script_input
+    if name in ("input", "stdin"):
+        from .inputs import importable
 
-        value = script_input(env)
+        value = importable(env)
     if value is None:
         if name not in GIVEN:
             raise ImportFault(

@@ -1,4 +1,4 @@
-"""What a script gets from outside: `@input` (stdin and permitted variables), `@payload`, `@state`."""
+"""What a script gets from outside: `@input` (stdin, and for imports permitted variables), `@payload`, `@state`."""
 
 from __future__ import annotations
 
@@ -13,27 +13,30 @@ from .core import Env
 USER = Labels.of(automatic=("src:user",))
 
 
-def script_input(env: Env) -> Value | None:
-    """stdin, parsed if it is JSON, with the environment variables that a script may read. None without any."""
-    cached = env.run.variables.get("input")
-    if cached is not None:
-        return cached
-    value = Value(_read(env), USER)
-    env.run.variables["input"] = value
-    return value
+def given(env: Env) -> Value:
+    """What came through stdin, parsed if it is JSON; null for nothing."""
+    held = env.run.variables.get("stdin")
+    if held is None:
+        held = env.run.variables["stdin"] = Value(_read(env), USER)
+    return held
+
+
+def importable(env: Env) -> Value:
+    """`import { … } from @input`: stdin, with the environment variables that a script may read."""
+    held = given(env)
+    permitted = dict(env.ports.env)
+    if isinstance(held.data, dict):
+        return Value({**permitted, **held.data}, USER)
+    if held.data is None:
+        return Value(permitted, USER)
+    return Value({**permitted, "content": held.data}, USER) if permitted else held
 
 
 def _read(env: Env) -> Any:
     text = env.ports.stdin() if env.ports.stdin is not None else ""
-    data: Any = None
-    if text.strip():
-        try:
-            data = json.loads(text)
-        except ValueError:
-            data = text.rstrip("\n")
-    permitted = dict(env.ports.env)
-    if isinstance(data, dict):
-        return {**permitted, **data}
-    if data is None:
-        return permitted
-    return {**permitted, "content": data} if permitted else data
+    if not text.strip():
+        return None
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text.rstrip("\n")

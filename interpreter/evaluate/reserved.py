@@ -119,10 +119,10 @@ def _input(env: Env) -> Value | None:
     return _given(env)
 
 
-def _given(env: Env) -> Value | None:
-    from .inputs import script_input
+def _given(env: Env) -> Value:
+    from .inputs import given
 
-    return script_input(env)
+    return given(env)
 
 
 def _root(env: Env) -> Value:

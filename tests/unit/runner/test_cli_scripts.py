@@ -106,3 +106,17 @@ def test_a_manifest_marks_a_project_only_where_nothing_else_does(tmp_path: Path)
     assert find_project(part, home=tmp_path) == part
     (tmp_path / "project" / ".git").mkdir()
     assert find_project(part, home=tmp_path) == tmp_path / "project"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [('{"a": 1}', '1 {"a":1} env'), ("plain", "null plain env"), ("", "null null env")],
+)
+def test_input_is_stdin_and_imports_add_variables(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, text: str, said: str
+) -> None:
+    (project / "in.mld").write_text("import { @a, @MLLD_T } from @input\nshow `@a @input @MLLD_T`")
+    monkeypatch.setenv("MLLD_T", "env")
+    monkeypatch.setattr("runner.cli.context.piped_stdin", lambda: text)
+    assert mlld("run", "in.mld") == 0
+    assert capsys.readouterr().out.strip() == said
