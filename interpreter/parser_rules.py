@@ -81,6 +81,10 @@ def of_when(made: n.When) -> Iterator[Diagnostic]:
 def of_guard(made: n.Guard) -> Iterator[Diagnostic]:
     """Decisions say why, and privilege is given, not refused."""
     cases = [case for case in made.body.cases if isinstance(case, n.Case)] if isinstance(made.body, n.When) else []
+    if isinstance(made.body, n.When) and not cases:
+        yield fault(
+            "guard-decision", made, "a guard without a case decides nothing", 'write * => deny "why", or * => allow'
+        )
     for case in cases:
         if isinstance(case.body, n.Deny) and not _says(case.body.reason):
             message = "Guard deny actions require a quoted reason"

@@ -14,6 +14,7 @@ from . import (  # noqa: F401
     lookup,
     loops,
     pipelines,
+    running,
     templates,
 )  # fmt: skip
 from .run import RunOptions, RunResult, recursion_depth, run_script

@@ -292,7 +292,7 @@ async def call_stage(stage: n.Node, value: Value, env: Env, options: CallOptions
     spelt = is_plain_text(value)
     value = vt.structured(value)
     if isinstance(stage, n.With | n.Stream | n.Run):
-        from .commands import with_options
+        from .running import with_options
 
         if isinstance(stage, n.With):
             return await call_stage(stage.value, value, env, await with_options(stage, env))
