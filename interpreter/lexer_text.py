@@ -26,13 +26,17 @@ _SIMPLE_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0"}
 _LITERAL_ESCAPES = frozenset("\\\"'.@[]{}`$")
 
 # Where text stops being plain, per kind of text.
+# A block of mlld in a template file shows the language: nothing in it is filled in.
+_MLLD_FENCE = re.compile(r"[ \t]*```[ \t]*mlld(?!-run)\b[^\n]*(?=\n)", re.IGNORECASE)
+_FENCE_END = re.compile(r"\n[ \t]*```[ \t]*\r?(?=\n|\Z)")
+_FENCE = r"(?m:^[ \t]*```)"
 _STOPS = {
     '"': re.compile(r'["@<\\\n]|!@|>>'),
     "`": re.compile(r"[`@<\\/]|!@|>>"),
     "::": re.compile(r"::|[@<\\/]|>>"),
-    "att": re.compile(r"[@<\\/]|>>"),
+    "att": re.compile(r"[@<\\/]|>>|" + _FENCE),
     ":::": re.compile(r":::|\{\{|\\"),
-    "mtt": re.compile(r"\{\{|\\"),
+    "mtt": re.compile(r"\{\{|\\|" + _FENCE),
     "cmd": re.compile(r"[@\\<>&|;{}\"'`]"),
     'cmd"': re.compile(r'[@\\<"]'),
     "path": re.compile(r"@"),
@@ -124,6 +128,7 @@ class TextLexer(BaseLexer):
         begin, buffer = at, ""
         loops: list[int] = []  # where the /for began that are open
         angle_ends: set[int] = set()
+        fences = True
         while True:
             stop = stops.search(text, at)
             if not stop:
@@ -143,7 +148,13 @@ class TextLexer(BaseLexer):
                 return here
             if mark == "\n":
                 raise self._unclosed(opened, quote)
-            if mark == "\\":
+            if mark.endswith("```"):
+                opening = _MLLD_FENCE.match(text, here) if fences else None
+                end = _FENCE_END.search(text, opening.end() + 1) if opening else None
+                fences = fences and not (opening and end is None)  # where one has no end, none behind it has
+                at = end.end() if end else stop.end()
+                buffer += text[here:at]
+            elif mark == "\\":
                 plain, at = self._escape(here, quote)
                 buffer += plain
             elif mark == "@" and text.startswith("@@", here):
