@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from interpreter.check import check_source
-from interpreter.parser import parse
+from interpreter.parser import parse, parse_template
 from interpreter.source import Mode, Source
 
 DEEP: dict[str, Callable[[int], str]] = {
@@ -78,3 +78,13 @@ def test_four_times_the_input_takes_about_four_times_as_long(name: str) -> None:
     small, large = seconds(LONG[name](700), mode), seconds(LONG[name](2800), mode)
     # 16 would be quadratic. Below 10 ms the clock says more about the machine than about us.
     assert large < 0.01 or large / small < 9, f"{small * 1000:.1f} ms, then {large * 1000:.1f} ms"
+
+
+def test_blocks_in_a_template_file_that_do_not_end_are_looked_for_once() -> None:
+    def spent(lines: int) -> float:
+        begin = time.process_time()
+        parse_template(Source(name="t.att", text="```mlld\n" * lines))
+        return time.process_time() - begin
+
+    small, large = min(spent(2000), spent(2000)), min(spent(8000), spent(8000))
+    assert large < 0.02 or large / small < 9, f"{small * 1000:.1f} ms, then {large * 1000:.1f} ms"
