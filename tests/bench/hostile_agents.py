@@ -184,11 +184,11 @@ async def endless_answers(path: str) -> None:
         "capabilities": {"roots": {}},
         "clientInfo": {"name": "x", "version": "1"},
     }
-    agents = [Agent(path) for _ in range(12)]
+    agents = [Agent(path) for _ in range(6)]
     for agent in agents:
         await agent.ask("initialize", about)
     async with asyncio.timeout(PATIENCE):
-        await asyncio.gather(*(agent.call("endless") for agent in agents for _ in range(2)))
+        await asyncio.gather(*(agent.call("endless") for agent in agents for _ in range(4)))
 
 
 async def half_bodies(path: str) -> None:

@@ -37,7 +37,7 @@ WINDOWS = 12
 JUDGED, EXTENSIONS = 0.6, 4
 GROWTH_MIB = 24.0
 GROWTH_FILES = 40.0
-LIFECYCLE = {"startupTimeoutMs": 2000, "callTimeoutMs": 10_000, "idleTimeoutMs": 5000, "maxConcurrent": 32}
+LIFECYCLE = {"startupTimeoutMs": 5000, "callTimeoutMs": 10_000, "idleTimeoutMs": 5000, "maxConcurrent": 32}
 
 
 def windows(values: Sequence[float]) -> list[float]:
@@ -90,6 +90,7 @@ async def behave(tested: Sidecar, agent: Agent, samples: Samples, seconds: float
         began = time.monotonic()
         answer = await agent.call("good_search_1", size=1000)
         samples.answers.append(time.monotonic() - began)
+        assert "result" in answer, answer
         assert len(answer["result"]["content"][0]["text"]) == 1000, answer
         samples.memory.append(tested.rss_mib())
         samples.files.append(tested.files())
