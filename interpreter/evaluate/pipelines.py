@@ -35,15 +35,16 @@ class Context:
     """`@p`, also called `@pipeline`: where the pipeline stands, and what came out of each stage."""
 
     kind = "object"
-    __slots__ = ("contexts", "guards", "hints", "outputs", "stage", "tries", "try_")
+    __slots__ = ("called", "contexts", "guards", "hints", "outputs", "stage", "tries", "try_")
 
     def __init__(
         self, stage: int, try_: int, outputs: list[Value], tries: list[Value] | None, contexts: list[list[Value]],
-        guards: list[Verdict], hints: list[Value],
+        guards: list[Verdict], hints: list[Value], called: bool,
     ) -> None:  # fmt: skip
         self.stage, self.try_, self.outputs, self.tries, self.contexts = stage, try_, outputs, tries, contexts
         self.guards = guards  # decisions so far, of all stages
         self.hints = hints  # what was said with each `retry` that led to `tries`
+        self.called = called  # is the source a call?
 
     def get_field(self, name: str, env: Env, own: Labels) -> Value | None:
         if name.lstrip("-").isdigit():
@@ -177,7 +178,7 @@ async def flow(
         attempt = tries.get(position, 1)
         asking = next((k for k in (position, position + 1) if k in contexts and tries.get(k, 1) > 1), None)
         context = Context(position, attempt, outputs[:position] or [NULL], contexts.get(asking) if asking else None,
-                          list(contexts.values()), guards, said.get(asking, []) if asking else [])  # fmt: skip
+                          list(contexts.values()), guards, said.get(asking, []) if asking else [], called)  # fmt: skip
         try:
             if position == 0:
                 inside = env.ambient(**{"try": attempt, "hint": hints.get(0), "retryable": repeatable,
@@ -291,6 +292,8 @@ async def call_stage(stage: n.Node, value: Value, env: Env, options: CallOptions
     options.stage = True
     spelt = is_plain_text(value)
     value = vt.structured(value)
+    around = env.mx.get("pipeline")
+    source = around is not None and around.data.stage == 1 and not around.data.called
     if isinstance(stage, n.With | n.Stream | n.Run):
         from .running import with_options
 
@@ -301,7 +304,9 @@ async def call_stage(stage: n.Node, value: Value, env: Env, options: CallOptions
         callee = await stage_function(stage, env)
         if not isinstance(callee.data, CALLABLES):
             callee = _shadowed(stage.name) or callee
-        return answer(await invoke(callee, [given(value, callee, spelt)], env, stage.span, options=options), callee)
+        return answer(
+            await invoke(callee, [given(value, callee, spelt, source)], env, stage.span, options=options), callee
+        )
     if isinstance(stage, n.Field | n.Index):
         return await invoke(await evaluate(stage, env), [value], env, stage.span, options=options)
     if isinstance(stage, n.Call):
@@ -312,7 +317,7 @@ async def call_stage(stage: n.Node, value: Value, env: Env, options: CallOptions
         if names_input:
             return await call_with(stage, inside, (), options)
         callee = await stage_function(stage.function, env) if isinstance(stage.function, n.Variable) else NULL
-        return answer(await call_with(stage, inside, (given(value, callee, spelt),), options), callee)
+        return answer(await call_with(stage, inside, (given(value, callee, spelt, source),), options), callee)
     if isinstance(stage, n.Command | n.Code):
         from .commands import run_node
 
@@ -343,15 +348,17 @@ async def stage_function(node: n.Node, env: Env) -> Value:
 _SCALAR = re.compile(r"\s*(?:null|true|false|-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*", re.ASCII)
 
 
-def given(value: Value, callee: Value, spelt: bool) -> Value:
+def given(value: Value, callee: Value, spelt: bool, source: bool) -> Value:
     """What flows, as a function takes it: JavaScript computes with the numbers that a text spells, a template says a text
-    as it was `spelt` at the source, and data of a stage as data.
+    as it was `spelt` at the source, and data of a stage as data. `source`: it flows from the script itself, not from a call.
     """
     function = callee.data
     if not isinstance(function, Function):
         return value
     if not opaque(function.body):
         return value if spelt else as_data(value)
+    if source and isinstance(value.data, list) and code_language(function.body) in (None, "sh"):
+        return Value(vt.text(value), value.labels)  # to a shell, a list that the script names is JSON, not its lines
     if is_plain_text(value) and code_language(function.body) in ("js", "node") and _SCALAR.fullmatch(value.data):
         return Value(number_or_word(value.data), value.labels)
     return value
