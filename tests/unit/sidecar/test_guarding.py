@@ -44,6 +44,7 @@ class FakeModule:
     active: bool = True
     narrows: bool = False
     run_wide: bool = False
+    looks: bool = True
     asked: list[tuple[str, str, str, Any]] = field(default_factory=list)
 
     async def judge(
@@ -59,7 +60,7 @@ class FakeModule:
         return await self.decide(direction, method, server, name, value, labels)
 
     def watches(self, method: str, server: str, name: str, labels: frozenset[str]) -> bool:
-        return True
+        return self.looks
 
     def telling(self, labels: frozenset[str]) -> frozenset[str]:
         return labels
@@ -198,6 +199,21 @@ async def test_cannot_pass_a_guard_that_fails(decide: Judge, direction: str) -> 
 @pytest.mark.parametrize("raw", [b"", b"{", b'{"a":\xff}', b"NaN"])
 async def test_cannot_pass_a_result_that_guards_cannot_read(raw: bytes) -> None:
     assert (await guarding(FakeModule(deciding())).result(call(), raw)).kind == "deny"
+
+
+async def test_a_result_that_no_guard_looks_at_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It costs nothing, whatever its size; what it is worth is what the reading of another one costs."""
+    read: list[bytes] = []
+
+    def loads(raw: bytes) -> Any:
+        read.append(raw)
+        return json.loads(raw)
+
+    monkeypatch.setattr("images.sidecar.guarding.orjson.loads", loads)
+    unseen = await guarding(FakeModule(deciding(), looks=False)).result(call(), b'{"content":[]}')
+    assert (unseen.kind, read) == ("allow", [])
+    seen = await guarding(FakeModule(deciding())).result(call(), b'{"content":[]}')
+    assert (seen.kind, len(read)) == ("allow", 1)
 
 
 @pytest.mark.parametrize("arguments", [[], "x", 3, [{"repo": "there"}]])
