@@ -211,7 +211,7 @@ def enter(function: Function, env: Env, span: Span) -> Any:
 
 
 # What is asked about the caller's situation by the body of a function, and so goes along into it.
-_CARRIED = ("try", "tries", "pipe", "lastOutput", "stage", "hint", "isPipeline", "pipeline", "input", "denied", "guard",
+_CARRIED = ("try", "stage", "hint", "isPipeline", "pipeline", "input", "denied", "guard",
             "errors", "llm", "for", "loop", "while", "checkpoint", "retryable", "profile")  # fmt: skip
 
 

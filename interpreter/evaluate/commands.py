@@ -141,7 +141,7 @@ async def run_code(
     )  # fmt: skip
 
 
-_SITUATION = ("try", "tries", "pipe", "lastOutput", "stage", "hint", "input", "for", "loop", "while", "isPipeline")
+_SITUATION = ("try", "stage", "hint", "input", "for", "loop", "while", "isPipeline")
 
 
 def context_values(text: str, env: Env) -> dict[str, Any]:
@@ -153,6 +153,10 @@ def context_values(text: str, env: Env) -> dict[str, Any]:
         found["mx"] = {"try": 1, **{k: vt.to_plain(v) for k, v in shown.items()}}
     pipeline = env.mx.get("pipeline")
     if pipeline is not None:
+        if "mx" in wanted:
+            about = pipeline.data
+            known = {"tries": about.attempts(), "pipe": about.ambient(), "lastOutput": about.outputs[-1]}
+            found["mx"] |= {name: vt.to_plain(value) for name, value in known.items()}
         for name in ("p", "pipeline"):
             if name in wanted:
                 found[name] = vt.to_plain(pipeline)

@@ -266,7 +266,7 @@ def stage_env(value: Value, env: Env, context: Context, hint: Value | None) -> E
     here = Value(context)
     around = {
         "pipeline": here, "input": value, "stage": context.stage, "hint": hint, "isPipeline": True, "retryable": True,
-        "try": context.try_, "tries": context.attempts(), "lastOutput": context.outputs[-1], "pipe": context.ambient(),
+        "try": context.try_,
     }  # fmt: skip
     inside = env.block({"p": here, "pipeline": here})
     inside.mx = {**env.mx, **around}

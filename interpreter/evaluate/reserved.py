@@ -34,7 +34,10 @@ class AmbientMx:
                 hint="@mx.guard is known in guards, and in the `denied =>` of a function that was denied",
             )  # fmt: skip
         computed = AMBIENT.get(name)
-        return Value(computed(env)) if computed is not None else NULL
+        if computed is None:
+            return NULL
+        found = computed(env)
+        return found if isinstance(found, Value) else Value(found)
 
     def describe(self) -> Any:
         shown = {key: vt.to_plain(value) for key, value in self.env.mx.items() if key in PUBLIC}
@@ -73,6 +76,15 @@ def _errors(env: Env) -> Any:
     return found.data if found is not None else env.run.errors
 
 
+def _of_pipeline(env: Env, what: str) -> Any:
+    """What few stages ask about their pipeline, made when it is asked."""
+    pipeline = env.mx.get("pipeline")
+    if pipeline is None:
+        return [] if what == "tries" else NULL
+    context = pipeline.data
+    return {"tries": context.attempts, "pipe": context.ambient, "lastOutput": lambda: context.outputs[-1]}[what]()
+
+
 PUBLIC = {
     "for",
     "loop",
@@ -96,7 +108,9 @@ AMBIENT: dict[str, Callable[[Env], Any]] = {
     "denied": lambda env: False,
     "isPipeline": lambda env: False,
     "try": lambda env: 1,
-    "tries": lambda env: [],
+    "tries": lambda env: _of_pipeline(env, "tries"),
+    "pipe": lambda env: _of_pipeline(env, "pipe"),
+    "lastOutput": lambda env: _of_pipeline(env, "lastOutput"),
     "stage": lambda env: 0,
     "labels": lambda env: [],
     "taint": lambda env: [],
