@@ -215,7 +215,7 @@ class Wire:
         rest = end - start
         if rest > self._line_limit:
             self._cut(buffer, start, end)
-        elif not rest and buffer is self._big and len(buffer) == _SCRATCH_SIZE:
+        elif not rest and buffer is self._big and _SCRATCH_SIZE <= len(buffer) <= _POOLED_SIZE:
             self._big, self._end = None, 0
             _Scratch.put_back(buffer)
             self._keeps()
