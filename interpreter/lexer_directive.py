@@ -371,7 +371,11 @@ class DirectiveLexer(NameLexer):
         if mark == "[":
             self._open_square(at, touches)
         elif mark == "(":
-            if touches and self.prev == "AT" and self.in_header() and self.header in ("EXE", "IMPORT"):
+            if (
+                self.prev == "AT"
+                and self.in_header()
+                and (self.header == "EXE" or (touches and self.header == "IMPORT"))
+            ):
                 self.push("params", "PARAMS", at)
             elif touches:
                 self.push("call", "CALL", at)

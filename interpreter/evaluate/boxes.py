@@ -27,6 +27,7 @@ from interpreter.source import Span
 from interpreter.values import NULL, UNDEFINED, Undefined, Value, record, type_name
 
 from .blocks import statements
+from .collections import function_labels
 from .core import DECLARING, Env, Returned, absent, at, evaluate, handles
 from .credentials import Secrets, auth_secret, no_secrets
 from .declarations import locator
@@ -41,13 +42,15 @@ if TYPE_CHECKING:
     from .mounting import Mount
 
 MCP_CONFIG = "mcpConfig"
-WORKSPACE = "\0workspace"  # no key that a configuration could have
+# No keys that a configuration could have.
+WORKSPACE = "\0workspace"
+LABELLED = "\0labelled"
 
 
 class BoxState:
     """The env block in force: its declaration, its session, its profile."""
 
-    __slots__ = ("auth", "config", "mount", "session", "spec", "tools", "workspace")
+    __slots__ = ("auth", "config", "labelled", "mount", "session", "spec", "tools", "workspace")
 
     def __init__(
         self, spec: EnvironmentSpec, config: Config, session: SandboxSession | None, workspace: Workspace | None = None
@@ -55,6 +58,7 @@ class BoxState:
         self.spec, self.config, self.session = spec, config, session
         self.auth = config.auth
         self.tools: list[str] = []
+        self.labelled: dict[Any, tuple[str, ...]] = {}  # function → labels of its entry in the tools of this block
         self.workspace = workspace  # where `file` writes; None: into the project
         self.mount: Mount | None = None  # where its commands start, once that is the workspace
 
@@ -112,7 +116,7 @@ async def run_box(node: n.Box, env: Env, run: Callable[[Env], Awaitable[object]]
 
 async def enter_box(node: n.Box, env: Env, run: Callable[[Env], Awaitable[object]]) -> Value:
     plain, locate = await configuration(node, env)
-    space = plain.pop(WORKSPACE, None)
+    space, labelled = plain.pop(WORKSPACE, None), plain.pop(LABELLED)
     asked = None
     if node.options is not None and (said := node.options.get("profile")) is not None:
         value = (await evaluate(said, env)).data
@@ -121,6 +125,7 @@ async def enter_box(node: n.Box, env: Env, run: Callable[[Env], Awaitable[object
         asked = value or None
 
     async def body(inside: Env) -> Value:
+        inside.box.labelled = (env.box.labelled if env.box is not None else {}) | labelled
         try:
             await run(inside)
         except Returned as returned:
@@ -139,8 +144,10 @@ def _name(node: n.Box) -> str:
 
 async def configuration(node: n.Box, env: Env) -> tuple[dict[str, Any], Locator]:
     """The plain configuration of a block, and where its parts were written. Under `WORKSPACE`, the workspace that it is to
-    have from its beginning: `env @ws`, `env { fs: @ws }`, or one of its own where there is no configuration.
+    have from its beginning: `env @ws`, `env { fs: @ws }`, or one of its own where there is no configuration. Under `LABELLED`,
+    the labels that tool collections give to functions: what `with` narrows keeps those of the configuration.
     """
+    labelled: dict[Any, tuple[str, ...]] = {}
     value = NULL if node.config is None else await evaluate(node.config, env)
     if isinstance(value.data, Undefined) or value.data is None:
         plain: dict[str, Any] = {}
@@ -149,7 +156,7 @@ async def configuration(node: n.Box, env: Env) -> tuple[dict[str, Any], Locator]
     elif isinstance(value.data, Workspace):
         plain = {WORKSPACE: value.data}
     elif isinstance(value.data, dict):
-        plain = config_plain(value)
+        plain, labelled = config_plain(value), labels_of_tools(value)
     else:
         raise EvaluationError(
             f"box config must be an object, got {type_name(value)}", span=node.span,
@@ -158,12 +165,18 @@ async def configuration(node: n.Box, env: Env) -> tuple[dict[str, Any], Locator]
     locate = locator(node.config, env)
     if node.options is not None:
         narrowing = tuple(e for e in node.options.entries if not (isinstance(e, n.Entry) and e.key == "profile"))
-        changes = config_plain(await evaluate(n.Object(entries=narrowing, span=node.options.span), env))
+        narrowed = await evaluate(n.Object(entries=narrowing, span=node.options.span), env)
+        changes, labelled = config_plain(narrowed), labelled | labels_of_tools(narrowed)
         if changes:
             space = plain.pop(WORKSPACE, None)
             plain = derive(plain, changes, locate=locator(node.options, env))
             plain |= {} if space is None else {WORKSPACE: space}
-    return plain, locate
+    return plain | {LABELLED: labelled}, locate
+
+
+def labels_of_tools(config: Value) -> dict[Any, tuple[str, ...]]:
+    """Function → the labels that the `tools` of a configuration give it."""
+    return function_labels(config.item(config.data["tools"])) if "tools" in config.data else {}
 
 
 def config_plain(value: Value) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from interpreter import nodes as n
 from interpreter import values_text as vt
 from interpreter.errors import Denied, EvaluationError, LimitReached, MlldError
 from interpreter.guards import Guard
+from interpreter.labels import Labels
 from interpreter.operations import MAX_CALLS, Request, RetryWanted, perform, spent
 from interpreter.policy_subjects import Operation
 from interpreter.source import Span
@@ -262,16 +263,19 @@ async def call_function(
     if options is not None and options.policy is not None:
         authority = authority.narrowed(options.policy)
     names = function.names
+    # Where a tool collection lends a function to a block, its labels hold, too: for policy, guards, and what comes back.
+    lent = env.box.labelled.get(function, ()) if env.box is not None else ()
+    labels = tuple(dict.fromkeys((*function.labels, *lent))) if lent else function.labels
     operation = Operation(
         kind="exe",
         name=function.name,
-        labels=function.labels,
+        labels=labels,
         inputs=tuple(v.labels for v in arguments),
         parameters=names,
         stage=options is not None and options.stage,
         directive="run" if options is not None and options.stated else "",
     )
-    about = {"name": function.name, "labels": list(function.labels), "type": "exe"}
+    about = {"name": function.name, "labels": list(labels), "type": "exe"}
     changed_by: list[Guard] = []
     memo: dict[str, Any] | None = None
     if "llm" in function.labels and env.ports.checkpoints is not None:
@@ -323,6 +327,8 @@ async def call_function(
             result = await remembered(function, inputs, inside, body, memo)
         if len(env.run.tool_calls) < REMEMBERED:
             env.run.tool_calls.append({"name": function.name, "args": list(names), "ok": True})
+        if lent:
+            result = result.with_labels(Labels.of(*lent))
         return result.with_labels(function.result_labels) if function.labels else result
 
     request = Request(

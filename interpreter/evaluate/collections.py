@@ -8,7 +8,6 @@ from interpreter import nodes as n
 from interpreter import values_text as vt
 from interpreter.errors import EvaluationError
 from interpreter.hints import did_you_mean
-from interpreter.labels import Labels
 from interpreter.values import Value, record, type_name
 
 from .core import Env, evaluate
@@ -92,6 +91,14 @@ def check_parameters(name: str, entry: Value, parameters: tuple[str, ...], funct
             raise EvaluationError(
                 f"Tool '{name}' optional values must be a subset of expose: {', '.join(extra)}", span=node.span
             )
+        needed = parameters
+        if isinstance(function.data, Function):
+            needed = tuple(each.name for each in function.data.parameters if each.default is None)
+        if left := [key for key in needed if key not in expose and key not in bind]:
+            raise EvaluationError(
+                f"Tool '{name}' bind and expose must cover required parameters: {', '.join(left)}", span=node.span,
+                hint="nobody could give what is left out: bind it, or give it a default",
+            )  # fmt: skip
     elif optional:
         raise EvaluationError(f"Tool '{name}' optional values require expose to be set", span=node.span)
 
@@ -100,8 +107,16 @@ def _plain(entry: Value, key: str) -> Any:
     return vt.to_plain(entry.data[key]) if key in entry.data else None
 
 
-def entry_labels(entry: Value) -> Labels:
-    return Labels.of(*(_plain(entry, "labels") or ()))
+def function_labels(tools: Value) -> dict[Any, tuple[str, ...]]:
+    """Function → the labels that its entries in a tool collection give it."""
+    found: dict[Any, tuple[str, ...]] = {}
+    for item in tools.data.values() if isinstance(tools.data, dict) else ():
+        entry = item if isinstance(item, Value) else Value(item)
+        if isinstance(entry.data, dict) and "mlld" in entry.data and (labels := _plain(entry, "labels")):
+            function = entry.item(entry.data["mlld"]).data
+            if isinstance(function, CALLABLES):
+                found[function] = tuple(dict.fromkeys((*found.get(function, ()), *labels)))
+    return found
 
 
 def visible(entry: Value) -> tuple[list[str], list[str], dict[str, Any]]:

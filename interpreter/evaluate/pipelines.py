@@ -29,6 +29,7 @@ from .guarding import decided
 from .lookup import Missing, callee_of
 
 EFFECTS = (n.Show, n.Log, n.Output, n.Append)
+CALLED: dict[str, type[n.Show] | type[n.Log]] = {"show": n.Show, "log": n.Log}
 
 
 class Context:
@@ -145,11 +146,22 @@ async def run_stages(
     return await flow(produce, stages, env, span, node=node)
 
 
-def grouped(stages: tuple[n.Node, ...]) -> tuple[list[n.Node], list[list[n.Node]]]:
+def effect_called(stage: n.Node, env: Env) -> n.Node:
+    """`@show`, `@log("…")`: the effect in the place of a function, unless somebody has defined one of that name."""
+    called = stage.function if isinstance(stage, n.Call) else stage
+    if not isinstance(called, n.Variable) or called.name not in CALLED or env.scope.find(called.name) is not None:
+        return stage
+    given: tuple[Any, ...] = stage.arguments if isinstance(stage, n.Call) else ()
+    if len(given) > 1:
+        raise EvaluationError(f"`{called.name}` in a pipeline takes one value", span=stage.span, code="arity")
+    return CALLED[called.name](value=given[0] if given else None, span=stage.span)
+
+
+def grouped(stages: tuple[n.Node, ...], env: Env) -> tuple[list[n.Node], list[list[n.Node]]]:
     """The stages proper, and the effects after each; the first list of effects belongs to the source."""
     proper: list[n.Node] = []
     effects: list[list[n.Node]] = [[]]
-    for stage in stages:
+    for stage in (effect_called(each, env) for each in stages):
         if isinstance(stage, EFFECTS):
             effects[-1].append(stage)
         else:
@@ -163,7 +175,7 @@ async def flow(
     *, node: n.Pipeline | None = None, fixed: bool = False,
 ) -> Value:  # fmt: skip
     """Runs the stages. `fixed`: the source cannot be asked again (a literal that is shown, the output of a command)."""
-    proper, effects = grouped(stages)
+    proper, effects = grouped(stages, env)
     called = node is not None and isinstance(node.source, n.Call | n.With)
     repeatable = called and bool(proper)
     tries: dict[int, int] = {}  # position → attempt; 0 is the source

@@ -334,10 +334,10 @@ const here = createRequire(process.cwd() + '/');
   try {
     const make = new Function('require', '__dirname', ...input.ambient, source);
     const value = await make(here, process.cwd(), ...input.around)(...input.values.map(dress));
-    if (value !== undefined) process.stdout.write(input.mark + JSON.stringify(value === undefined ? null : value));
+    // What the body left running, such as a timer, ends with it: it could only print behind its own answer.
+    process.stdout.write(value === undefined ? '' : input.mark + JSON.stringify(value), () => process.exit());
   } catch (error) {
-    process.stderr.write(String((error && error.stack) || error) + '\n');
-    process.exitCode = 1;
+    process.stderr.write(String((error && error.stack) || error) + '\n', () => process.exit(1));
   }
 })();
 """

@@ -57,6 +57,32 @@ show @ask()
     assert fine(await world.run(handled)) == ["refused: not now"]
 
 
+LENT = """exe @read(id: string) = `data:@id`
+var tools @lent = { read: { mlld: @read, labels: ["untrusted", "destructive"] } }
+exe @agent(tools) = box with { tools: @tools } [ => @read("1") ]
+exe @nested(tools) = box with { tools: @tools } [ => box [ => @read("1") ] ]
+"""
+
+
+async def test_cannot_lose_the_labels_of_a_tool_by_calling_its_function_in_the_block(world: World) -> None:
+    asked = """var @direct = @agent(@lent)
+var @deeper = @nested(@lent)
+show @direct.mx.taint.includes("untrusted")
+show @deeper.mx.taint.includes("untrusted")
+show @read("1").mx.taint.includes("untrusted")
+"""
+    # The control is the last one: outside of the block it is the function alone.
+    assert fine(await world.run(LENT + asked)) == ["true", "true", "false"]
+
+
+async def test_cannot_pass_a_guard_by_a_function_that_a_collection_labels(world: World) -> None:
+    guarded = 'guard before destructive = when [ * => deny "not this one" ]\n' + LENT
+    assert fine(await world.run(guarded + 'show @read("0")\n')) == ["data:0"]
+    done = await world.run(guarded + "show @agent(@lent)\n")
+    assert isinstance(done.error, Denied), done.error
+    assert "not this one" in done.error.message
+
+
 # ── A8 ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
