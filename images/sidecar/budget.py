@@ -20,7 +20,7 @@ NOTABLE = 64 << 10
 """Bytes of one message from which on it is worth an account."""
 AGENTS = "agent"
 NO_ROOM = "The sandbox holds too much that is not finished: ask for less at a time, or try again later"
-_TOLD_SECONDS = 1.0
+_TOLD_SECONDS, _ACCOUNTS_TOLD = 1.0, 1000
 
 
 class Held:
@@ -83,9 +83,7 @@ class Budget:
             accounts: Counter[str] = Counter()
             for held in self._holders:
                 accounts[held.account] += held.size
-            free = [
-                held for held in reversed(self._holders) if held not in stuck
-            ]  # the latest first: least is done for it
+            free = [held for held in reversed(self._holders) if held not in stuck]  # the latest: least is done for it
             if not free:
                 break
             largest = max(free, key=lambda held: (accounts[held.account], held.size))
@@ -105,11 +103,13 @@ class Budget:
     def _tell(self, account: str, size: int) -> None:
         """Whoever floods us does not get to flood the record as well."""
         now = monotonic()
+        # Sessions come and go for as long as the run lasts.
+        if max(len(self._told), len(self._untold)) > _ACCOUNTS_TOLD:
+            self._told.clear()
+            self._untold.clear()
         self._untold[account] += 1
         if now - self._told.get(account, -_TOLD_SECONDS) < _TOLD_SECONDS:
             return
-        if len(self._told) > 1000:
-            self._told.clear()
         self._told[account] = now
         member, _, session = account.partition(" ")
         event = {"event": "shed", "member": member, "bytes": size, "times": self._untold.pop(account)}

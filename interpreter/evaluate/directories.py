@@ -105,8 +105,8 @@ async def import_templates(node: n.Import, env: Env) -> None:
 def of_known_form(path: Path, node: n.Node, env: Env) -> None:
     if path.suffix not in TEMPLATE_SUFFIXES:
         raise EvaluationError(
-            f"Unsupported template file extension for {shown(path, env)}. Use .att (@var) or .mtt ({{{{var}}}})",
-            span=node.span, code="template",
+            f"Unsupported template file extension for {shown(path, env)}",
+            span=node.span, code="template", hint="`@name` is filled in in .att files, `{{name}}` in .mtt files",
         )  # fmt: skip
 
 

@@ -417,7 +417,7 @@ async def read_module(target: Path | str, name: str, node: n.Node, env: Env) -> 
     if not str(target).endswith(MODULE_SUFFIXES) and isinstance(target, Path):
         if target.suffix in (".att", ".mtt"):
             raise ImportFault(
-                f"Template files cannot be imported: {target}. Use an executable template instead.", span=node.span,
+                f"Template files cannot be imported: {target}", span=node.span,
                 code="TEMPLATE_IMPORT_NOT_ALLOWED", hint=f'exe @t(a) = template "{name}"',
             )  # fmt: skip
         raise ImportFault(

@@ -69,8 +69,8 @@ def _parse(value: Value, read: Callable[[str], Any], what: str, advice: str) -> 
         strict = "Strict " if what == "parse.strict" else ""
         if relaxed_json.is_fenced(text):
             raise EvaluationError(
-                f"Transformer {what} failed: {strict}JSON parsing failed - input appears to be wrapped in markdown code fences. "
-                "Use @parse.llm to extract JSON", code="not-json",
+                f"Transformer {what} failed: {strict}JSON parsing failed - input appears to be wrapped in markdown code fences",
+                code="not-json",
                 hint="@parse.llm finds JSON inside the answer of a model",
             ) from None  # fmt: skip
         shown = text if len(text) <= 60 else f"{text[:57]}…"
