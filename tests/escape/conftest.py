@@ -6,8 +6,15 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
+import docker
 import pytest
 
+from runner import environ
+from runner.backends.docker_errors import connect
+from runner.backends.docker_images import DockerImages
+from runner.images import ImageStore
+from tests.support.fenced import images
+from tests.support.internet import Internet, internet
 from tests.support.runs import Runs, make_runs
 
 _ATTACK = re.compile(r"tests/escape/test_p(\d+)_(\w+)\.py::test_cannot_")
@@ -17,6 +24,26 @@ _FROM_A_SERVER = re.compile(r"[-\[](a|b)\]$|[-\[](github|mute)[-\]]|from_a_serve
 @pytest.fixture(scope="session")
 def runs() -> Iterator[Runs]:
     with make_runs() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[docker.DockerClient]:
+    made = connect()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def store(client: docker.DockerClient) -> ImageStore:
+    env = environ.snapshot()
+    return ImageStore(engine=DockerImages(client), cache=environ.cache_directory(env), env=env)
+
+
+@pytest.fixture(scope="module")
+def net(client: docker.DockerClient, store: ImageStore) -> Iterator[Internet]:
+    """A network that leads nowhere, with one host on it."""
+    with internet(client, images(store, ()).agent) as made:
         yield made
 
 

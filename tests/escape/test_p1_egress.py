@@ -8,7 +8,7 @@ server's, and `*.wild.example` the agent's too, so that its names may lead where
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,10 @@ import pytest
 import pytest_asyncio
 
 from interpreter.declarations import EnvironmentSpec, HostRule, McpConfig, Needs, Network, Place, Profile, ProfileChoice
-from runner import environ
-from runner.backends.docker_errors import connect
-from runner.backends.docker_images import DockerImages
 from runner.images import ImageStore
 from runner.plan import SIDECAR
-from tests.support.fenced import Fenced, fenced, images
-from tests.support.internet import Internet, internet
+from tests.support.fenced import Fenced, fenced
+from tests.support.internet import Internet
 from tests.support.plans import server
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module")]
@@ -49,25 +46,6 @@ def declared(**changes: Any) -> EnvironmentSpec:
         mcp=McpConfig(servers=(server("github", network=Network(allow=hosts("server-only.example"))), server("mute"))),
         **changes,
     )
-
-
-@pytest.fixture(scope="module")
-def client() -> Iterator[docker.DockerClient]:
-    made = connect()
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def store(client: docker.DockerClient) -> ImageStore:
-    env = environ.snapshot()
-    return ImageStore(engine=DockerImages(client), cache=environ.cache_directory(env), env=env)
-
-
-@pytest.fixture(scope="module")
-def net(client: docker.DockerClient, store: ImageStore) -> Iterator[Internet]:
-    with internet(client, images(store, ()).agent) as made:
-        yield made
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

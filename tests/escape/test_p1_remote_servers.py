@@ -5,22 +5,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import docker
 import pytest
 
 from interpreter.declarations import AuthDecl, Authorization, EnvironmentSpec, HostRule, McpConfig, Network
-from runner import environ, trust
+from runner import trust
 from runner.backends.base import Execution
-from runner.backends.docker_errors import connect
-from runner.backends.docker_images import DockerImages
 from runner.handover import Handover
 from runner.images import ImageStore
 from runner.plan import AGENT, SIDECAR
-from tests.support.fenced import Fenced, fenced, images
-from tests.support.internet import AUTHORITY, TOOLS, Internet, internet
+from tests.support.fenced import Fenced, fenced
+from tests.support.internet import AUTHORITY, TOOLS, Internet
 from tests.support.plans import server
 from tests.support.runs import TOKEN, environment
 
@@ -38,25 +35,6 @@ session, _ = ask("initialize", {"protocolVersion": "2025-11-25", "capabilities":
 print(ask("tools/list", {}, session)[1])
 print(ask("tools/call", {"name": "far", "arguments": {}}, session)[1])
 """
-
-
-@pytest.fixture(scope="module")
-def client() -> Iterator[docker.DockerClient]:
-    made = connect()
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def store(client: docker.DockerClient) -> ImageStore:
-    env = environ.snapshot()
-    return ImageStore(engine=DockerImages(client), cache=environ.cache_directory(env), env=env)
-
-
-@pytest.fixture(scope="module")
-def net(client: docker.DockerClient, store: ImageStore) -> Iterator[Internet]:
-    with internet(client, images(store, ()).agent) as made:
-        yield made
 
 
 def declared() -> EnvironmentSpec:
