@@ -362,7 +362,7 @@ TEXT = b'{"content":[{"type":"text","text":"%s"}]}' % (b'a,[{\\",\\"' * 500_000)
 ], ids=["keys", "values", "values that nobody reads", "a long text"])  # fmt: skip
 async def test_cannot_blow_up_a_message_in_memory(tmp_path: Path, result: bytes, guarded: bool, told: str) -> None:
     """Ten megabytes of small values are hundreds as objects; where there are only bytes they are no more than that."""
-    evil = FakeServer("evil", ("evil",), handlers={"tools/call": line_of(result)})  # type: ignore[dict-item]
+    evil = FakeServer("evil", ("evil",), handlers={"tools/call": line_of(result)})
     async with world(tmp_path, evil) as w:
         if guarded:
             ruled(w, {}, "guard @g after op:mcp:evil:evil = when [ * => allow ]\nexe @mcpConfig() = { servers: [] }")
@@ -380,7 +380,7 @@ async def test_cannot_blow_up_a_message_in_memory(tmp_path: Path, result: bytes,
     % b",".join([b"[]"] * 100_000),
 ], ids=["items", "a schema"])  # fmt: skip
 async def test_cannot_blow_up_a_list_in_memory(tmp_path: Path, tools: bytes) -> None:
-    evil = FakeServer("evil", handlers={"tools/list": line_of(tools)})  # type: ignore[dict-item]
+    evil = FakeServer("evil", handlers={"tools/list": line_of(tools)})
     async with world(tmp_path, evil, FakeServer("good", ("fine",))) as w:
         agent = w.agent()
         await agent.open()

@@ -83,7 +83,7 @@ async def test_cannot_begin_to_say_something_later(tmp_path: Path) -> None:
 async def test_cannot_differ_from_the_lock(tmp_path: Path, pin: Message, shown: bool, modern: bool) -> None:
     kind = Modern if modern else FakeServer
     async with world(tmp_path, kind("a", (), instructions=KIND)) as w:
-        w.gate.introduce = Admission({"a": ServerRules(pins={"": pin})}, w.gate.emit).introduce  # type: ignore[method-assign]
+        w.gate.introduce = Admission({"a": ServerRules(pins={"": pin})}, w.gate.emit).introduce
         result = await told(w.port, modern=modern)
         assert result.get("instructions") == (KIND if shown else None)
         assert result.get("_meta", {}).get(WITHHELD) == (None if shown else 1)

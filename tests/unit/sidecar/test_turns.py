@@ -141,6 +141,6 @@ def test_streams_and_timers_work_as_ever(size: int) -> None:
 def test_the_loop_of_the_process_is_this_one() -> None:
     loop = turns.new_loop()
     try:
-        assert isinstance(loop._selector, turns.Turns)  # type: ignore[attr-defined]
+        assert isinstance(loop._selector, turns.Turns)
     finally:
         loop.close()
