@@ -36,7 +36,7 @@ GOES_ON_IN_DOCUMENT = re.compile(
 )
 # A `[` that begins so is a block, whatever follows.
 _BLOCK_START = re.compile(
-    r"(?:let|var|show|log|output|append|file|files|bail|done|continue|skip|retry|loop|while)\b(?![ \t]*[,:])"
+    r"(?:let|var|show|log|output|append|file|files|bail|done|continue|skip|retry|loop|while|checkpoint|sign|verify)\b(?![ \t]*[,:])"
     rf"|if\b[ \t]|=>|@{NAME}[ \t]*\+?=(?![=>])"
 )
 # No such line stands inside a bracket: the bracket before it was never closed.

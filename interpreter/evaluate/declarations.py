@@ -77,10 +77,13 @@ async def assigned(node: n.Var, env: Env) -> Value:
     repeatable = isinstance(node.value, n.Call | n.Pipeline | n.With | n.Run)
     place = node.span.before(node.value.span)  # a value that is written here may be the secret itself
     hints: tuple[str, ...] = ()
+    written = node.value
+    if isinstance(written, n.Template) and len(written.parts) == 1 and isinstance(written.parts[0], n.FileLoad):
+        written = written.parts[0]  # `var @x = "<a.md>"` is that file, and fails as `<a.md>` does
     while True:
         attempt = len(hints) + 1
         around = env if attempt == 1 else env.ambient(**{"try": attempt, "hint": Value(hints[-1])})
-        value = stanced(defined(await action_value(node.value, around)).with_labels(labels), env)
+        value = stanced(defined(await action_value(written, around)).with_labels(labels), env)
         if isinstance(node.value, n.Command) and value.meta is not None and "stdout" in value.meta:
             value = value.with_meta(text=value.meta["stdout"])  # in text, it stays what the command said
         if not watched:
