@@ -199,9 +199,8 @@ def main(arguments: list[str]) -> int:
                 )
                 return EXIT_CONFIG
         if config.ca_bundle:
-            from images.sidecar import (
-                httpclient,  # most runs have no remote server, and their start pays nothing for it
-            )
+            # Most runs have no remote server, and their start pays nothing for it.
+            from images.sidecar import httpclient
 
             httpclient.trust(config.ca_bundle)
     except (ConfigError, OSError) as error:

@@ -47,9 +47,10 @@ def _loader() -> Any:
         yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
     def integer(loader: Any, node: Any) -> int:
-        sign, digits = re.fullmatch(r"([-+]?)(.*)", loader.construct_scalar(node).replace("_", ""), re.S).groups()  # type: ignore[union-attr]
+        text: str = loader.construct_scalar(node).replace("_", "")
+        digits = text.lstrip("-+")
         number = int(digits, {"0x": 16, "0o": 8, "0b": 2}.get(digits[:2], 10))
-        return -number if sign == "-" else number
+        return -number if text.startswith("-") else number
 
     for tag, pattern, first in (
         ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),

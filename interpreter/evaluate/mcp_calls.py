@@ -29,7 +29,8 @@ def tool_function(tool: ToolInfo, connection: ToolConnection, spec: str) -> Tool
     """A tool as a function: required parameters first, in the order of the schema."""
     properties = tool.input_schema.get("properties")
     names = list(properties) if isinstance(properties, Mapping) else []
-    required = [str(r) for r in tool.input_schema.get("required", ()) if r in names]  # type: ignore[attr-defined]
+    demanded = tool.input_schema.get("required")
+    required = [str(r) for r in demanded if r in names] if isinstance(demanded, list | tuple) else []
 
     async def connect() -> ToolConnection:
         return connection

@@ -21,6 +21,7 @@ from interpreter.values import Undefined, Value, strip, truthy, type_name
 from . import metadata
 from .core import Env, evaluate
 from .lookup import Missing
+from .scope import Scope
 from .templates import part_value
 
 # A program says what its body returned after this mark, behind everything that it printed.
@@ -151,12 +152,12 @@ def around(text: str, env: Env, without: Mapping[str, Any]) -> dict[str, Value]:
     """Values of the scope that the code names without having them as parameters."""
     wanted = identifiers(text)
     found: dict[str, Value] = {}
-    scope = env.scope
+    scope: Scope | None = env.scope
     while scope is not None:
         for name in scope.names.keys() & wanted:
             if name not in found and name not in without:
                 found[name] = scope.settled(name, scope.names[name])
-        scope = scope.parent  # type: ignore[assignment]
+        scope = scope.parent
     return found
 
 
