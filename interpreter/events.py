@@ -50,14 +50,6 @@ class FileWritten:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Warned:
-    """Something that a person should know and that stops nothing."""
-
-    message: str
-    place: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class CheckpointReached:
     """The script named a point of its run."""
 

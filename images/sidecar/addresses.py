@@ -7,7 +7,6 @@ global but is not.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from msgspec import Struct
@@ -67,10 +66,6 @@ class AddressPolicy(Struct, frozen=True, kw_only=True):
     """The judge of addresses. `host` holds the machine's own public addresses: it can only refuse more, never less."""
 
     host: tuple[Network, ...] = ()
-
-    @classmethod
-    def with_host_addresses(cls, networks: Iterable[Network]) -> AddressPolicy:
-        return cls(host=tuple(networks))
 
     def refusal(self, address: Address) -> str | None:
         """Why no member may reach the address, in a word or two; None if it is public."""

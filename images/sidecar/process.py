@@ -184,11 +184,6 @@ class Process:
         """Requests that are not answered yet, without those that are meant to stay open."""
         return sum(not slot.stands for slot in self._slots.values())
 
-    @property
-    def in_flight(self) -> list[Pending]:
-        """Who waits, oldest first."""
-        return [slot.pending for slot in self._slots.values()]
-
     # --- out
 
     def reserve(self) -> int:

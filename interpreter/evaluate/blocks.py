@@ -8,7 +8,7 @@ from interpreter.errors import EvaluationError, LimitReached, UserBail
 from interpreter.labels import NONE, LabelConflict, Labels
 from interpreter.names import FIXED
 from interpreter.policy import unlabelled_as
-from interpreter.values import NULL, UNDEFINED, Undefined, Value, type_name
+from interpreter.values import NULL, UNDEFINED, Value, type_name
 
 from .core import Env, LoopContinue, LoopDone, RetryAsked, Returned, Skipped, at, evaluate, handles, optional
 from .expressions import defined
@@ -256,7 +256,3 @@ async def retry(node: n.Retry, env: Env) -> Value:
             span=node.span, code="retry", hint="`@source() | @check` makes @check a stage, which may `retry`",
         )  # fmt: skip
     raise RetryAsked(None if node.hint is None else await evaluate(node.hint, env))
-
-
-def is_nothing(value: Value) -> bool:
-    return value.data is None or isinstance(value.data, Undefined)

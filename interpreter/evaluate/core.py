@@ -254,10 +254,6 @@ def late_handler(node: n.Node) -> Handler:
     return handler
 
 
-async def evaluate_all(nodes: tuple[n.Node, ...], env: Env) -> list[Value]:
-    return [await evaluate(node, env) for node in nodes]
-
-
 def unsupported(node: n.Node, what: str | None = None) -> CheckFault:
     name = what or f"`{type(node).__name__}` here"
     return CheckFault(
