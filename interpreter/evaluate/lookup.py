@@ -8,6 +8,7 @@ are lenient: there a missing name or field is `undefined`, which is falsy and is
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from typing import Any
 
 from interpreter import nodes as n
@@ -335,24 +336,34 @@ def age_of(moment: Value, env: Env) -> float | None:
     return env.ports.clock.now() - (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
 
 
-def projecting(node: n.Node) -> bool:
-    """Is there a `[*]` somewhere to the left, with only fields and indexes in between?"""
-    while isinstance(node, _MEMBERS):
+def projecting(node: n.Node) -> int:
+    """How many `[*]` stand to the left with only fields and indexes in between: the levels of lists that are gone through."""
+    levels = 0
+    while isinstance(node, (*_MEMBERS, n.Wildcard)):
+        levels += isinstance(node, n.Wildcard)
         node = node.target
-    return isinstance(node, n.Wildcard)
+    return levels
 
 
 async def project(node: n.Field | n.Index, env: Env) -> Value:
-    """`@xs[*].a.b[0]`: the field or index of every element, null where there is none."""
+    """`@xs[*].a.b[0]`: the field or index of every element, null where there is none; `@xs[*].ys[*].a` of each list's elements."""
     target = await evaluate(node.target, env)
     key = await evaluate(node.key, env) if isinstance(node, n.Index) else Value(node.name)
-    found: list[Value] = []
-    for item in target.items() if isinstance(target.data, list) else ():
+
+    def member(of: Value) -> Value:
         try:
-            found.append(get_key(item, key, env) if isinstance(node, n.Index) else get_field(item, node.name, env))
+            return get_key(of, key, env) if isinstance(node, n.Index) else get_field(of, node.name, env)
         except Absent:
-            found.append(Value(None, item.labels))
-    return array(found, target.own)
+            return Value(None, of.labels)
+
+    return _each(target, projecting(node.target), member)
+
+
+def _each(value: Value, levels: int, member: Callable[[Value], Value]) -> Value:
+    if levels == 0:
+        return member(value)
+    items = value.items() if isinstance(value.data, list) else ()
+    return array([_each(item, levels - 1, member) for item in items], value.own)
 
 
 @handles(n.Wildcard)

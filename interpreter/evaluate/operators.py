@@ -152,18 +152,31 @@ def _tolerant(a: Any, b: Any) -> bool:
         return False
     if isinstance(a, dict) and isinstance(b, dict):
         return all(key in b and _tolerant(value, b[key]) for key, value in a.items())
-    if isinstance(a, list) or isinstance(b, list):
-        mine = a if isinstance(a, list) else [a]
-        if isinstance(a, str) and "," in a and isinstance(b, list) and not any(_same(a, y) for y in b):
-            mine = [part.strip() for part in a.split(",") if part.strip()]
-        theirs = b if isinstance(b, list) else [b]
-        return all(any(_same(x, y) for y in theirs) for x in mine)
-    return _same(a, b)
+    mine, theirs = _items(a, b), _items(b, a)
+    for item in mine:
+        # Each expected item is used up once: two letters to the same person are more than one.
+        match = next((i for i, expected in enumerate(theirs) if _same(item, expected)), None)
+        if match is None:
+            return False
+        del theirs[match]
+    return True
+
+
+def _items(x: Any, other: Any) -> list[Any]:
+    """The items of one side: a list's own, or those of a text with commas unless the other side has that text as it is."""
+    if isinstance(x, list):
+        return list(x)
+    whole = other if isinstance(other, list) else [other]
+    if isinstance(x, str) and "," in x and not any(_same(x, y) for y in whole):
+        return [part.strip() for part in x.split(",") if part.strip()]
+    return [x]
 
 
 def _same(a: Any, b: Any) -> bool:
     if isinstance(a, dict | list) and isinstance(b, dict | list):
         return _tolerant(a, b)
+    if isinstance(a, str) and isinstance(b, str):
+        return a.strip() == b.strip()
     if type(a) is type(b):
         return bool(a == b)
     x, y = vt.scalar_text(a), vt.scalar_text(b)
