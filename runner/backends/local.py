@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import shutil
-import signal
 import socket
 import sys
 import tempfile
@@ -22,13 +20,13 @@ from pathlib import Path
 from interpreter.ports import CommandResult
 from runner.backends.base import Execution, Listener, Pipe, Stream
 from runner.backends.lines import Lines
+from runner.backends.processes import GRACE_SECONDS, ended, exit_code, started
 from runner.backends.waiting import finished
 from runner.errors import PlanViolated
 from runner.handover import Handover, sidecar_line, value_of
 from runner.invariants import check
 from runner.plan import AGENT, SIDECAR, SandboxPlan, Server
 
-_GRACE = 2.0  # seconds between asking a process group to end and ending it
 _TIMED_OUT = 124
 _ROOT = Path(__file__).parents[2]  # where `runner` and `images` are imported from
 _CHUNK = 1 << 16
@@ -78,10 +76,10 @@ class LocalSeats:
             self._link(member).mkdir()
         self._forward = await asyncio.start_server(self._to_endpoint, "127.0.0.1", 0)
         self.endpoint_port = self._forward.sockets[0].getsockname()[1]
-        self._sidecar = await asyncio.create_subprocess_exec(
+        self._sidecar = await started(
             sys.executable, "-m", "images.sidecar", "--unfenced",
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-            env={**self.env, "PYTHONPATH": str(_ROOT)}, start_new_session=True,
+            env={**self.env, "PYTHONPATH": str(_ROOT)},
         )  # fmt: skip
         assert self._sidecar.stdin is not None
         self._follow(SIDECAR, self._sidecar, ("stdout", "stderr"))
@@ -130,9 +128,9 @@ class LocalSeats:
         process: asyncio.subprocess.Process | None = None
         with connection:
             try:
-                process = await asyncio.create_subprocess_exec(
+                process = await started(
                     *argv, stdin=connection.fileno(), stdout=connection.fileno(), stderr=asyncio.subprocess.PIPE,
-                    cwd=server.process.cwd or self.plan.workspace, start_new_session=True,
+                    cwd=server.process.cwd or self.plan.workspace,
                     env={**self.env, **server.process.env, **secrets},
                 )  # fmt: skip
                 self._follow(server.name, process, ("stderr",))
@@ -143,7 +141,7 @@ class LocalSeats:
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
                 if process is not None:
-                    await finished(_end(process))  # and what it has started
+                    await finished(ended(process))  # and what it has started
 
     # ------------------------------------------------------------------------------------------------------ commands
 
@@ -156,9 +154,10 @@ class LocalSeats:
         cwd = execution.cwd or self.plan.workspace
         if execution.tty:
             process = await asyncio.create_subprocess_exec(*execution.argv, env=env, cwd=cwd)
-            return CommandResult(exit_code=_code(await process.wait()), stdout=b"", stderr=b"")
-        process = await asyncio.create_subprocess_exec(
-            *execution.argv, env=env, cwd=cwd, start_new_session=True,
+            await process.wait()
+            return CommandResult(exit_code=exit_code(process), stdout=b"", stderr=b"")
+        process = await started(
+            *execution.argv, env=env, cwd=cwd,
             stdin=asyncio.subprocess.DEVNULL if execution.stdin is None else asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
@@ -173,14 +172,14 @@ class LocalSeats:
         except TimeoutError:
             timed_out = True
         finally:
-            await finished(_end(process))
+            await finished(ended(process))
             self._processes.discard(process)
-        code = process.returncode if process.returncode is not None else -signal.SIGKILL
+        code = process.returncode
         return CommandResult(
-            exit_code=_TIMED_OUT if timed_out else _code(code),
+            exit_code=_TIMED_OUT if timed_out else exit_code(process),
             stdout=bytes(output["stdout"]),
             stderr=bytes(output["stderr"]),
-            signal=-code if code < 0 and not timed_out else None,
+            signal=-code if code is not None and code < 0 and not timed_out else None,
             timed_out=timed_out,
         )
 
@@ -218,11 +217,11 @@ class LocalSeats:
         if self._sidecar is not None and self._sidecar.stdin is not None:
             self._sidecar.stdin.close()  # the lease ends: it writes its last lines and goes
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._sidecar.wait(), _GRACE)
-        await asyncio.gather(*map(_end, [*self._processes]), return_exceptions=True)
+                await asyncio.wait_for(self._sidecar.wait(), GRACE_SECONDS)
+        await asyncio.gather(*map(ended, [*self._processes]), return_exceptions=True)
         # Who reads from a process that has ended comes to the end by himself, and closes what he read from.
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=_GRACE)
+            await asyncio.wait(self._tasks, timeout=GRACE_SECONDS)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -247,10 +246,10 @@ class LocalSeats:
         async def follow() -> None:
             pipes = {"stdout": process.stdout, "stderr": process.stderr}
             await asyncio.gather(*(self._lines(member, stream, pipes[stream]) for stream in streams))
-            code = await process.wait()
+            await process.wait()
             self._processes.discard(process)
             if not self._removing and member == SIDECAR:
-                self.listener.ended(member, _code(code), False)
+                self.listener.ended(member, exit_code(process), False)
 
         self._task(follow(), name=member)
 
@@ -350,16 +349,3 @@ def _readers(
         asyncio.ensure_future(read("stdout", process.stdout)),
         asyncio.ensure_future(read("stderr", process.stderr)),
     ]
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """Ends a process and everything in its group, whether or not its leader is still there."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), _GRACE)
-
-
-def _code(code: int) -> int:
-    return code if code >= 0 else 128 - code

@@ -67,7 +67,7 @@ async def _guarded(main: Coroutine[Any, Any, T], leaving: str) -> T:
 
 def _leave(leaving: str) -> NoReturn:
     """Ends the process and the commands that it started, now."""
-    from runner.host.commands import end_all
+    from runner.backends.processes import end_all
 
     end_all()
     print(f"\nleft at once; what is still there is removed by: {leaving}", file=sys.stderr, flush=True)

@@ -9,19 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
 from interpreter.ports import Command, CommandResult, Directory
+from runner.backends.processes import ended, exit_code, started
+from runner.backends.waiting import finished
 
 MOST_OUTPUT = 256 * 1024 * 1024
 # One argument of execve may be 128 KiB; a longer text goes through a file.
 LONGEST_ARGUMENT = 100_000
-GRACE_SECONDS = 2.0
-RUNNING: set[int] = set()
-"""Process groups that were started and have not ended."""
 SUFFIX = {"node": ".cjs", "py": ".py", "sh": ".sh", "cmd": ".sh"}
 
 
@@ -42,14 +40,13 @@ class HostCommands:
         with self._argv(command) as argv:
             if command.tty:
                 return await self._interactive(argv, environment, cwd)
-            process = await asyncio.create_subprocess_exec(
+            process = await started(
                 *argv,
                 stdin=asyncio.subprocess.PIPE if command.stdin is not None else asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 env=environment,
                 cwd=cwd,
-                start_new_session=True,
             )
             return await self._follow(process, command)
 
@@ -83,8 +80,8 @@ class HostCommands:
 
     async def _interactive(self, argv: list[str], env: Mapping[str, str], cwd: str | None) -> CommandResult:
         process = await asyncio.create_subprocess_exec(*argv, env=env, cwd=cwd)
-        code = await process.wait()
-        return CommandResult(exit_code=code if code >= 0 else 128 - code, stdout=b"", stderr=b"")
+        await process.wait()
+        return CommandResult(exit_code=exit_code(process), stdout=b"", stderr=b"")
 
     async def _follow(self, process: asyncio.subprocess.Process, command: Command) -> CommandResult:
         assert process.stdout is not None
@@ -98,32 +95,22 @@ class HostCommands:
             _collect(process.stderr, err, "stderr", command.on_output),
             process.wait(),
         )
-        RUNNING.add(process.pid)
         try:
             await asyncio.wait_for(work, command.timeout_seconds)
         except TimeoutError:
             timed_out = True
-            await _end(process)
+            await finished(ended(process))
         except BaseException:
-            await _end(process)
+            await finished(ended(process))
             raise
-        finally:
-            RUNNING.discard(process.pid)
-        code = process.returncode if process.returncode is not None else -signal.SIGKILL
+        code = process.returncode
         return CommandResult(
-            exit_code=code if code >= 0 else 128 - code,
+            exit_code=exit_code(process),
             stdout=b"".join(out),
             stderr=b"".join(err),
-            signal=-code if code < 0 else None,
+            signal=-code if code is not None and code < 0 else None,
             timed_out=timed_out,
         )
-
-
-def end_all() -> None:
-    """Kills every command that is running: for a process that leaves without waiting."""
-    for group in list(RUNNING):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(group, signal.SIGKILL)
 
 
 async def _feed(process: asyncio.subprocess.Process, data: bytes | None) -> None:
@@ -152,17 +139,3 @@ async def _collect(
         into.append(chunk)
         if on_output:
             on_output(name, chunk)
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """The whole process group, politely and then for certain."""
-    for number, patience in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, GRACE_SECONDS)):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(process.wait()), patience)
-            if number == signal.SIGTERM:
-                # The leader is gone; what it left in its group goes too.
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(process.pid, signal.SIGKILL)
-            return

@@ -7,7 +7,6 @@ gate of a run would let that server reach.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -16,6 +15,8 @@ from pathlib import Path
 import msgspec
 
 from interpreter.declarations import EnvironmentSpec, Files, Limits, Network, ServerSpec
+from runner.backends.processes import ended, started
+from runner.backends.waiting import finished
 from runner.errors import BadOption, CheckFailure, SandboxFailure, UnknownName
 from runner.handover import Handover, sidecar_line
 from runner.plan import SandboxPlan
@@ -74,10 +75,10 @@ async def log_in(
         plan, egress=tuple(rule for rule in plan.egress if rule.member == server.name)
     )  # nobody else is there
     options = ["--port", str(port), *(word for scope in scopes for word in ("--scope", scope))]
-    process = await asyncio.create_subprocess_exec(
+    process = await started(
         # -P, and a directory of nobody's: the project's own `images` must not be what is run here.
         sys.executable, "-P", "-m", "images.sidecar.login", *options, cwd="/", env={**env, "PYTHONPATH": str(_ROOT)},
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=_LONGEST_LINE, start_new_session=True,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=_LONGEST_LINE,
     )  # fmt: skip
     credential: Credential | None = None
     reason = "its process ended"
@@ -97,9 +98,7 @@ async def log_in(
         code = await process.wait()
     finally:
         process.stdin.close()
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+        await finished(ended(process))
     if code != 0 or credential is None:
         raise SandboxFailure(f"the login to {server.name} failed: {reason}", place=server.place)
     return credential

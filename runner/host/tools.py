@@ -18,6 +18,7 @@ from typing import Any
 
 from interpreter.declarations import EMPTY
 from interpreter.ports import ToolInfo, ToolResult
+from runner.backends.processes import ended, started
 from runner.errors import ServerFailed, ServerSilent, Unsupported
 
 PROTOCOL = "2025-11-25"
@@ -104,7 +105,7 @@ class StdioConnection:
         """Start the server and read its list of tools. Errors: `ServerFailed`, `ServerSilent`."""
         pipe = asyncio.subprocess.PIPE
         try:
-            self._process = await asyncio.create_subprocess_exec(
+            self._process = await started(
                 *argv, stdin=pipe, stdout=pipe, stderr=pipe, env=dict(env), cwd=cwd, limit=_LINE
             )
         except OSError as error:
@@ -147,22 +148,16 @@ class StdioConnection:
         )
 
     async def close(self) -> None:
-        """End the server: its stdin first, then TERM, then KILL."""
+        """End the server and what it has started: its stdin first, then TERM, then KILL."""
         process, self._process = self._process, None
         if process is None:
             return
         if process.stdin:
             process.stdin.close()
-        for end in (None, process.terminate, process.kill):
-            with contextlib.suppress(ProcessLookupError):
-                if end:
-                    end()
-            try:
-                async with asyncio.timeout(1.0):
-                    await process.wait()
-                break
-            except TimeoutError:
-                continue
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await process.wait()
+        await ended(process)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
