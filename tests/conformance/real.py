@@ -29,7 +29,7 @@ from msgspec import Raw
 
 from images.sidecar.jsonrpc import OURS
 from tests.bench.whole import sidecar
-from tests.conformance.__main__ import CACHE, alone, node, npm
+from tests.conformance.__main__ import CACHE, alone, install, node
 from tests.unit.sidecar.sidecar_process import Agent
 
 Step = tuple[str, dict[str, Any]]
@@ -162,8 +162,7 @@ def installed(real: Real) -> list[str]:
             program = node()
             entry = place / "node_modules" / "@modelcontextprotocol" / real.program
             if not entry.exists():
-                place.mkdir(parents=True, exist_ok=True)
-                subprocess.run([*npm(program), "install", "--silent", "--prefix", str(place), real.package], check=True)
+                install(program, real.package, place)
             return [program, str(entry), *real.arguments]
         entry = place / "bin" / real.program
         if not entry.exists():
