@@ -118,6 +118,9 @@ class DirectiveLexer(NameLexer):
                 at = self.line_end(at)
                 continue
             found = step(text, at)
+            if self.prev == "TO" and text[at] in "./":
+                at = self.target(at)  # `to ./out/file.md`: no value begins so, a path does
+                continue
             if not found:
                 raise self.strange(at)
             kind = found.lastgroup

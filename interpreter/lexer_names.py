@@ -231,7 +231,7 @@ class NameLexer(CommandLexer):
         if word == "prose" and self.text.startswith(":@", end):
             return self._prose_word(at, end)
         if self.prev == "TO":
-            return self._target(at)
+            return self.target(at)
         if word == "with" and _OBJECT_NEXT.match(self.text, end):
             self.emit("WITH", word, at, end)
             return end
@@ -281,8 +281,8 @@ class NameLexer(CommandLexer):
             "bare-command", at, at + len(line), message, hint=f"write run cmd {{ {command} }}", resume=end
         )
 
-    def _target(self, at: int) -> int:
-        """Where output goes, written as a word: a stream, the environment, or a path without quotes."""
+    def target(self, at: int) -> int:
+        """Where output goes, written without quotes: a stream, the environment, or a path."""
         if target := _TARGET.match(self.text, at):
             self.emit("STREAMNAME", target.group(), at, target.end())
             return target.end()

@@ -299,10 +299,7 @@ async def call_function(
 
         async def body() -> Value:
             try:
-                result = await evaluate(function.body, inside)
-                if isinstance(result.data, CALLABLES) and names_another(function):
-                    # `exe @short(x) = @other`: another name for a function, called with the same arguments.
-                    result = await invoke(result, list(inputs), inside, span)
+                result = await run_body(function, list(inputs), inside, span)
             except Returned as returned:
                 result = returned.value or NULL
             if isinstance(result.data, Undefined) and isinstance(function.body, n.Block | n.When):
@@ -347,8 +344,28 @@ async def call_function(
         return answer
 
 
-def names_another(function: Function) -> bool:
-    return isinstance(function.body, n.Variable) and function.body.name not in function.names
+async def run_body(function: Function, inputs: list[Value], inside: Env, span: Span) -> Value:
+    """What the body of a function gives. A name of another function alone (`exe @short(x) = @other`), or before stages
+    (`= @other | @next`), is called with the same arguments; into parallel stages (`= || @a || @b`) flows the first.
+    """
+    body = function.body
+    source = body.source if isinstance(body, n.Pipeline) else body
+    if source is None:
+        return await evaluate(body, inside.ambient(flowing=inputs[0]) if inputs else inside)
+    root = source.target if isinstance(source, n.Field) else source
+    if not isinstance(root, n.Variable) or root.name in function.names:
+        return await evaluate(body, inside)
+    named = await evaluate(source, inside)
+    if not isinstance(named.data, CALLABLES):
+        return await evaluate(body, inside)
+    if not isinstance(body, n.Pipeline):
+        return await invoke(named, inputs, inside, span)
+    from .pipelines import flow
+
+    async def produce(env: Env) -> Value:
+        return await invoke(named, inputs, env, span)
+
+    return await flow(produce, body.stages, inside, body.span, node=body)
 
 
 def opaque(body: n.Node) -> bool:

@@ -128,6 +128,7 @@ def choose_names(
 
 def import_reserved(node: n.Import, env: Env) -> None:
     name = node.origin.name or ""
+    name = "input" if name == "INPUT" else name  # as older scripts write it
     if name == "keychain":
         raise ImportFault(
             "Direct keychain imports are not available. Use policy.auth with using auth:*.", span=node.span,

@@ -207,7 +207,7 @@ def get_field(target: Value, name: str, env: Env) -> Value:
             return Value(len(data), target.labels)
         if name.isdigit():
             return get_index(target, int(name))
-        if target.meta and "file" in target.meta and name in ("content", "text"):
+        if target.meta and "file" in target.meta and name in ("content", "text", "data"):
             return target
         parsed = vt.parse_loosely(data)
         if not isinstance(parsed, str):

@@ -144,9 +144,7 @@ async def repeat(node: n.TemplateFor, env: Env, builder: Builder) -> None:
         env.ports.output.stderr(f"warning: {node.iterable.span}: {told}; nothing stands in its place\n")
         return
     for key, item in pairs(source, node.span):
-        names = {node.variable: item}
-        if node.key is not None:
-            names[node.key] = key
+        names = {node.variable: item, node.key or f"{node.variable}_key": key}
         await fill(node.parts, env.block(names), builder)
 
 
