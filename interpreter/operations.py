@@ -157,10 +157,15 @@ def told(decision: Refusal, operation: Operation) -> str:
     if decision.gate not in ("capability", "keychain"):
         return decision.reason
     access = _ACCESS.get(operation.kind)
+    head, _, rest = decision.reason.partition(" ")
+    if operation.kind == "sh" and head == "command":
+        word, _, matched = rest.partition(" is denied ")[0].partition(" ")
+        return f"Command {word} denied by policy in shell block {matched}: {decision.reason}"
     if operation.kind == "cmd":
-        head = decision.reason.partition(" ")[0]
         access = {"shell": "Shell access", "network": "Network access"}.get(head)
-        if access is None:
+        if access is None and decision.rule.endswith(": deny *"):
+            access = "All operations"
+        elif access is None:
             try:
                 word = next((words[0] for words in operation.commands if f"'{words[0]}'" in decision.reason), "")
             except ValueError:

@@ -5,14 +5,14 @@ entry first, and an operation is allowed when *every* layer allows it. That is w
 unite, allow lists intersect by meaning, an absent list constrains nothing, an empty one permits nothing, and no layer
 can widen another, however specific its entries are. There is nothing to merge and so nothing to merge wrongly.
 
-An operation passes four gates in this order: capabilities (`allow`, `deny`, `default`), the danger list, the built-in
+An operation passes four gates in this order: the danger list, capabilities (`allow`, `deny`, `default`), the built-in
 rules, the label rules. Only the last two can be lifted, by a privileged guard, and not even then when a layer is
 `locked`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Literal
@@ -184,6 +184,10 @@ class Policy:
         extra = tuple(layer for layer in other.layers if layer not in self.layers)
         return Policy(layers=self.layers + extra) if extra else self
 
+    def renamed(self, name: str) -> Policy:
+        """The same rules as one declaration of their own."""
+        return Policy(layers=tuple(replace(layer, name=name) for layer in self.layers))
+
     @property
     def locked(self) -> bool:
         return any(layer.locked for layer in self.layers)
@@ -248,8 +252,8 @@ def judge(policy: Policy, operation: Operation) -> Decision:
     taint = effective_taint(policy, operation.incoming)
     targets = operation_targets(policy, operation)
     return (
-        _capabilities(policy, operation)
-        or _dangers(policy, operation)
+        _dangers(policy, operation)
+        or _capabilities(policy, operation)
         or _keychain(policy, operation)
         or _built_in(policy, operation, taint, targets)
         or _label_flow(policy, taint, targets)
@@ -367,7 +371,8 @@ def _denied_in_shell(layer: Layer, operation: Operation) -> Denied | None:
     for words in commands:
         subject = Subject(kind="cmd", tokens=words)
         if entry := _heaviest(e for e in layer.deny if e.pattern.kind == "cmd" and e.pattern.matches(subject)):
-            return layer.refusal("deny", entry, f"command '{words[0]}' is denied by policy @{layer.name}")
+            what = f"command '{words[0]}' (matched: {' '.join(words)})"
+            return layer.refusal("deny", entry, f"{what} is denied by policy @{layer.name}")
     return None
 
 
@@ -375,7 +380,7 @@ def _dangers(policy: Policy, operation: Operation) -> Denied | None:
     try:
         found = tuple(dangers(operation))
     except ValueError:
-        return None  # of a shell body; a command that cannot be read has been refused by now
+        return None  # of a shell body; a command that cannot be read is refused by the capability lists
     stating = [layer for layer in policy.layers if layer.danger is not None]
     for peril in found:
         closed = next((la for la in stating if not any(opens(e.pattern, peril) for e in la.danger or ())), None)

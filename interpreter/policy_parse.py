@@ -58,7 +58,12 @@ def _layer(reader: Reader, name: str) -> Layer:
     capabilities = reader.get("capabilities")
     sources = [reader, *([capabilities.mapping(("allow", "deny", "danger"))] if capabilities else [])]
     allow = [each for source in sources if (each := _capabilities(source, "allow")) is not None]
-    danger = [each for source in sources if (each := _capabilities(source, "danger")) is not None]
+    allowed = reader.get("allow")
+    opening = [
+        *sources,
+        *([allowed] if allowed and isinstance(allowed.value, Mapping) else []),
+    ]  # `allow: { danger: […] }`
+    danger = [each for source in opening if (each := _capabilities(source, "danger")) is not None]
     deny = [entry for source in sources for entry in _capabilities(source, "deny") or ()]
     if commands := reader.get("deny_cmd"):
         deny += [
@@ -130,7 +135,8 @@ def _capabilities(reader: Reader, side: Side) -> tuple[Entry, ...] | None:
         case list() | tuple():
             return tuple(entry for each in said.elements() for entry in _entries(each, each.string(), side))
         case Mapping():
-            return tuple(entry for key, each in said.items() for entry in _by_capability(key, each, side))
+            listed = [(key, each) for key, each in said.items() if side != "allow" or key != "danger"]
+            return tuple(entry for key, each in listed for entry in _by_capability(key, each, side))
     raise said.expected(
         'a list such as ["cmd:git:*", "network"], or an object such as { cmd: ["git:*"], network: true }'
     )

@@ -21,6 +21,7 @@ _KNOWN = {
     "no-send-to-external": ("exfil:send", "known:internal"),
     "no-destroy-unknown": ("destructive:targeted", "known"),
 }
+_WAYS_OUT = {"no-influenced-advice": " — use structured extraction to debias evaluative output"}
 BUILT_IN: Mapping[str, str] = MappingProxyType({
     **{name: f"{data} data cannot flow to {target}" for name, (data, target) in _APART.items()},
     **{name: f"the first argument of {target} must be {label}" for name, (target, label) in _KNOWN.items()},
@@ -39,13 +40,14 @@ def broken_rule(rule: str, taint: tuple[str, ...], targets: tuple[str, ...], ope
     if pair := _APART.get(rule):
         data, risk = pair
         if data in taint and any(_is(target, risk) for target in targets):
-            return f"Rule '{rule}': label '{data}' cannot flow to '{risk}'"
+            return f"Rule '{rule}': label '{data}' cannot flow to '{risk}'{_WAYS_OUT.get(rule, '')}"
     elif pair := _KNOWN.get(rule):
         risk, label = pair
         if any(_is(target, risk) for target in targets):
             first = operation.inputs[0].taint if operation.inputs else ()
             if not any(_is(each, label) for each in first):
-                return f"Rule '{rule}': {risk} target must carry '{label}', and the first argument is the target"
+                aim = "destination" if risk == "exfil:send" else "target"
+                return f"Rule '{rule}': {risk} {aim} must carry '{label}', and the first argument is the {aim}"
     return None
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from interpreter.guards import NO_GUARDS, Guards
 from interpreter.policy import NO_POLICY, Policy
+from interpreter.policy_shown import shown
 
 if TYPE_CHECKING:
     from .modules import Module
@@ -62,27 +63,4 @@ class Authority:
 
     def describe_policies(self) -> dict[str, Any]:
         """`@mx.policy`."""
-        configs: dict[str, Any] = {}
-        names: list[str] = []
-        for layer in self.policy.layers:
-            names.append(layer.name)
-            for key, value in layer.written.items():
-                join = _common if key in ("allow", "danger") else _merged
-                configs[key] = join(configs[key], value) if key in configs else value
-        return {"configs": configs, "activePolicies": names}
-
-
-def _common(old: Any, new: Any) -> Any:
-    if isinstance(old, dict) and isinstance(new, dict):
-        return {k: _common(old[k], new[k]) for k in old if k in new}
-    if isinstance(old, list) and isinstance(new, list):
-        return [item for item in old if item in new]
-    return new
-
-
-def _merged(old: Any, new: Any) -> Any:
-    if isinstance(old, dict) and isinstance(new, dict):
-        return {**old, **{k: _merged(old[k], v) if k in old else v for k, v in new.items()}}
-    if isinstance(old, list) and isinstance(new, list):
-        return [*old, *(item for item in new if item not in old)]
-    return new
+        return shown(self.policy)

@@ -126,12 +126,19 @@ def declared_labels(labels: tuple[str, ...], node: n.Node) -> Labels:
         raise EvaluationError(str(conflict), span=node.span, code="label-conflict") from None
 
 
-def stanced(value: Value, env: Env) -> Value:
-    """What gets a name, with the label that `defaults.unlabeled` of a policy gives what nobody has labelled."""
-    policy = env.authority.policy
-    if not policy.layers:
+_STANCES = frozenset({"trusted", "untrusted"})
+
+
+def stanced(value: Value, labels: Labels, env: Env) -> Value:
+    """What gets a name: with the labels of its declaration, and the one that `defaults.unlabeled` of a policy gives what
+    nobody has labelled. Of what is declared, only `trusted` and `untrusted` speak of trust: a name for data is no vetting.
+    """
+    policy, given = env.authority.policy, value.labels
+    if labels:
+        value = value.with_labels(labels)
+    if not policy.layers or not _STANCES.isdisjoint(labels.labels):
         return value
-    label = unlabelled_as(policy, value.labels)
+    label = unlabelled_as(policy, given)
     return value if label is None else value.with_labels(Labels.of(label))
 
 
@@ -152,9 +159,8 @@ async def let(node: n.Let, env: Env) -> Value:
             code="variable-redefinition", hint=f"{whose}; choose another one",
         )  # fmt: skip
     value = defined(await action_value(node.value, env)).with_labels(env.mx.get("flow", NONE))
-    if node.labels:
-        value = value.with_labels(declared_labels(node.labels, node))
-    env.scope.define(node.name, stanced(value, env))
+    labels = declared_labels(node.labels, node) if node.labels else NONE
+    env.scope.define(node.name, stanced(value, labels, env))
     return NULL
 
 
@@ -188,7 +194,7 @@ async def assign(node: n.Augment, old: Value | None, env: Env) -> None:
             f"Variable '{node.name}' is already defined and cannot be redefined", span=node.span,
             code="variable-redefinition", hint="names are constant: write `let @next = …`; lists, texts and numbers grow by +=",
         )  # fmt: skip
-    env.scope.define(node.name, stanced(defined(await action_value(node.value, env)), env))
+    env.scope.define(node.name, stanced(defined(await action_value(node.value, env)), NONE, env))
 
 
 def added(old: Value, new: Value, node: n.Augment) -> Value:

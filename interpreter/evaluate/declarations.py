@@ -83,7 +83,7 @@ async def assigned(node: n.Var, env: Env) -> Value:
     while True:
         attempt = len(hints) + 1
         around = env if attempt == 1 else env.ambient(**{"try": attempt, "hint": Value(hints[-1])})
-        value = stanced(defined(await action_value(written, around)).with_labels(labels), env)
+        value = stanced(defined(await action_value(written, around)), labels, env)
         if isinstance(node.value, n.Command) and value.meta is not None and "stdout" in value.meta:
             value = value.with_meta(text=value.meta["stdout"])  # in text, it stays what the command said
         if not watched:
@@ -268,11 +268,13 @@ async def policy(node: n.Policy, env: Env) -> Value:
     value = node.value
     if isinstance(value, n.Call) and isinstance(value.function, n.Variable) and value.function.name == "union":
         parts = [(argument, await policy_named(argument, env)) for argument in value.arguments]
+        if not parts:
+            message = "Policy union requires at least one reference"
+            raise EvaluationError(message, span=value.span, code="config", hint=f"policy @{node.name} = union(@a, @b)")
         composed = Policy()
         plain: dict[str, Any] = {}
         for argument, part in parts:
-            own_name = argument.name if isinstance(argument, n.Variable) else node.name
-            composed = composed | policy_of(part, own_name, argument, env)
+            composed = composed | policy_of(part, node.name, argument, env).renamed(node.name)
             plain.update(vt.to_plain(part) or {})
     else:
         made = await evaluate(value, env)
