@@ -178,8 +178,6 @@ async def bind(function: Function, arguments: list[Value], scope: Scope, env: En
     for index, parameter in enumerate(function.parameters):
         if index < len(arguments) and not isinstance(arguments[index].data, Undefined):
             scope.names[parameter.name] = arguments[index]
-        elif parameter.name in ("pipeline", "p") and "pipeline" in env.mx:
-            scope.names[parameter.name] = env.mx["pipeline"]
         elif parameter.default is not None:
             scope.names[parameter.name] = await evaluate(parameter.default, env)
         else:

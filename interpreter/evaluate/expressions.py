@@ -121,8 +121,6 @@ async def object_literal(node: n.Object, env: Env) -> Value:
                     span=entry.span,
                     hint="give a default: `...(@x ?? {})`",
                 )
-            if spread.data is None:
-                continue
             if isinstance(spread.data, Metadata):
                 spread = Value(spread.data.describe(), spread.data.value.labels)
             if not isinstance(spread.data, dict):

@@ -142,34 +142,41 @@ def tolerant(left: Value, right: Value) -> bool:
 
 
 def _nothing(x: Any) -> bool:
-    return x is None or (isinstance(x, str) and x.strip().lower() in ("", "null", "none", "undefined")) or x in ([], {})
+    return x is None or x == [] or (isinstance(x, str) and x.strip().lower() == "null")
+
+
+def _members(x: Any, other: Any) -> list[Any] | None:
+    """What is compared without its order: a list, or the parts of a text between commas, unless the other side is a list
+    that has the text as it is. None for all else.
+    """
+    if not isinstance(x, str):
+        return x if isinstance(x, list) else None
+    text = x.strip()
+    if "," not in text or (isinstance(other, list) and x in other):
+        return [text]
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _tolerant(a: Any, b: Any) -> bool:
-    if _nothing(b):
-        return _nothing(a)
-    if _nothing(a):
-        return False
+    if _nothing(a) or _nothing(b):
+        return _nothing(a) and _nothing(b)
     if isinstance(a, dict) and isinstance(b, dict):
         return all(key in b and _tolerant(value, b[key]) for key, value in a.items())
-    mine, theirs = _items(a, b), _items(b, a)
-    for item in mine:
-        # Each expected item is used up once: two letters to the same person are more than one.
-        match = next((i for i, expected in enumerate(theirs) if _same(item, expected)), None)
-        if match is None:
+    mine, theirs = _members(a, b), _members(b, a)
+    if mine is None and theirs is None:
+        return _same(a, b)
+    wanted = [b] if theirs is None else list(theirs)
+    given = [a] if mine is None else mine
+    if (mine is None or theirs is None) and len(given) != len(wanted):
+        return False  # a number is no part of a list of several
+    if not given:
+        return not wanted
+    for item in given:
+        found = next((at for at, one in enumerate(wanted) if _same(item, one)), None)
+        if found is None:
             return False
-        del theirs[match]
+        del wanted[found]  # each is there for one: what was allowed once does not come twice
     return True
-
-
-def _items(x: Any, other: Any) -> list[Any]:
-    """The items of one side: a list's own, or those of a text with commas unless the other side has that text as it is."""
-    if isinstance(x, list):
-        return list(x)
-    whole = other if isinstance(other, list) else [other]
-    if isinstance(x, str) and "," in x and not any(_same(x, y) for y in whole):
-        return [part.strip() for part in x.split(",") if part.strip()]
-    return [x]
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -205,6 +205,8 @@ async def flow(
                 )
                 if is_plain_text(value) and value.data == "retry":
                     raise RetryAsked
+                if isinstance(value.data, dict) and value.data.get("value") == "retry":
+                    raise RetryAsked(value.item(value.data["hint"]) if "hint" in value.data else None)
         except EvaluationError as error:
             name_stage(error, position)
             raise

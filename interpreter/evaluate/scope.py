@@ -11,8 +11,11 @@ from .growing import Growing
 
 def reserved_name(name: str, span: Span) -> EvaluationError:
     """The error of a declaration that takes a name of the language."""
+    told = (
+        "reserved for the execution context" if name == "mx" else "already reserved by the system or a resolver prefix"
+    )
     return EvaluationError(
-        f"Cannot create variable '@{name}': this name is already reserved by the language", span=span,
+        f"Cannot create variable '@{name}': this name is {told}", span=span,
         code="reserved-name", hint=f"choose another one, such as @my_{name}",
     )  # fmt: skip
 
