@@ -7,7 +7,7 @@ import re
 from .hints_directive import unclosed
 from .lexer_code import balanced_end
 from .lexer_text import AT, TextLexer
-from .lexer_words import SPACE
+from .lexer_words import NAME, SPACE, words
 
 _PLAIN = re.compile(r"[^@\\<>&|;{}\"'`]+")
 _IN_DOUBLE = re.compile(r"[^@\\<\"]+")
@@ -29,10 +29,21 @@ _EXCLUDES = re.compile(r"[ \t]*(?:;[ \t]*!?|!)#")
 _CHOICE = re.compile(r"\{[^{}\s,>]*(?:,[^{}\s,>]*)+\}")  # `*.{ts,js}`; selectors stand behind a name: `api.ts{a,b}`
 _PATH_GOES_ON = re.compile(r"[\w./*-]")
 _LIST = re.compile(r"#*\?\?")
+# The pipes behind a load belong to it when an operator follows them: `<a.txt> | @trim == "yes"`.
+_LOAD_MEMBERS = r"(?:\.\w+|\[[^\]\n]*\])*"
+_LOAD_PIPES = rf"(?:[ \t]*\|[ \t]*@{NAME}[\w.]*(?:\((?:[^()\"'`\n]|\"[^\"\n]*\"|'[^'\n]*'|`[^`\n]*`)*\))?)+"
+_LOAD_STAGES = re.compile(_LOAD_MEMBERS + _LOAD_PIPES)
+_JOINS = re.compile(
+    r"[ \t]*(?:\?\?|[=!~]=|!~=|&&|\|\|(?=[ \t]*(?:[\"'`\d]|true\b|false\b|null\b))|[<>]=?(?=[ \t]*[\d@])|\?[ \t])"
+)
+_JOINING = words("ANDAND OROR NULLISH EQ CMP NOT")
 _WITHOUT = re.compile(r"\s*(?:;\s*!?|!)#\s*")
 
 
 class CommandLexer(TextLexer):
+    load_stages_end = 0
+    """Where the pipes end that belong to the load before them, and not to all of the expression that it is in."""
+
     # ── Commands ─────────────────────────────────────────────────────────────────────────────────
 
     def command(self, at: int, *, shell: bool = True) -> int:
@@ -146,7 +157,7 @@ class CommandLexer(TextLexer):
 
     def load(self, at: int, *, in_text: bool) -> int:
         """`<path>`, `<path # section>`, `<path { selectors }>`, with variables in the path. Returns the offset after it."""
-        text, opened = self.text, at
+        text, opened, joined = self.text, at, self.prev in _JOINING
         self.emit("L_OPEN", None, at, at + 1)
         at = self._spaces(at + 1)
         url = _URL.match(text, at)
@@ -196,6 +207,8 @@ class CommandLexer(TextLexer):
         if text[at : at + 1] == "?" and text[at + 1 : at + 2] != "?" and (not in_text or text[at + 1 : at + 2] != "`"):
             self.emit("L_OPTIONAL", "?", at, at + 1)
             at += 1
+        if not in_text and (stages := _LOAD_STAGES.match(text, at)) and (joined or _JOINS.match(text, stages.end())):
+            self.load_stages_end = stages.end()
         return at
 
     def _spaces(self, at: int) -> int:

@@ -274,7 +274,7 @@ class DirectiveLexer(NameLexer):
     def _operator(self, at: int, found: re.Match[str]) -> int:
         mark, end = found.group(), found.end()
         value = self.prev in VALUE_ENDS
-        if mark in "<>" and self.prev == "ANDAND":
+        if mark in "<>" and self.prev == "ANDAND" and (mark == ">" or _BOUND.match(self.text, end)):
             value = True  # `>= 0.3 && < 0.7`
         if (
             mark == "<"
@@ -287,6 +287,9 @@ class DirectiveLexer(NameLexer):
         if mark == "<" and (not value or self.in_header()):
             return self.load(at, in_text=False)
         if mark == "," and self.in_header():
+            return end
+        if mark == "|" and at < self.load_stages_end:
+            self.emit("L_PIPE", mark, at, end)
             return end
         if mark == "=>":
             return self._arrow(at, end)

@@ -44,7 +44,7 @@ def no_var(node: n.Node | None) -> Iterator[Diagnostic]:
 
 def of_arguments(arguments: tuple[n.Node, ...]) -> Iterator[Diagnostic]:
     for argument in arguments:
-        if isinstance(argument, n.Pipeline):
+        if isinstance(argument, n.Pipeline) and not isinstance(argument.source, n.FileLoad):
             message = "pipe expressions are not supported inside function arguments"
             yield fault(
                 "pipe-in-argument", argument, message, "name the result first: let @piped = … | …, then pass @piped"

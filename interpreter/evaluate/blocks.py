@@ -12,6 +12,7 @@ from interpreter.values import NULL, UNDEFINED, Value, type_name
 
 from .core import Env, LoopContinue, LoopDone, RetryAsked, Returned, Skipped, at, evaluate, handles, optional
 from .expressions import defined
+from .functions import settled
 from .growing import can_grow
 from .lookup import nearest
 from .operators import apply_operator, to_number
@@ -119,6 +120,11 @@ async def action_value(node: n.Node, env: Env) -> Value:
     return Value("") if isinstance(node, n.Log | n.Output | n.Append) else value
 
 
+async def result_of(node: n.Node, env: Env) -> Value:
+    """The value that is kept or handed back: the result of a function that is named and needs no arguments."""
+    return await settled(await action_value(node, env), env, node.span, ready=True)
+
+
 def declared_labels(labels: tuple[str, ...], node: n.Node) -> Labels:
     try:
         return Labels.of(*labels)
@@ -158,7 +164,7 @@ async def let(node: n.Let, env: Env) -> Value:
             f"Variable '{node.name}' is already defined and cannot be redefined", span=node.span,
             code="variable-redefinition", hint=f"{whose}; choose another one",
         )  # fmt: skip
-    value = defined(await action_value(node.value, env)).with_labels(env.mx.get("flow", NONE))
+    value = defined(await result_of(node.value, env)).with_labels(env.mx.get("flow", NONE))
     labels = declared_labels(node.labels, node) if node.labels else NONE
     env.scope.define(node.name, stanced(value, labels, env))
     return NULL
@@ -221,7 +227,7 @@ def added(old: Value, new: Value, node: n.Augment) -> Value:
 
 @handles(n.Return)
 async def return_(node: n.Return, env: Env) -> Value:
-    value = NULL if node.value is None else defined(await action_value(node.value, env))
+    value = NULL if node.value is None else defined(await result_of(node.value, env))
     raise Returned(value.with_labels(env.mx.get("flow", NONE)))
 
 

@@ -7,9 +7,10 @@ from interpreter.errors import EvaluationError
 from interpreter.labels import NONE, Labels
 from interpreter.values import NULL, UNDEFINED, Undefined, Value, nothing, truthy
 
-from .blocks import action_value, block, calls, evaluate_statement, gives_value, statements
+from .blocks import block, calls, evaluate_statement, gives_value, result_of, statements
 from .core import Env, Returned, evaluate, handles
-from .lookup import decides, lenient
+from .functions import settled
+from .lookup import decides, lenient, operand
 from .methods import call_method
 from .observing import announce_statement, observes
 from .operators import apply_operator, equal
@@ -26,7 +27,7 @@ class Chosen:
 
 async def choose(node: n.When, env: Env) -> Chosen | None:
     """The first branch that matches. The labels of the conditions that were asked flow into what it gives."""
-    subject = None if node.subject is None else await evaluate(node.subject, env)
+    subject = None if node.subject is None else await settled(await evaluate(node.subject, env), env, node.subject.span)
     inside = env.block()
     labels = NONE if subject is None else subject.labels
     denied = bool(env.mx.get("denied"))
@@ -84,7 +85,7 @@ async def pattern(condition: n.Node, subject: Value, env: Env) -> Value:
         return await lenient(condition, env)
     if isinstance(condition, n.Regex):
         return Value(call_method(subject, "match", [await evaluate(condition, env)]).data is not None, subject.labels)
-    wanted = await lenient(condition, env)
+    wanted = await operand(condition, env)
     return Value(equal(subject, wanted), wanted.labels)
 
 
@@ -105,7 +106,7 @@ async def take(chosen: Chosen) -> Value:
         result = await evaluate(chosen.body, chosen.env)
         print_result(result, chosen.env)
     else:
-        result = await action_value(chosen.body, chosen.env)
+        result = await result_of(chosen.body, chosen.env)
     if isinstance(result.data, Undefined) or isinstance(chosen.body, n.Let | n.Augment):
         result = nothing(result.labels)
     return result.with_labels(chosen.labels) if chosen.labels is not NONE else result

@@ -18,6 +18,7 @@ from interpreter.values import NULL, Undefined, Value, nothing
 from .blocks import action_value
 from .commands import function_labels
 from .core import Env, absent, at, evaluate, handles
+from .functions import settled
 from .guarding import guard_choice
 from .paths import resolve, shown
 from .pipelines import pipeline
@@ -63,7 +64,7 @@ async def show(node: n.Show, env: Env) -> Value:
 
 @handles(n.Log)
 async def log(node: n.Log, env: Env) -> Value:
-    value = NULL if node.value is None else await action_value(node.value, env)
+    value = NULL if node.value is None else await settled(await action_value(node.value, env), env, node.value.span)
     await emit("log", value, env, node, lambda v: env.ports.output.stderr(env.run.mask(vt.display(v)) + "\n"))
     return nothing(value.labels)
 
@@ -104,7 +105,10 @@ def flowing_text(value: Value, apart: bool) -> str:
 
 @handles(n.Output, n.Append)
 async def output(node: n.Output | n.Append, env: Env) -> Value:
-    value = Value(env.run.document.text()) if node.value is None else await evaluate(node.value, env)
+    if node.value is None:
+        value = Value(env.run.document.text())
+    else:
+        value = await settled(await evaluate(node.value, env), env, node.value.span)
     await write_target(value, node, env)
     return value
 

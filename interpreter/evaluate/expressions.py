@@ -22,7 +22,8 @@ from interpreter.values import (
 )  # fmt: skip
 
 from .core import Env, at, evaluate, handles
-from .lookup import decides, lenient
+from .functions import settled
+from .lookup import decides, lenient, operand
 from .metadata import Metadata
 from .operators import Pattern, apply_operator, to_number
 
@@ -189,7 +190,7 @@ async def binary(node: n.Binary, env: Env) -> Value:
 
         return await run_stages(Value(""), (n.ParallelStage(stages=streams, span=node.span),), env, node.span)
     if operator in ("&&", "||", "??"):
-        left = await (lenient(node.left, env) if operator == "??" else decides(node.left, env, f"Logical {operator}"))
+        left = await (operand(node.left, env) if operator == "??" else decides(node.left, env, f"Logical {operator}"))
         if operator == "??":
             stay = left.data is not None and not isinstance(left.data, Undefined)
         else:
@@ -198,8 +199,10 @@ async def binary(node: n.Binary, env: Env) -> Value:
             return left
         right = await lenient(node.right, env)
         return right.with_labels(left.labels)
-    asked = lenient if operator in COMPARISONS else evaluate
-    left, right = await asked(node.left, env), await asked(node.right, env)
+    if operator in COMPARISONS:
+        left, right = await operand(node.left, env), await operand(node.right, env)
+    else:
+        left, right = [await settled(await evaluate(side, env), env, side.span) for side in (node.left, node.right)]
     try:
         return apply_operator(operator, left, right)
     except EvaluationError as error:

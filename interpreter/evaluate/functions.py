@@ -128,3 +128,15 @@ class ToolFunction:
 
 Callable_ = Function | BuiltIn | ToolFunction
 CALLABLES = (Function, BuiltIn, ToolFunction)
+
+
+async def settled(value: Value, env: Env, span: Span, *, ready: bool = False) -> Value:
+    """A value where data is needed: a function of the script that is only named there means what it gives, as in
+    `` `It is @today` ``. `ready`: only if it can do without arguments; any other stays a function, to be called later.
+    """
+    function = value.data
+    if not isinstance(function, Function) or (ready and any(p.default is None for p in function.parameters)):
+        return value
+    from .calls import call_function
+
+    return (await call_function(function, [], env, span)).with_labels(value.labels)

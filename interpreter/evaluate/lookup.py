@@ -23,6 +23,7 @@ from interpreter.values import UNDEFINED, Undefined, Value, array, truthy, type_
 from . import metadata
 from .builtins import BUILTINS
 from .core import Env, at, evaluate, handles
+from .functions import settled
 from .operators import apply_operator
 from .reserved import RESERVED
 
@@ -102,9 +103,14 @@ async def lenient(node: n.Node, env: Env) -> Value:
         return Value(UNDEFINED)
 
 
+async def operand(node: n.Node, env: Env) -> Value:
+    """What an operator works on: the value, what a function that is named gives, or `undefined`."""
+    return await settled(await lenient(node, env), env, node.span)
+
+
 async def decides(node: n.Node, env: Env, what: str = "Condition") -> Value:
     """A condition, for its `truthy`. What a parallel loop failed at stands in its results as an object, and would be true."""
-    value = await lenient(node, env)
+    value = await operand(node, env)
     if value.meta is not None and (failed := value.meta.get("failed")) is not None:
         raise EvaluationError(
             f"{what} evaluation received an error-like value at {failed}", span=node.span, code="error-as-condition",

@@ -17,7 +17,7 @@ from interpreter.policy_subjects import Operation
 from interpreter.source import Span
 from interpreter.values import NULL, Undefined, Value, array, truthy, type_name
 
-from .blocks import action_value, calls, evaluate_statement, statement_value
+from .blocks import calls, evaluate_statement, result_of, statement_value
 from .core import Env, LoopContinue, LoopDone, Returned, Skipped, evaluate, handles, optional
 from .expressions import written
 from .functions import CALLABLES
@@ -374,7 +374,7 @@ async def body_value(body: n.Node, env: Env) -> Value:
                 value = await statement_value(statement, inside)
                 inside = behind(statement, inside)
         else:
-            value = await action_value(body, env)
+            value = await result_of(body, env)
     except Returned as returned:
         value = returned.value or NULL
     if isinstance(value.data, str) and not isinstance(read := vt.parse_loosely(value.data), str):

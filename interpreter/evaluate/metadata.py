@@ -156,6 +156,11 @@ def _is_file(value: Value) -> bool:
     return value.meta is not None and "file" in value.meta
 
 
+def _parsed(value: Value) -> Value:
+    """What a JSON file holds, for `.mx.json`."""
+    return value.without_meta() if _is_file(value) and isinstance(value.data, dict | list) else NULL
+
+
 def _entries(value: Value) -> Value:
     if not isinstance(value.data, dict):
         return NULL
@@ -174,6 +179,7 @@ FIELDS: dict[str, Callable[[Value], Value]] = {
     "keys": lambda v: _list(v.data) if isinstance(v.data, dict) else NULL,
     "values": _values,
     "entries": _entries,
+    "json": _parsed,
 }
 
 

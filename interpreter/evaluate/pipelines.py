@@ -124,6 +124,8 @@ async def pipeline(node: n.Pipeline, env: Env, *, fixed: bool = False) -> Value:
 async def pipe_loaded(loaded: Value, node: n.Pipeline, env: Env) -> Value:
     """`<file> | @f`: what it gives is still said to come from that file. Functions behind a glob are asked about each file."""
     meta = loaded.meta or {}
+    if loaded.data is None and "file" not in meta:
+        return loaded  # of an optional load that found nothing, nothing can flow
     if meta.get("each") and all(isinstance(stage, n.Variable | n.Field | n.Call) for stage in node.stages):
         results = [
             of_file(await run_stages(item, node.stages, env, node.span, node=node), item) for item in loaded.items()

@@ -52,14 +52,17 @@ def first(title: str, known: list[Heading]) -> Heading | None:
 
 def select(text: str, include: list[tuple[str, bool]], exclude: list[str]) -> str:
     """The included sections (title, optional) without the excluded ones, in the order of the document. Sections that follow
-    each other stay as they are written; others are joined by an empty line.
+    each other stay as they are written; others are joined by an empty line. Errors: `EvaluationError` for a section that is
+    not there, or of which nothing is left.
     """
     lines = text.split("\n")
     known = headings(lines)
     wanted: set[int] = set()
+    found = False
     for title, optional in include:
         heading = first(title, known)
         if heading is not None:
+            found = True
             wanted.update(range(heading.start, heading.end))
         elif not optional:
             raise EvaluationError(
@@ -69,6 +72,12 @@ def select(text: str, include: list[tuple[str, bool]], exclude: list[str]) -> st
     for title in exclude:
         if (heading := first(title, known)) is not None:
             wanted.difference_update(range(heading.start, heading.end))
+    if found and not wanted:
+        title = include[0][0]
+        raise EvaluationError(
+            f'Section "{title}" not found in content: all of it is excluded', code="section-not-found",
+            hint=f"what stands behind ; takes away: {', '.join(exclude)}",
+        )  # fmt: skip
     pieces: list[list[str]] = []
     before = -1
     for number in sorted(wanted):

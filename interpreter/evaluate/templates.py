@@ -11,6 +11,7 @@ from interpreter.labels import NONE, Labels, joined
 from interpreter.values import Undefined, Value, truthy, type_name
 
 from .core import Env, evaluate, handles
+from .functions import BuiltIn, settled
 from .lookup import Missing
 
 
@@ -76,8 +77,9 @@ async def part_value(part: n.Node, env: Env) -> Value:
         raise
     if isinstance(part, n.Pipeline) and value.meta is not None and "stdout" in value.meta:
         return Value(value.meta["stdout"], value.labels)  # in text, a pipeline is what its last stage said
-    # So does a parameter that the caller did not give.
-    return as_written(part) if isinstance(value.data, Undefined) and isinstance(part, n.Variable) else value
+    if isinstance(value.data, Undefined | BuiltIn) and isinstance(part, n.Variable):
+        return as_written(part)  # a parameter that the caller did not give; `@json` in a sentence
+    return await settled(value, env, part.span)
 
 
 def root(part: n.Node) -> n.Node:
