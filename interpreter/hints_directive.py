@@ -56,10 +56,15 @@ _MISSING = {
 }
 
 
+def block_wanted(spelled: str) -> str:
+    """What `env` or `box` without a block lacks."""
+    return "env requires a block syntax with [ ]" if spelled == "env" else "box requires a block"
+
+
 def missing_value(directive: str, after: str) -> str:
     """For a directive that ends where its value should be, behind `after`."""
     if after in ("box", "env"):
-        return f"{after} requires a block: nothing follows"
+        return f"{block_wanted(after)}: nothing follows"
     if after == WORDS.get(directive):
         return (
             f"invalid {after} syntax: nothing follows"

@@ -154,6 +154,20 @@ def of_mark(text: str, at: int) -> tuple[str, str | None]:
     return f"unexpected {mark if mark.isprintable() else f'U+{ord(mark):04X}'}", None
 
 
+def of_slash(word: str, around: str, *, inside: bool) -> tuple[str, str]:
+    """Message and hint for `/word` inside a block of a statement that began with `around`, or where an action or value stands."""
+    if inside:
+        block = f"{around.lower()} block" if around in ("FOR", "IF", "WHEN", "EXE", "LOOP", "BOX") else "block"
+        message = f"unexpected '/{word}' inside {block}. Use '{word}' without the slash"
+    else:
+        place = {"WHEN": "when action", "FOR": "for loop action", "EXE": "exe assignment", "VAR": "var assignment"}
+        message = (
+            f"unexpected '/' in {place.get(around, 'action')} context."
+            " The slash prefix is only for starting directive lines"
+        )
+    return f"{message}.", f"write {word} …"
+
+
 def of_statement(word: str, line: str) -> str | None:
     """What mlld writes instead of a statement that begins with this word; `line` is all of its line."""
     if instead := STATEMENTS.get(word):

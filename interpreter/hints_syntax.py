@@ -11,8 +11,8 @@ from collections.abc import Callable
 from . import hints_habits as habits
 from .errors import Diagnostic
 from .hints import nearest
+from .hints_directive import block_wanted, unexpected
 from .hints_directive import missing_value as after_which_nothing
-from .hints_directive import unexpected
 from .hints_loops import ARROWS, head_of_loop, no_arrow
 from .hints_place import KEYWORDS, VALUE, VALUE_STARTS, Place, Said, described, missing_value, wanted
 from .lexer_words import LANGUAGES, STATEMENT_WORDS, Token
@@ -294,6 +294,15 @@ def _missing_value(place: Place) -> Said | None:
 
 
 def _missing_block(place: Place) -> Said | None:
+    if place.head == "BOX" and "BLOCK" in place.expected and place.kind() != "END":
+        spelled = next(place.text(-back) for back in range(1, place.index + 1) if place.kind(-back) == "BOX")
+        return Said(
+            "missing-block", f"{block_wanted(spelled)}, before {described(place)}", f"write {spelled} @config [ … ]"
+        )
+    if place.first == "NEEDS" and "LBRACE" in place.expected and place.index == 1:
+        listed = ", ".join(place.line.split("needs", 1)[-1].replace(",", " ").split())
+        told = "multiple capabilities in needs require braces" if "," in listed else "what needs lists stands in braces"
+        return Said("missing-braces", told, f"write needs {{ {listed} }}")
     if place.kind(-1) == "ELSE" and "BLOCK" in place.expected:
         return Said("missing-block", "what else does stands in brackets", "write else [ … ]")
     if place.first == "LOOP" and "BLOCK" in place.expected and place.kind(-1) == "LOOP":
@@ -356,7 +365,10 @@ def _declaration(place: Place) -> Said | None:
     if place.kind() in ("PARAMS", "LPAR", "CALL") and place.first == "VAR":
         return Said("var-function", "cannot define executables with var", f"write exe {place.text(-1)}(…) = …")
     if place.kind() == "DOT" and place.first == "EXE" and place.index == 2:
-        told = "executables cannot be defined with nested field syntax"
+        told = (
+            "executables cannot be defined with nested field syntax. Each executable must be defined at the top level"
+            " with its own name"
+        )
         return Said(
             "nested-function",
             told,
@@ -404,9 +416,18 @@ def _imports(place: Place) -> Said | None:
         return Said(
             "habit", f"{told}: names stand in braces", f"write export {{ {name} }}, for what is declared elsewhere"
         )
-    if place.first in ("OUTPUT", "APPEND") and "TO" in place.expected and place.kind() in ("STRING", "AT", "END"):
+    if (
+        place.first in ("OUTPUT", "APPEND")
+        and "TO" in place.expected
+        and (place.kind() in ("STRING", "AT", "END") or place.text() in ("stdout", "stderr"))
+    ):
         word = KEYWORDS[place.first]
-        return Said("missing-word", f"missing 'to' keyword in {word} directive", f'write {word} @value to "file"')
+        told = (
+            "syntax error in output: missing 'to' keyword"
+            if word == "output"
+            else f"missing 'to' keyword in {word} directive"
+        )
+        return Said("missing-word", told, f'write {word} @value to "file"')
     return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from .hints_directive import unclosed
+from .hints_habits import of_slash
 from .lexer_base import Frame
 from .lexer_names import STARTS, TOUCHABLE, NameLexer
 from .lexer_words import (
@@ -46,6 +47,7 @@ _DECLARES = re.compile(
     rf"|/?var[ \t]+(?:{NAME}[ \t,]+)*@{NAME}[ \t]*="
 )
 _STATEMENT = re.compile(rf"/?(?:{'|'.join(STATEMENT_WORDS)})(?![\w-])(?![ \t]*[:,.])")
+_SLASHED = re.compile(rf"/({'|'.join(STATEMENT_WORDS)})(?![\w/-])")
 _STATEMENT_ENDS = frozenset({"END", "BLOCK", "LBRACK"})
 _REGEX = re.compile(r"/((?:\\.|\[(?:\\.|[^\]\\\n])*\]|[^/\n\\\[ ])(?:\\.|\[(?:\\.|[^\]\\\n])*\]|[^/\n\\\[])*)/([a-z]*)")
 _CLOSERS = {"]": ("block", "list", "index"), "}": ("brace",), ")": ("paren", "call", "params")}
@@ -174,6 +176,8 @@ class DirectiveLexer(NameLexer):
                 and (frame.kind != "block" or "var" not in declared.group()[:4])
             ):
                 raise self._unclosed_bracket(frame.offset, at + 1)
+            if self.text[at - 1] == "\n" and _SLASHED.match(self.text, at + 1):
+                raise self._unclosed_bracket(frame.offset, at + 1)  # a directive begins the next paragraph
             if frame.kind == "brace" and self.header in ("NEEDS", "PROFILES") and self.prev in VALUE_ENDS:
                 gap = _GAP.match(self.text, at + 1)
                 if gap and KEY.match(self.text, gap.end()):
@@ -361,9 +365,12 @@ class DirectiveLexer(NameLexer):
         return end
 
     def _slash(self, at: int) -> int:
-        """Where a value may begin: a regular expression, or the slash of a directive inside a block."""
-        if self.prev in STARTS and self.text[at + 1 : at + 2] not in ("/", "*"):
-            return at + 1
+        """Where a value may begin: a regular expression. The slash of a directive begins a line of a document and nothing else."""
+        slashed = _SLASHED.match(self.text, at)
+        inside = self.prev in STARTS or self.prev in ("CASES", "LBRACK")
+        if slashed and (inside or self.prev in ("ARROW", "ASSIGN")):
+            message, hint = of_slash(slashed.group(1), self.surroundings(inside=inside), inside=inside)
+            raise self.fault("slash", at, slashed.end(), message, hint=hint, resume=self.line_end(at))
         found = _REGEX.match(self.text, at)
         if not found:
             raise self.strange(at)

@@ -40,6 +40,8 @@ _BARE_PATH = re.compile(r"[\w./:@-]+")
 _URL = re.compile(r"https?://[^\s]+")
 _ONLY_PATH = re.compile(r"""[ \t]*(?:"[^"\n]*"|'[^'\n]*'|`[^`\n]*`)(?![ \t]*to\b)""")
 _BEFORE_STAGE = frozenset({"PIPE", "OROR", "BATCH", "LBRACK", "COMMA"})
+_SURROUNDING = frozenset({"FOR", "IF", "WHEN", "LOOP", "BOX", "EXE", "VAR", "LET"})
+_MODIFIERS = frozenset({"first", "all", "any"})
 _TIMINGS = frozenset({"before", "after", "always"})
 
 
@@ -91,6 +93,18 @@ class NameLexer(CommandLexer):
                     return kind
         return ""
 
+    def surroundings(self, *, inside: bool) -> str:
+        """The word that began the statement around here (`inside`: around the innermost bracket), of those that have blocks or
+        values; or empty.
+        """
+        depth = 0
+        for token in reversed(self.out[: self.frames[-1].token] if inside and self.frames else self.out):
+            kind = token[0] if token else ""
+            depth = max(depth + (kind in CLOSING) - (kind in OPENING), 0)
+            if depth == 0 and kind in _SURROUNDING:
+                return kind
+        return ""
+
     def strange(self, at: int) -> LexFault:
         """The fault of a character that means nothing here."""
         message, hint = of_mark(self.text, at)
@@ -138,8 +152,10 @@ class NameLexer(CommandLexer):
             if token := STATEMENT_WORDS.get(word):
                 return self._begin(token, word, at, end)
         elif prev in VALUE_ENDS:
-            if word == "first" and _CASES_NEXT.match(self.text, end) and self.heading() == "WHEN":
-                return end
+            if word in _MODIFIERS and _CASES_NEXT.match(self.text, end) and self.heading() == "WHEN":
+                if word == "first":
+                    return end
+                raise self._removed_modifier(word, at, end)
             if (self.git or kind == "brace") and (key := KEY.match(self.text, at)):
                 return self.key(at, key)
             if token := LINK_WORDS.get(word):
@@ -241,11 +257,7 @@ class NameLexer(CommandLexer):
         if self.prev == "WHEN" and word == "first" and _CASES_NEXT.match(self.text, end):
             return end  # old scripts say so; every `when` takes the first case that fits
         if self.prev == "WHEN" and word in ("all", "any"):
-            instead = "&&" if word == "all" else "||"
-            message = f"the '{word}' modifier has been removed from mlld. Use the {instead} operator instead."
-            raise self.fault(
-                "when-modifier", at, end, message, hint=f"write when @a {instead} @b => …", resume=self.line_end(at)
-            )
+            raise self._removed_modifier(word, at, end)
         token = ACTION_WORDS.get(word)
         if self.prev == "RUN" and token is None:
             raise self._bare_command(at)
@@ -259,6 +271,12 @@ class NameLexer(CommandLexer):
                 "TO", "to", end, end
             )  # `| append "file"` leaves out `to`, because there is nothing else to append
         return end
+
+    def _removed_modifier(self, word: str, at: int, end: int) -> LexFault:
+        instead = "&&" if word == "all" else "||"
+        message = f"the '{word}' modifier has been removed from mlld. Use the {instead} operator instead."
+        hint = f"write when @a {instead} @b => …"
+        return self.fault("when-modifier", at, end, message, hint=hint, resume=self.line_end(at))
 
     def _bare_command(self, at: int) -> LexFault:
         """`run ls -la`, `run cmd ls`, `run shell { ls }`."""

@@ -60,7 +60,7 @@ class Builder(ValueBuilder):
             value=value.value if mcp else value,
             span=span,
         )
-        return self.judged(made, rules.of_var(made))
+        return self.judged(made, rules.of_value(made))
 
     def judged(self, made: Any, faults: Iterable[Diagnostic]) -> Any:
         self.faults += faults
@@ -74,7 +74,7 @@ class Builder(ValueBuilder):
         if operator[1] == "+=":
             return n.Augment(name=name[1], operator="+=", value=value, span=span)
         made = n.Let(name=name[1], labels=tuple(label[1] for label in labels), value=value, span=span)
-        return self.judged(made, rules.no_statement(made))
+        return self.judged(made, rules.of_value(made))
 
     def augment(self, c: Children, span: Span) -> Any:
         return n.Augment(name=c[0][1], operator=c[1][1], value=c[2], span=span)

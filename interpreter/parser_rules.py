@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from . import nodes as n
 from .errors import Diagnostic
 from .hints_place import missing_value
 
+_EXE_BEFORE = re.compile(r"\bexe\b[^\n]*=[ \t]*\Z")
 NO_CASE_AFTER = "the 'none' keyword cannot appear after a wildcard (*) as it would never execute"
 
 
@@ -18,7 +20,12 @@ def fault(code: str, node: n.Node, message: str, hint: str | None = None) -> Dia
 def of_block(made: n.Block) -> Iterator[Diagnostic]:
     """Nothing comes after `=>`, and what is declared is declared with `let`."""
     for index, statement in enumerate(made.body):
-        yield from no_var(statement)
+        if isinstance(statement, n.Var):
+            of_exe = _EXE_BEFORE.search(made.span.source.text, 0, made.span.start)
+            told = "use 'let' instead of 'var' inside exe blocks" if of_exe else "use 'let' inside blocks"
+            yield fault(
+                "var-in-block", statement, f"{told}: var is for the whole file", f"write let @{statement.name} = …"
+            )
         if isinstance(statement, n.Return) and index < len(made.body) - 1:
             message = "return must be the last statement in a block"
             if any(isinstance(later, n.Return) for later in made.body[index + 1 :]):
@@ -34,12 +41,6 @@ def of_top(made: n.Node) -> Iterator[Diagnostic]:
     elif isinstance(made, n.Augment):
         hint = f"write var @next = …, or change @{made.name} in a block"
         yield fault("augment-at-top", made, f"@{made.name} cannot be changed at the top of a file", hint)
-
-
-def no_var(node: n.Node | None) -> Iterator[Diagnostic]:
-    if isinstance(node, n.Var):
-        message = "`var` cannot be used inside blocks — use `let` for block-scoped bindings"
-        yield fault("var-in-block", node, message, f"write let @{node.name} = …")
 
 
 def of_arguments(arguments: tuple[n.Node, ...]) -> Iterator[Diagnostic]:
@@ -140,7 +141,7 @@ def no_statement(made: n.Var | n.Let | n.Exe) -> Iterator[Diagnostic]:
         yield missing_value(source.span(end - 1, end), type(made).__name__.upper())
 
 
-def of_var(made: n.Var) -> Iterator[Diagnostic]:
+def of_value(made: n.Var | n.Let) -> Iterator[Diagnostic]:
     yield from no_none(made.value)
     yield from no_statement(made)
     if isinstance(made.value, n.TemplateFile):
@@ -203,7 +204,7 @@ def of_import(made: n.Import) -> Iterator[Diagnostic]:
         yield fault(
             "import-wildcard",
             made,
-            "wildcard imports are not supported",
+            "wildcard imports must have an alias",
             'import a namespace: import "…" as @name, or { * as @name }',
         )
 

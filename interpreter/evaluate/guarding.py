@@ -10,6 +10,7 @@ from interpreter import values_text as vt
 from interpreter.declarations import place_of
 from interpreter.errors import EvaluationError
 from interpreter.guards import NO_GUARDS, Guards
+from interpreter.hints_directive import block_wanted
 from interpreter.operations import MAX_CALLS, unguarded
 from interpreter.policy import NO_POLICY, Policy
 from interpreter.ports import Ports
@@ -350,8 +351,9 @@ async def allowed(node: n.Allow, env: Env, call: g.GuardCall) -> g.Allow:
 async def stray_decision(node: n.Node, env: Env) -> Value:
     word = {n.Allow: "allow", n.Deny: "deny", n.EnvDecision: "env"}[type(node)]
     if word == "env":
-        message = "box requires a block: without one, it is a decision of a guard"
-        raise EvaluationError(message, span=node.span, hint="env @config [ … ]")
+        spelled = node.span.source.text[node.span.start : node.span.start + 3]
+        message = f"{block_wanted(spelled)}: without one, it is a decision of a guard"
+        raise EvaluationError(message, span=node.span, hint=f"{spelled} @config [ … ]")
     raise EvaluationError(
         f"`{word}` is a decision of a guard", span=node.span, hint='guard before LABEL = when [ … => deny "…" ]'
     )

@@ -73,7 +73,7 @@ FAULTS = [
     ("run cmd { echo a && echo b }\n                 ^^", "shell-in-cmd", "use sh"),
     ("run cmd { echo a > b }\n                 ^", "shell-in-cmd", "it writes a file"),
     ("exe @f(a, a) = @a\n          ^", "duplicate-parameter", "a parameter twice"),
-    ("if @x [\n  var @y = 1\n  ^\n]", "var-in-block", "use `let`"),
+    ("if @x [\n  var @y = 1\n  ^\n]", "var-in-block", "use 'let' inside blocks"),
     ("var @x = @f(@y | @z)\n            ^^^^^^^", "pipe-in-argument", "let @piped"),
     ("when [\n  * => 1\n  none => 2\n  ^^^^\n]", "none-after-wildcard", "would never execute"),
     ("var secret pii @x = 1\n           ^^^", "label-comma", "write secret, pii"),
