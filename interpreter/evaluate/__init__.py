@@ -13,6 +13,7 @@ from . import (  # noqa: F401
     loading,
     lookup,
     loops,
+    parallel_stages,
     pipelines,
     running,
     templates,

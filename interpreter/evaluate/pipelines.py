@@ -7,7 +7,6 @@ the stage before them and happen again with it. Text that is JSON flows on as da
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable
@@ -15,7 +14,7 @@ from typing import Any
 
 from interpreter import nodes as n
 from interpreter import values_text as vt
-from interpreter.errors import EvaluationError, MlldError, UserBail
+from interpreter.errors import EvaluationError
 from interpreter.guards import Verdict
 from interpreter.labels import Labels
 from interpreter.operations import MAX_RETRIES, RetryWanted
@@ -293,6 +292,8 @@ async def run_stage(
     stage: n.Node, value: Value, env: Env, context: Context, hint: Value | None, node: n.Pipeline | None
 ) -> Value:
     if isinstance(stage, n.ParallelStage):
+        from .parallel_stages import run_parallel
+
         return await run_parallel(stage, value, env, context, hint, node)
     inside = stage_env(value, env, context, hint)
     if isinstance(stage, n.WhileStage):
@@ -324,7 +325,15 @@ async def call_stage(stage: n.Node, value: Value, env: Env, options: CallOptions
             await invoke(callee, [given(value, callee, spelt, source)], env, stage.span, options=options), callee
         )
     if isinstance(stage, n.Field | n.Index):
-        return await invoke(await evaluate(stage, env), [value], env, stage.span, options=options)
+        try:
+            callee = await evaluate(stage, env)
+        except EvaluationError as error:
+            if error.code != "field-not-found":
+                raise
+            raise EvaluationError(
+                f"Pipeline function '{stage.span.text.strip()}' is not defined", span=stage.span, hint=error.hint
+            ) from None
+        return await invoke(callee, [value], env, stage.span, options=options)
     if isinstance(stage, n.Call):
         names_input = (
             bool(stage.arguments) and isinstance(stage.arguments[0], n.Variable) and stage.arguments[0].name == "input"
@@ -438,61 +447,6 @@ async def run_effect(effect: n.Node, value: Value, env: Env, context: Context, *
     inside = stage_env(value, env, context, None)
     inside.scope.define("input", value)
     await effect_stage(effect, value, inside, apart=apart)
-
-
-async def run_parallel(
-    stage: n.ParallelStage, value: Value, env: Env, context: Context, hint: Value | None, node: n.Pipeline | None
-) -> Value:
-    """All branches at once on the same value. A branch that fails gives an error marker; the others go on."""
-    from .loops import DEFAULT_PARALLEL, limit_of, publish, seconds_of
-
-    limit = (await limit_of(node.parallel, env, "parallel") if node is not None else None) or DEFAULT_PARALLEL
-    pace = await seconds_of(node.delay, env, "parallel pacing") if node is not None else 0.0
-    for each in stage.stages:
-        name = each.function if isinstance(each, n.Call) else each
-        if isinstance(name, n.Variable):
-            await stage_function(name, env)  # a name that nobody defined is no branch that fails
-    slots = asyncio.Semaphore(limit)
-    errors: list[dict[str, Any]] = []
-
-    async def branch(index: int, each: n.Node) -> Value:
-        if pace and index:
-            await env.ports.clock.sleep(pace * index)
-        async with slots:
-            try:
-                return vt.structured(await run_stage(each, value, env, context, hint, node))
-            except UserBail:
-                raise
-            except MlldError as error:
-                message = env.run.mask(error.plain)
-                marker = {
-                    "index": index,
-                    "key": index,
-                    "message": message,
-                    "error": message,
-                    "value": vt.to_plain(value),
-                }
-                errors.append(marker)
-                env.ports.output.stderr(f"  ⚠ parallel branch {index} error: {message}\n")
-                return Value(marker, value.labels)
-
-    tasks = [asyncio.ensure_future(branch(i, each)) for i, each in enumerate(stage.stages)]
-    try:
-        results = await asyncio.gather(*tasks)
-    except BaseException as error:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        if isinstance(error, RetryAsked):
-            raise EvaluationError("retry not supported in parallel stage", span=stage.span, code="retry") from None
-        raise
-    publish(errors, env)
-    return array(results).with_meta(errors=errors) if errors else array(results)
-
-
-@handles(n.ParallelStage)
-async def stray_parallel(node: n.ParallelStage, env: Env) -> Value:
-    return await run_stages(Value(""), (node,), env, node.span)
 
 
 @handles(n.WhileStage)

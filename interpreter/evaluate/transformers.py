@@ -66,11 +66,11 @@ def _parse(value: Value, read: Callable[[str], Any], what: str, advice: str) -> 
     try:
         return parsed(read(text), value)
     except (ValueError, RecursionError) as error:
-        strict = "Strict " if what == "parse.strict" else ""
+        strict = "Strict " if what.endswith(".strict") else ""
         if relaxed_json.is_fenced(text):
             raise EvaluationError(
-                f"Transformer {what} failed: {strict}JSON parsing failed - input appears to be wrapped in markdown code fences",
-                code="not-json",
+                f"Transformer {what} failed: {strict}JSON parsing failed - input appears to be wrapped in markdown code fences."
+                " Use @parse.llm to extract JSON from LLM responses", code="not-json",
                 hint="@parse.llm finds JSON inside the answer of a model",
             ) from None  # fmt: skip
         shown = text if len(text) <= 60 else f"{text[:57]}…"
@@ -81,12 +81,20 @@ def _parse(value: Value, read: Callable[[str], Any], what: str, advice: str) -> 
         ) from None  # fmt: skip
 
 
-def parse(value: Value) -> Value:
-    return _parse(value, relaxed_json.loads, "parse", "use @parse.llm for LLM responses with code fences")
+def reader(name: str) -> BuiltIn:
+    """What reads JSON, under one of its two names: relaxed unless a variant says otherwise."""
 
+    def relaxed(called: str) -> Transform:
+        return lambda value: _parse(
+            value, relaxed_json.loads, called, "use @parse.llm for LLM responses with code fences"
+        )
 
-def parse_strict(value: Value) -> Value:
-    return _parse(value, json.loads, "parse.strict", "use @parse.loose for relaxed syntax")
+    def strict(value: Value) -> Value:
+        return _parse(value, json.loads, f"{name}.strict", "use @parse.loose for relaxed syntax")
+
+    return built_in(
+        name, relaxed(name), strict=strict, loose=relaxed(f"{name}.loose"), llm=parse_llm, fromlist=parse_list
+    )
 
 
 def parse_llm(value: Value) -> Value:
@@ -327,10 +335,9 @@ async def not_(env: Env, arguments: Arguments) -> Value:
     return Value(not truthy(arguments[0]) if arguments else True)
 
 
-PARSE = built_in("parse", parse, strict=parse_strict, loose=parse, llm=parse_llm, fromlist=parse_list)
 TRANSFORMERS: dict[str, BuiltIn] = {
-    "parse": PARSE,
-    "json": PARSE,
+    "parse": reader("parse"),
+    "json": reader("json"),
     "xml": built_in("xml", to_xml),
     "csv": built_in("csv", to_csv),
     "md": built_in("md", markdown),
