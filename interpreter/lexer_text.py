@@ -307,8 +307,8 @@ class TextLexer(BaseLexer):
             # Inside the same quotes it is a snippet only if another such quote comes before the line ends.
             snippet = self._ahead(after, at + 2) >= 0
         if not snippet:
-            if quote == "cmd" and after not in ("", " ", "\n", "}", '"'):
-                return at
+            if quote.startswith("cmd"):
+                return at  # `echo "Is it @name?"`, `ls @dir/?.md`: to a command, the mark is its own
             self.emit("COND", "?", at, at + 1)
             return at + 1
         self.emit("COND_THEN", "?", at, at + 1)
