@@ -34,7 +34,8 @@ def read_page(html: str) -> Page:
     if len(html) > MOST_CHARACTERS:
         raise UnreadablePage(f"a page of more than {MOST_CHARACTERS // 1_000_000} MB")
     from bs4 import BeautifulSoup, Comment, Tag
-    from markdownify import MarkdownConverter
+
+    from .web_markdown import markdown_of
 
     try:
         soup = BeautifulSoup(html, "lxml")
@@ -59,12 +60,15 @@ def read_page(html: str) -> Page:
         for number, tag in enumerate(found.find_all("h1")):
             if number == 0 and _line(tag.get_text()) == heading:
                 tag.decompose()  # it stands above already
-            elif heading:
-                tag.name = "h2"
-        text = MarkdownConverter(heading_style="ATX", bullets="-", escape_misc=False).convert_soup(found)
+            else:
+                tag.name = "h2"  # the first level is the title of the page
+        text = markdown_of(found)
     except RecursionError:
         raise UnreadablePage("a page whose elements are nested too deeply") from None
-    lines = [line.rstrip() for line in text.replace("\xa0", " ").splitlines()]
+    lines = [
+        f"{line.rstrip()}  " if line.endswith("  ") else line.rstrip()
+        for line in text.replace("\xa0", " ").splitlines()
+    ]
     body = re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
     return Page(text=f"# {heading}\n\n{body}".strip() if heading else body, title=title, description=_said(about))
 

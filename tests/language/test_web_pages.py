@@ -31,8 +31,8 @@ Read [the first](/t/1).
 
 ## Second
 
-- one
-- two
+-   one
+-   two
 
 ```
 a  =  1
@@ -105,10 +105,18 @@ def test_cannot_read_a_page_without_bound(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 async def test_a_missing_library_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "markdownify", None)
+    monkeypatch.setitem(sys.modules, "bs4", None)
     done = await world.run("var @x = 1\nshow <page.html>")
     assert done.error is not None
-    assert "needs the package markdownify" in done.error.message
+    assert "needs the package bs4" in done.error.message
     assert "mlld-sandbox[web]" in (done.error.hint or "")
     assert done.error.span is not None
     assert (done.error.span.line, done.error.span.column) == (2, 6)
+
+
+async def test_a_page_is_written_as_commonmark(world: World) -> None:
+    world.write(
+        "style.html", "<h1>Top</h1><ol start=3><li>a<ul><li>b</li></ul></li></ol><hr><p># x [y] 1_2<br><s>s</s></p>"
+    )
+    done = await world.run("show <style.html>")
+    assert fine(done) == ["## Top", "", "3.  a", "    -   b", "", "* * *", "", r"\# x \[y\] 1\_2  ", "s"]
