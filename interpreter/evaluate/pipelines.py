@@ -19,7 +19,7 @@ from interpreter.guards import Verdict
 from interpreter.labels import Labels
 from interpreter.operations import MAX_RETRIES, RetryWanted
 from interpreter.source import Span
-from interpreter.values import NULL, Undefined, Value, array, is_plain_text, number, record
+from interpreter.values import NULL, UNDEFINED, Undefined, Value, array, is_plain_text, number, record
 
 from .calls import HINTS, CallOptions, call_with, invoke, opaque
 from .core import Env, RetryAsked, evaluate, handles
@@ -52,7 +52,7 @@ class Context:
             # [0] is the source, [-1] the stage before; the source itself cannot be reached from behind.
             position = index if index >= 0 else len(self.outputs) + index
             inside = (index >= 0 or position >= 1) and position < len(self.outputs)
-            return self.outputs[position] if inside else Value("")
+            return self.outputs[position] if inside else Value(UNDEFINED)
         if name == "stage":
             return Value(self.stage)
         if name == "try":
