@@ -125,7 +125,8 @@ class TextLexer(BaseLexer):
         `shape`: the text stands behind `as`.
         """
         text, stops = self.text, _STOPS[quote]
-        begin, buffer = at, ""
+        first = begin = at
+        buffer = ""
         loops: list[int] = []  # where the /for began that are open
         angle_ends: set[int] = set()
         fences = True
@@ -196,12 +197,12 @@ class TextLexer(BaseLexer):
                 self._flush(buffer, begin, here)
                 at = begin = self._braces(found)
                 buffer = ""
-            elif mark == "/" and self._at_line_start(here) and (found := _FOR.match(text, here)):
+            elif mark == "/" and self._at_line_start(here, first) and (found := _FOR.match(text, here)):
                 self._flush(buffer, begin, here)
                 at = begin = self._for(found.end(), here)
                 buffer = ""
                 loops.append(here)
-            elif mark == "/" and loops and self._at_line_start(here) and (found := _END.match(text, here)):
+            elif mark == "/" and loops and self._at_line_start(here, first) and (found := _END.match(text, here)):
                 self._flush(buffer.rstrip(" \t"), begin, here)
                 self.emit("TF_END", None, here, found.end())
                 loops.pop()
@@ -226,11 +227,12 @@ class TextLexer(BaseLexer):
             return after, at + 2
         return "\\", at + 1
 
-    def _at_line_start(self, at: int) -> bool:
+    def _at_line_start(self, at: int, first: int) -> bool:
+        """Does only white space stand before, on its line of the text that begins at `first`?"""
         text = self.text
-        while at > 0 and text[at - 1] in " \t":
+        while at > first and text[at - 1] in " \t":
             at -= 1
-        return at == 0 or text[at - 1] in "\n`:"
+        return at == first or text[at - 1] == "\n"
 
     def _for(self, at: int, start: int) -> int:
         """`/for @k, @v in <value>` to the end of its line; the body follows, its leading white space is layout."""
