@@ -17,6 +17,7 @@ from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 
 from tests.support.projects import SMALL, Project
+from tests.support.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.engine
 
@@ -129,7 +130,7 @@ def test_the_agents_exit_code_is_ours(project: Project) -> None:
 
 
 def test_an_agent_that_takes_too_long_is_stopped(project: Project) -> None:
-    done = project.spawn("sleep 60", project.servers("m", SMALL), "--agent", "scripted", "--timeout", "1")
+    done = project.spawn("sleep 600", project.servers("m", SMALL), "--agent", "scripted", "--timeout", "1")
     assert done.code == 6, done.err
     assert "--timeout" in done.err
 
@@ -183,12 +184,12 @@ async def test_connect_serves_the_fenced_tools_to_a_client_here(project: Project
 
 async def test_connect_reaches_a_run_that_goes_on(project: Project) -> None:
     ref = project.servers("m", SMALL)
-    with project.start("sandbox", "spawn", "sleep 60", "--env", ref) as process:
+    with project.start("sandbox", "spawn", "sleep 600", "--env", ref) as process:
         name = running(project)
         names, text = await tools_over_stdio(project, "sandbox", "connect", name)
         assert (names, text) == (["echo_text", "show_env"], "over stdio")
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE)
     gone = project.mlld("sandbox", "connect", name)
     assert gone.code == 5
     assert "it has ended" in gone.err
@@ -207,11 +208,11 @@ async def test_mcp_serves_a_module(project: Project) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_cleans_up_and_is_130(project: Project, engine: docker.DockerClient, number: signal.Signals) -> None:
     ref = project.servers("m", SMALL)
-    with project.start("sandbox", "spawn", "sleep 60", "--env", ref, "--progress", "plain") as process:
+    with project.start("sandbox", "spawn", "sleep 600", "--env", ref, "--progress", "plain") as process:
         assert process.stderr
         name = running(project)
         process.send_signal(number)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, err
     assert "stopped by" in err
     assert engine.containers.list(all=True, filters={"label": f"dev.mlld.run={name}"}) == []
@@ -222,25 +223,23 @@ def test_a_signal_cleans_up_and_is_130(project: Project, engine: docker.DockerCl
 
 def test_stop_ends_a_run_from_elsewhere(project: Project, engine: docker.DockerClient) -> None:
     ref = project.servers("m", SMALL)
-    with project.start("sandbox", "spawn", "sleep 60", "--env", ref) as process:
+    with project.start("sandbox", "spawn", "sleep 600", "--env", ref) as process:
         name = running(project)
         assert "running" in project.mlld("sandbox", "ps").out
         done = project.mlld("sandbox", "stop", name)
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE)
     assert done.code == 0, done.err
     assert engine.containers.list(all=True, filters={"label": f"dev.mlld.run={name}"}) == []
 
 
-def running(project: Project, seconds: float = 60) -> str:
+def running(project: Project) -> str:
     """The name of the run, once its agent is at work."""
     records = project.home / ".local" / "share" / "mlld" / "runs"
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        for path in records.glob("*.jsonl"):
-            if '"event":"ready"' in path.read_text():
-                return path.name.removesuffix(".jsonl").rpartition("-")[2]
-        time.sleep(0.1)
-    raise AssertionError("the run did not become ready")
+    path = wait_until(
+        lambda: next((path for path in records.glob("*.jsonl") if '"event":"ready"' in path.read_text()), None),
+        "the run did not become ready",
+    )
+    return str(path.name.removesuffix(".jsonl").rpartition("-")[2])
 
 
 def test_a_newcomers_next_three_commands_work(project: Project) -> None:
@@ -265,7 +264,7 @@ def test_a_shell_in_the_agents_seat_has_a_terminal(project: Project) -> None:
         os.chdir(project.path)
         arguments = [sys.executable, "-P", "-m", "runner", "sandbox", "shell", "--env", ref, "--progress", "none"]
         os.execve(sys.executable, arguments, project.environment())
-    shown, sent, until = b"", False, time.monotonic() + 60
+    shown, sent, until = b"", False, time.monotonic() + PATIENCE
     while time.monotonic() < until:
         try:
             shown += os.read(terminal, 65536)

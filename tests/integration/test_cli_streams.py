@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.support.projects import Project
+from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.engine
 
 AGENT = "python3 /workspace/agent.py"
 SPAWN = "exe @spawn(prompt) = cmd { %s }\nexport { @spawn }\n"
 FAILS = """
-import sys, time
+import os, sys, time
 print("first", flush=True)
 print("trouble", file=sys.stderr, flush=True)
-time.sleep(2)
+while not os.path.exists("/workspace/go-on"):
+    time.sleep(0.05)
 print("second", flush=True)
 sys.exit(7)
 """
@@ -33,17 +34,16 @@ def test_output_comes_as_it_is_written_and_a_failure_keeps_all_of_it(project: Pr
     running = project.start("sandbox", "spawn", "x", "--env", project.module("m", SPAWN % AGENT), "-q")
     assert running.stdout is not None
     assert running.stdout.readline() == "first\n"
-    seen = time.monotonic()
-    assert running.poll() is None
-    rest, errors = running.communicate(timeout=60)
-    assert time.monotonic() - seen > 1
+    project.write("go-on", "")
+    rest, errors = running.communicate(timeout=PATIENCE)
     assert rest == "second\n"
     assert errors.count("trouble") == 1
     assert running.returncode == 7
 
 
 def test_json_has_the_output_of_a_failure(project: Project) -> None:
-    project.write("agent.py", FAILS.replace("sleep(2)", "sleep(0)"))
+    project.write("agent.py", FAILS)
+    project.write("go-on", "")
     done = project.spawn("x", project.module("m", SPAWN % AGENT), "--json")
     assert done.code == 7
     assert done.json()["answer"] == "first\nsecond\n"
@@ -98,5 +98,5 @@ def test_a_reader_that_stops_reading(project: Project) -> None:
         running.stdout.readline()
         running.stdout.close()
         errors = running.stderr.read()
-    assert running.wait(timeout=60) != 0
+    assert running.wait(timeout=PATIENCE) != 0
     assert "Traceback" not in errors

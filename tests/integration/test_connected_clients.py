@@ -14,6 +14,7 @@ from mcp.client.stdio import StdioServerParameters
 from tests.integration.test_cli_runs import running
 from tests.support.asking_client import EVERYTHING, use_everything
 from tests.support.projects import ROOT, Project
+from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.engine
 
@@ -46,8 +47,8 @@ async def test_everything_goes_through_the_fence_in_both_directions(tmp_path: Pa
             client.stdin.flush()
             assert "result" in json.loads(client.stdout.readline())
             process.send_signal(signal.SIGINT)
-            process.communicate(timeout=60)
-            assert client.wait(timeout=20) == 0
+            process.communicate(timeout=PATIENCE)
+            assert client.wait(timeout=PATIENCE) == 0
             assert client.stderr is not None
             assert "has ended" in client.stderr.read().decode()
     calls = [line for line in project.mlld("sandbox", "show", name, "--events").out.splitlines() if "echo_text" in line]

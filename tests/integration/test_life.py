@@ -15,7 +15,8 @@ from runner.backends import docker_create
 from runner.errors import FenceBroken, ImageMissing, PlanViolated, SandboxFailure
 from runner.plan import AGENT, SIDECAR, SandboxPlan
 from tests.support.mcp_server import PROGRAM
-from tests.support.runs import Recorder, Runs, environment, eventually, python, server
+from tests.support.runs import Recorder, Runs, environment, python, server
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.engine]
 Loosen = Callable[[dict[str, Any]], None]
@@ -166,7 +167,7 @@ async def test_a_server_that_floods_its_stderr_does_not_fill_the_record(runs: Ru
     flood = "import sys\nfor _ in range(400): sys.stderr.write('x' * 65536 + '\\n')\n"
     async with runs.sandbox(environment(server("a", flood + PROGRAM))) as sandbox:
         assert isinstance(sandbox.sink, Recorder)
-        logs = await eventually(lambda: [e for e in sandbox.sink.of("log") if "not kept" in e["line"]])
+        logs = await until(lambda: [e for e in sandbox.sink.of("log") if "not kept" in e["line"]])
         assert len(logs) == 1
         assert sum(len(event["line"]) for event in sandbox.sink.of("log")) <= (1 << 20) + 100
 

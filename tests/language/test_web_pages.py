@@ -92,7 +92,9 @@ def test_cannot_be_kept_busy_by_a_page() -> None:
         return time.process_time() - began
 
     seconds(1000)
-    assert seconds(80_000) < 20 * max(seconds(8_000), 0.01)
+    assert any(seconds(80_000) < 20 * max(seconds(8_000), 0.01) for _ in range(5)), (
+        "100 would be quadratic, and each time"
+    )
     with pytest.raises(UnreadablePage, match="too deeply"):
         read_page("<div>" * 100_000 + "x")
 

@@ -11,30 +11,14 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.support.waiting import PATIENCE, wait_until
+
 PYTHON = sys.executable
-
-
-def wait_until(condition: Callable[[], Any], seconds: float = 5, why: str = "") -> Any:
-    """What the condition returned once it was true. A machine under load is slow, not wrong: hence generous limits."""
-    until = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < until, f"not within {seconds} s: {why or condition}"
-        time.sleep(0.005)
-    return value
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
 
 
 class Bridge:
@@ -90,14 +74,14 @@ class Bridge:
             self.events += [json.loads(line) for line in lines]
         return self.events
 
-    def event(self, name: str, seconds: float = 5, **fields: Any) -> dict[str, Any]:
+    def event(self, name: str, **fields: Any) -> dict[str, Any]:
         """The first event of this name with these fields, waited for."""
 
         def find() -> dict[str, Any] | None:
             wanted = {"event": name, **fields}
             return next((e for e in self.poll_events() if wanted.items() <= e.items()), None)
 
-        found: dict[str, Any] = wait_until(find, seconds, f"{name} {fields}; got {self.events}")
+        found: dict[str, Any] = wait_until(find, f"{name} {fields}; got {self.events}")
         return found
 
 
@@ -111,10 +95,10 @@ class Listener:
         self._socket.listen(backlog)
         self._accepted: list[socket.socket] = []
 
-    def accept(self, seconds: float = 5) -> socket.socket:
-        self._socket.settimeout(seconds)
+    def accept(self) -> socket.socket:
+        self._socket.settimeout(PATIENCE)
         connection, _ = self._socket.accept()
-        connection.settimeout(10)
+        connection.settimeout(PATIENCE)
         self._accepted.append(connection)
         return connection
 

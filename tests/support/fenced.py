@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import secrets
 from collections.abc import AsyncIterator
@@ -22,6 +21,7 @@ from runner.images import ImageStore
 from runner.plan import SIDECAR, SandboxPlan
 from runner.planner import plan
 from runner.planner_options import HostFacts, Images, PlanOptions, ServerImage
+from tests.support.waiting import until
 
 ATTACKER = (Path(__file__).parent / "attacker.py").read_text()
 # A server that lives as long as its bridge: it only has to be there, as a seat.
@@ -49,9 +49,7 @@ class Heard:
 
     async def until(self, kind: str, member: str = SIDECAR) -> list[dict[str, Any]]:
         """The events of this kind, once there is one."""
-        async with asyncio.timeout(20):
-            while not self.events(kind, member):
-                await asyncio.sleep(0.02)
+        await until(lambda: self.events(kind, member))
         return self.events(kind, member)
 
 

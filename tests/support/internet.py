@@ -10,7 +10,6 @@ import contextlib
 import json
 import secrets
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from docker.models.networks import Network
 from docker.types import IPAMConfig, IPAMPool
 
 from tests.support.certificates import certificate
+from tests.support.waiting import wait_until
 
 LABELS = {"dev.mlld.test": "internet"}
 NAMES = ("granted.example", "www.wild.example", "server-only.example", "not-granted.example", "denied.wild.example")
@@ -85,8 +85,5 @@ def internet(client: docker.DockerClient, image: str) -> Iterator[Internet]:
 
 
 def _ready(made: Internet) -> Internet:
-    until = time.monotonic() + 20
-    while not made.asked("ready"):
-        assert time.monotonic() < until, made.host.logs().decode()
-        time.sleep(0.05)
+    wait_until(lambda: made.asked("ready"), "the host of the internet")
     return made

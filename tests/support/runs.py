@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import tempfile
@@ -30,6 +29,7 @@ from runner.planner_options import PlanOptions
 from runner.sandbox import Sandbox
 from runner.survey import survey
 from tests.support.mcp_server import PROGRAM
+from tests.support.waiting import PATIENCE
 
 TOKEN = "token-of-this-test-run-0123456789"
 
@@ -142,15 +142,6 @@ def make_runs() -> Iterator[Runs]:
 async def python(sandbox: Sandbox, code: str, *, member: str = AGENT, env: Mapping[str, str] | None = None) -> str:
     """What a Python program prints in a seat; its traceback where it fails."""
     result = await sandbox.execute(
-        Execution(argv=("python3", "-c", code), env=env or {}, timeout_seconds=30), member=member
+        Execution(argv=("python3", "-c", code), env=env or {}, timeout_seconds=PATIENCE), member=member
     )
     return (result.stdout + result.stderr).decode(errors="replace").strip()
-
-
-async def eventually(check: Callable[[], Any], seconds: float = 15.0) -> Any:
-    """The first true value of `check`, or its last one."""
-    for _ in range(int(seconds / 0.05)):
-        if value := check():
-            return value
-        await asyncio.sleep(0.05)
-    return check()

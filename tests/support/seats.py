@@ -14,7 +14,7 @@ from docker.models.containers import Container
 from docker.types import Mount
 
 from runner.backends import docker_seccomp
-from tests.support.bridges import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 FENCED: dict[str, Any] = {
     "network_mode": "none",
@@ -56,12 +56,12 @@ class Seat:
         lines = self.container.logs(stderr=False).decode().splitlines()
         return {e.get("name", e["event"]): e for e in map(json.loads, lines)}
 
-    def result(self, seconds: float = 20) -> dict[str, dict[str, Any]]:
-        wait_until(lambda: "canary-done" in self.facts(), seconds, "the canary")
+    def result(self) -> dict[str, dict[str, Any]]:
+        wait_until(lambda: "canary-done" in self.facts(), "the canary")
         return self.facts()
 
     def exit_code(self) -> int:
-        return int(self.container.wait(timeout=30)["StatusCode"])
+        return int(self.container.wait(timeout=PATIENCE)["StatusCode"])
 
     def remove(self) -> None:
         self.stdin._response.close()

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
+
+from tests.support.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 
 
 def dev(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
     command = [str(ROOT / "dev"), *args]
-    return subprocess.run(command, cwd="/", env={**os.environ, **env}, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd="/", env={**os.environ, **env}, capture_output=True, text=True, timeout=PATIENCE)
 
 
 @pytest.fixture
@@ -46,10 +47,8 @@ def test_an_unknown_command_is_an_error() -> None:
 
 
 def test_a_second_time_there_is_nothing_to_set_up(venv: Path) -> None:
-    started = time.monotonic()
     done = dev("mlld", "sandbox", "ps", MLLD_VENV=str(venv))
-    assert (done.returncode, done.stdout, done.stderr) == (0, "mlld sandbox ps\n", "")
-    assert time.monotonic() - started < 3
+    assert (done.returncode, done.stdout, done.stderr) == (0, "mlld sandbox ps\n", "")  # whatever it sets up, it says
 
 
 def test_what_the_doctor_cannot_mend_stops_the_demo(venv: Path) -> None:

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.bridges import Bridge, free_port, listening, read_all, wait_until
+from tests.support.bridges import Bridge, free_port, listening, read_all
+from tests.support.processes import cpu_seconds
+from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.engine
 
@@ -28,12 +30,7 @@ def forwarding(binary: Path) -> Iterator[tuple[Bridge, int]]:
 
 
 def client(port: int) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", port), timeout=10)
-
-
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
 
 
 def memory_bytes(pid: int) -> int:
@@ -97,7 +94,7 @@ def test_without_a_sidecar_a_client_is_reset_not_answered_with_nothing(bridge: P
         started = time.monotonic()
         with pytest.raises(ConnectionResetError):
             c.recv(1)
-        assert 2 < time.monotonic() - started < 8
+        assert time.monotonic() - started > 2
 
 
 def test_a_reader_that_does_not_read_costs_little_memory_and_no_time(bridge: Path) -> None:
@@ -108,7 +105,6 @@ def test_a_reader_that_does_not_read_costs_little_memory_and_no_time(bridge: Pat
         with contextlib.suppress(BlockingIOError):
             while pushed < 200_000_000:
                 pushed += s.send(b"x" * 100_000)
-        wait_until(lambda: True)
         before = cpu_seconds(b.process.pid)
         time.sleep(0.5)
         with contextlib.suppress(BlockingIOError):
@@ -173,7 +169,7 @@ def test_a_port_that_is_taken_is_told(bridge: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         done = subprocess.run(
-            [bridge, "--forward", f"127.0.0.1:{port}=/x.sock"], capture_output=True, text=True, timeout=5
+            [bridge, "--forward", f"127.0.0.1:{port}=/x.sock"], capture_output=True, text=True, timeout=PATIENCE
         )
     assert done.returncode == 71
     assert f"cannot listen on 127.0.0.1:{port}" in done.stderr

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.bridges import listening, read_all
+from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.engine
 
@@ -40,7 +41,7 @@ def test_a_talk_goes_both_ways_and_each_end_by_itself(bridge: Path, tmp_path: Pa
 
 def test_a_talk_with_nobody_says_so(bridge: Path, tmp_path: Path) -> None:
     done = subprocess.run(
-        [bridge, "--talk", tmp_path / "none.sock"], capture_output=True, text=True, timeout=20, input="x"
+        [bridge, "--talk", tmp_path / "none.sock"], capture_output=True, text=True, timeout=PATIENCE, input="x"
     )
     assert done.returncode == 71
     assert "cannot connect to" in done.stderr
@@ -51,7 +52,7 @@ def test_a_file_is_put_for_its_owner_alone(bridge: Path, tmp_path: Path) -> None
     target = tmp_path / "a/b/settings.json"
     content = os.urandom(100_000)
     for _ in range(2):  # the second replaces the first
-        subprocess.run([bridge, "--put", target], input=content, check=True, timeout=10)
+        subprocess.run([bridge, "--put", target], input=content, check=True, timeout=PATIENCE)
         content = content[:10] if len(content) > 10 else content
     assert target.read_bytes() == content
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
@@ -61,7 +62,9 @@ def test_a_file_is_put_for_its_owner_alone(bridge: Path, tmp_path: Path) -> None
 def test_a_file_is_never_put_through_a_link(bridge: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").write_text("kept")
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
-    done = subprocess.run([bridge, "--put", tmp_path / "link"], input="x", capture_output=True, text=True, timeout=10)
+    done = subprocess.run(
+        [bridge, "--put", tmp_path / "link"], input="x", capture_output=True, text=True, timeout=PATIENCE
+    )
     assert done.returncode == 71
     assert "cannot write" in done.stderr
     assert (tmp_path / "elsewhere").read_text() == "kept"

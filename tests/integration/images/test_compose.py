@@ -38,8 +38,8 @@ from runner.planner_options import PlanOptions
 from runner.report_compose import TOKEN_DEFAULT, ComposeOptions, compose_text
 from runner.survey import survey
 from tests.support import demo_compose
-from tests.support.bridges import wait_until
 from tests.support.composes import Project
+from tests.support.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.engine
 
@@ -125,23 +125,22 @@ def test_without_options_it_ends_by_itself_and_everything_with_it(
 ) -> None:
     made = planned(store, folder, spec())
     with project(engine, folder, made, "call look {}") as p:
-        done = p.compose("up", timeout=60)
+        done = p.compose("up", timeout=PATIENCE)
         assert done.returncode == 0
-        wait_until(lambda: not [c for c in p.containers().values() if c["State"]["Running"]], 10, "somebody lives on")
+        wait_until(lambda: not [c for c in p.containers().values() if c["State"]["Running"]], "somebody lives on")
         codes = {name: c["State"]["ExitCode"] for name, c in p.containers().items()}
         assert codes == {"agent": 0, "sidecar": 0, "looker": 0, "bridge": 0}
 
 
 def test_a_sidecar_that_dies_is_no_success(engine: docker.DockerClient, store: ImageStore, folder: Path) -> None:
     made = planned(store, folder, spec())
-    with project(engine, folder, made, "call look {}\nsleep 60") as p:
+    with project(engine, folder, made, "call look {}\nsleep 600") as p:
         assert p.compose("up", "--detach").returncode == 0
-        deadline = time.monotonic() + 20
-        while "a note" not in p.answer() and time.monotonic() < deadline:
-            time.sleep(0.2)
+        wait_until(lambda: "a note" in p.answer())
         engine.containers.get(p.containers()["sidecar"]["Id"]).kill()
         codes = {
-            name: engine.containers.get(c["Id"]).wait(timeout=20)["StatusCode"] for name, c in p.containers().items()
+            name: engine.containers.get(c["Id"]).wait(timeout=PATIENCE)["StatusCode"]
+            for name, c in p.containers().items()
         }
         assert codes["agent"] == 75
         assert codes["looker"] == 0

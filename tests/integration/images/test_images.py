@@ -57,11 +57,9 @@ def test_a_second_time_nothing_is_built(store: ImageStore) -> None:
     first = store.ensure(recipe)
     said: list[str] = []
     again = replace(store, say=said.append)
-    started = time.monotonic()
     assert again.ensure(recipe) == first
     assert again.ensure_bridge() == store.ensure_bridge()
-    assert time.monotonic() - started < 1
-    assert said == []
+    assert said == [], "who builds says so"
 
 
 def test_many_who_want_the_same_image_build_it_once(store: ImageStore) -> None:
@@ -203,8 +201,7 @@ def test_a_server_from_a_package_answers_behind_the_fence(
     argv = ("--lease", "--canary", "--serve", "/.mlld/link/stdio.sock", "--", *made.argv)
     with seat(engine, made.image, images.bridge, link, argv, tmpfs={"/tmp": "mode=1777"}) as s:
         s.send(b"\0")
-        connection = sidecar.accept(20)
-        connection.settimeout(30)
+        connection = sidecar.accept()
         connection.sendall(json.dumps(INITIALIZE).encode() + b"\n")
         answer = json.loads(connection.makefile().readline())
         assert answer["result"]["serverInfo"]["name"]

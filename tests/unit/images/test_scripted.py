@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.waiting import PATIENCE
+
 PROGRAM = Path(__file__).parents[3] / "images" / "agent" / "scripted.py"
 
 STRING = {"type": "string"}
@@ -135,7 +137,7 @@ def run(prompt: str, url: str = "", *, argv: tuple[str, ...] = ()) -> subprocess
         env=env,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
 

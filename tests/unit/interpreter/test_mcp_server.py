@@ -11,6 +11,7 @@ import pytest
 
 from interpreter.errors import Denied, EvaluationError
 from interpreter.mcp import PAGE, Answer, Server, Tool
+from tests.support.waiting import PATIENCE
 
 SCHEMA = {
     "type": "object",
@@ -258,7 +259,7 @@ async def test_an_id_in_use_is_refused_and_a_client_that_leaves_ends_its_calls()
     await wire.put(id="1", method="tools/call", params=params)
     await wire.put(id=1, method="tools/call", params=params)
     assert wire.replies[1]["error"]["code"] == -32600
-    await asyncio.wait_for(wire.to.close(), 1)
+    await asyncio.wait_for(wire.to.close(), PATIENCE)
     assert set(wire.replies) == {1}
 
 

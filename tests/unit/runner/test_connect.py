@@ -20,6 +20,7 @@ from runner.cli.app import execute
 from runner.lease import owner
 from runner.record import RunRecord
 from tests.support.asking_client import EVERYTHING, use_everything
+from tests.support.waiting import PATIENCE, until
 from tests.unit.runner.test_door import opened
 from tests.unit.sidecar.endpoint_world import FakeServer, World, world
 
@@ -62,7 +63,7 @@ async def say(process: asyncio.subprocess.Process, **message: object) -> dict[st
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(json.dumps({"jsonrpc": "2.0", "id": 1, **message}).encode() + b"\n")
-    line = await asyncio.wait_for(process.stdout.readline(), 20)
+    line = await asyncio.wait_for(process.stdout.readline(), PATIENCE)
     return dict(json.loads(line))
 
 
@@ -88,7 +89,7 @@ async def test_the_end_of_input_ends_it_after_the_last_answer(tmp_path: Path) ->
         for number, message in enumerate((OPENING, {"method": "tools/list"})):
             process.stdin.write(json.dumps({"jsonrpc": "2.0", "id": number, **message}).encode() + b"\n")
         process.stdin.write_eof()
-        out, err = await asyncio.wait_for(process.communicate(), 20)
+        out, err = await asyncio.wait_for(process.communicate(), PATIENCE)
         assert {json.loads(line)["id"] for line in out.splitlines()} == {0, 1}
         assert (process.returncode, err) == (0, b"")
 
@@ -97,19 +98,17 @@ async def test_a_signal_ends_it(tmp_path: Path) -> None:
     async with world(tmp_path, FakeServer("a")) as w, connected(w, tmp_path) as process:
         assert "result" in await say(process, **OPENING)
         process.send_signal(signal.SIGINT)
-        _, err = await asyncio.wait_for(process.communicate(), 20)
+        _, err = await asyncio.wait_for(process.communicate(), PATIENCE)
         assert process.returncode == 130
         assert b"Traceback" not in err
-        async with asyncio.timeout(5):
-            while w.endpoint.sessions:
-                await asyncio.sleep(0.01)
+        await until(lambda: not w.endpoint.sessions)
 
 
 async def test_the_end_of_the_run_ends_it_and_is_told(tmp_path: Path) -> None:
     async with world(tmp_path, FakeServer("a")) as w, connected(w, tmp_path) as process:
         assert "result" in await say(process, **OPENING)
         w.endpoint.end_sessions()
-        _, err = await asyncio.wait_for(process.communicate(), 20)
+        _, err = await asyncio.wait_for(process.communicate(), PATIENCE)
         assert process.returncode == 0
         assert b"has ended" in err
 

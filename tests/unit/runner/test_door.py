@@ -17,6 +17,7 @@ from runner.errors import SandboxFailure
 from runner.host import door as module
 from runner.host.door import Door, knock
 from runner.record import new_name
+from tests.support.waiting import PATIENCE, until
 from tests.unit.sidecar.channel_world import Stdio
 from tests.unit.sidecar.endpoint_world import TOKEN, FakeServer, Line, Message, World, world
 
@@ -83,11 +84,11 @@ async def test_a_command_of_the_same_user_gets_all_of_the_protocol(tmp_path: Pat
         assert (await call)["result"]["content"][0]["text"] == "m" * (1 << 20)
         assert await other.tools() == ["echo"]
         client.writer.write_eof()
-        await asyncio.wait_for(client.ended, 5)
+        await asyncio.wait_for(client.ended, PATIENCE)
         assert await other.tools() == ["echo"]
         await client.close()
         await other.close()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             for way in ways:
                 await way.closed.wait()
     with pytest.raises(SandboxFailure, match="it has ended"):
@@ -101,7 +102,7 @@ async def test_a_guest_who_leaves_is_no_guest_any_more(tmp_path: Path) -> None:
         await client.open()
         assert w.endpoint.sessions == 1
         await client.close()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             await ways[0].closed.wait()
             while w.endpoint.sessions:
                 await asyncio.sleep(0.01)
@@ -112,8 +113,8 @@ async def test_closing_sees_everybody_out(tmp_path: Path) -> None:
     async with world(tmp_path, FakeServer("a")) as w, opened(w, run) as (door, ways):
         client = await enter(run)
         await client.open()
-        await asyncio.wait_for(door.close(), 5)
-        await asyncio.wait_for(client.ended, 5)
+        await asyncio.wait_for(door.close(), PATIENCE)
+        await asyncio.wait_for(client.ended, PATIENCE)
         assert ways[0].closed.is_set()
         await client.close()
 
@@ -122,7 +123,7 @@ async def test_a_guest_who_cannot_be_let_in_is_told_why(tmp_path: Path) -> None:
     run = new_name()
     async with world(tmp_path, FakeServer("a")) as w, opened(w, run, "wrong") as (_, ways):
         client = await enter(run)
-        await asyncio.wait_for(client.ended, 5)
+        await asyncio.wait_for(client.ended, PATIENCE)
         assert "bearer token" in client.told[0]["error"]["message"]
         assert ways[0].closed.is_set()
         await client.close()
@@ -137,20 +138,29 @@ async def test_a_guest_who_came_with_us_is_led_in(tmp_path: Path) -> None:
         await client.open()
         assert await client.tools() == ["echo"]
         await client.close()
-        await asyncio.wait_for(led, 5)
+        await asyncio.wait_for(led, PATIENCE)
 
 
 async def test_cannot_get_in_as_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = new_name()
     async with world(tmp_path, FakeServer("a")) as w, opened(w, run) as (_, ways):
         monkeypatch.setattr(module, "is_ours", lambda _: False)
+        leave, gone = module._leave, []
+
+        async def leaving(writer: asyncio.StreamWriter) -> None:
+            await leave(writer)
+            gone.append(writer)
+
+        monkeypatch.setattr(module, "_leave", leaving)
         reader, writer = await asyncio.open_unix_connection(module.address(run))
-        assert await asyncio.wait_for(reader.read(), 5) == b""
+        assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
         writer.close()
+        await until(lambda: gone)
+        gone.clear()
         assert ways == []
         with pytest.raises(SandboxFailure, match="somebody else pretends"):
             await asyncio.to_thread(knock, run)
-        await asyncio.sleep(0.2)  # the door has to take note of its guest, or the loop ends with a half-open socket
+        await until(lambda: gone)  # the door has to take note of its guest, or the loop ends with a half-open socket
 
 
 def test_who_calls_is_asked_of_the_kernel() -> None:

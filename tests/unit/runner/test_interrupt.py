@@ -6,11 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.support.processes import cpu_seconds, is_alive
+from tests.support.waiting import PATIENCE, wait_until
 
 ROOT = Path(__file__).parents[3]
 PROGRAM = """
@@ -46,21 +47,19 @@ def start(cleaning: float) -> subprocess.Popen[str]:
 def test_once_cleans_up(number: signal.Signals) -> None:
     with start(0.1) as process:
         process.send_signal(number)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=PATIENCE)
     assert out == "cleaning\ncleaned\n"
     assert process.returncode == 130
     assert f"stopped by {number.name}" in err
 
 
 def test_twice_leaves_and_says_what_cleans() -> None:
-    with start(30) as process:
+    with start(600) as process:
         process.send_signal(signal.SIGINT)
         assert process.stdout
         assert process.stdout.readline() == "cleaning\n"
-        began = time.monotonic()
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
-    assert time.monotonic() - began < 5
+        out, err = process.communicate(timeout=PATIENCE)
     assert out == ""
     assert process.returncode == 130
     assert "removed by: mlld sandbox gc" in err
@@ -74,28 +73,13 @@ def test_the_children_of_a_script_are_stopped_with_it(number: signal.Signals, tm
     with subprocess.Popen(
         argv, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE
     ) as process:
-        until(lambda: (tmp_path / "child").exists() and (tmp_path / "child").read_text().strip() != "")
+        wait_until(lambda: (tmp_path / "child").exists() and (tmp_path / "child").read_text().strip() != "")
         started = [int((tmp_path / name).read_text()) for name in ("shell", "child")]
-        assert all(alive(pid) for pid in started)
+        assert all(is_alive(pid) for pid in started)
         process.send_signal(number)
-        process.communicate(timeout=20)
+        process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
-    until(lambda: not any(alive(pid) for pid in started))
-
-
-def until(holds: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
-
-
-def alive(pid: int) -> bool:
-    """Is it there, and no zombie that waits to be read?"""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    wait_until(lambda: not any(is_alive(pid) for pid in started))
 
 
 def test_code_that_nothing_can_interrupt_is_left_at_once(tmp_path: Path) -> None:
@@ -106,11 +90,10 @@ def test_code_that_nothing_can_interrupt_is_left_at_once(tmp_path: Path) -> None
     with subprocess.Popen(argv, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout
         assert process.stdout.readline() == b"begun\n"
-        time.sleep(0.5)  # the engine is made at the first call
-        began = time.monotonic()
+        begun = cpu_seconds(process.pid)
+        wait_until(lambda: cpu_seconds(process.pid) > begun + 1)  # the engine is made at the first call
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=20)
-    assert time.monotonic() - began < 5  # the engine's own limit is 10 s of its time
+        _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert b"left at once" in err
 
@@ -118,18 +101,26 @@ def test_code_that_nothing_can_interrupt_is_left_at_once(tmp_path: Path) -> None
 def timed(script: Path, limit: str) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-m", "runner", "run", str(script), "--timeout", limit]
     return subprocess.run(
-        argv, cwd=script.parent, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60
+        argv,
+        cwd=script.parent,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
     )
 
 
 def test_a_script_ends_with_its_time_and_all_that_it_started(tmp_path: Path) -> None:
     script = tmp_path / "script.mld"
     script.write_text('show "begun"\nrun sh { echo $$ > shell; sleep 300 & echo $! > child; wait }\nshow "never"\n')
-    done = timed(script, "3s")
+    for seconds in (3, 10, 30):  # a machine that stalls may not have begun by then
+        done = timed(script, f"{seconds}s")
+        assert done.returncode == 6
+        assert f"the script took longer than {seconds} s" in done.stderr
+        if (tmp_path / "child").exists() and (tmp_path / "child").read_text():
+            break
     assert done.stdout == "begun\n"
-    assert done.returncode == 6
-    assert "the script took longer than 3 s" in done.stderr
-    until(lambda: not any(alive(int((tmp_path / name).read_text())) for name in ("shell", "child")))
+    wait_until(lambda: not any(is_alive(int((tmp_path / name).read_text())) for name in ("shell", "child")))
 
 
 def test_a_loop_without_end_is_ended_by_its_time(tmp_path: Path) -> None:

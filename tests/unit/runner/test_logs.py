@@ -20,6 +20,7 @@ from runner.plan import ProfileReason, SandboxPlan, Server, to_json
 from runner.record import RunRecord, Tail
 from runner.report_events import log_line
 from tests.support.projects import ROOT
+from tests.support.waiting import PATIENCE
 
 
 def mlld(*arguments: str) -> int:
@@ -164,13 +165,13 @@ def test_what_comes_is_shown_while_it_comes(run: RunRecord, following: subproces
         run.append("log", member="git", line=f"line {number}")
         assert f"│ line {number}" in following.stdout.readline()
     run.close(exit=0)
-    rest, errors = following.communicate(timeout=20)
+    rest, errors = following.communicate(timeout=PATIENCE)
     assert (rest.strip().endswith("ended with 0"), errors, following.returncode) == (True, "", 0)
 
 
 def test_whoever_has_seen_enough_leaves_without_a_word(run: RunRecord, following: subprocess.Popen[str]) -> None:
     following.send_signal(signal.SIGINT)
-    rest, errors = following.communicate(timeout=20)
+    rest, errors = following.communicate(timeout=PATIENCE)
     assert (rest, errors, following.returncode) == ("", "", 130)
     run.append("log", member="git", line="the run goes on")
 

@@ -7,6 +7,7 @@ import contextlib
 import json
 from typing import Any
 
+from tests.support.waiting import PATIENCE, until
 from tests.unit.sidecar.endpoint_world import Agent, Message, Reply, parse_events
 
 
@@ -48,7 +49,7 @@ class Talk:
         return asyncio.create_task(asked())
 
     async def request(self, method: str, params: Message | None = None, id: Any = None) -> Message:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             return await self.begin(method, params, id)
 
     async def notify(self, method: str, params: Message | None = None) -> int:
@@ -69,9 +70,7 @@ class Talk:
 
     async def hears(self, method: str) -> Message:
         """The first notification of that method."""
-        async with asyncio.timeout(10):
-            while not (found := [m for m in self.told if m.get("method") == method]):
-                await asyncio.sleep(0.01)
+        found = await until(lambda: [m for m in self.told if m.get("method") == method])
         return found[0]
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from images.sidecar.seams import ServerSpec
+from tests.support.waiting import PATIENCE, until
 from tests.unit.sidecar.channel_world import OldSse, Stdio, Talk
 from tests.unit.sidecar.endpoint_world import TOKEN, Agent, Message, World, parse_events, world
 from tests.unit.sidecar.test_endpoint_protocol import EVERYTHING, Library, Worker
@@ -163,17 +164,14 @@ class Crossing:
             state = {"requestState": wanted["requestState"]} if "requestState" in wanted else {}
             return question, await self.result("tools/call", **call, **state, inputResponses={key: answer})
         begun = self.client.begin("tools/call", call)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             question = await self.client.asked.get()
             await self.client.say({"jsonrpc": "2.0", "id": question["id"], "result": answer})
             return question, dict((await begun)["result"])
 
-    async def told(self, method: str, seconds: float = 10.0) -> Message:
+    async def told(self, method: str) -> Message:
         """The notification, once the server has it."""
-        async with asyncio.timeout(seconds):
-            while not (found := self.server.calls(method)):
-                await asyncio.sleep(0.01)
-        return found[-1]
+        return dict((await until(lambda: self.server.calls(method)))[-1])
 
 
 @contextlib.asynccontextmanager

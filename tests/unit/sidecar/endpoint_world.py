@@ -311,6 +311,10 @@ class Agent:
         message = {"jsonrpc": "2.0", "id": self._count, "method": method, **extra}
         return await self.post(message if params is None else message | {"params": params})
 
+    async def settle(self) -> None:
+        """A round trip that asks for nothing: what clients and servers had sent or closed before it has been read."""
+        assert (await self.http("PUT")).status == 405
+
     async def notify(self, method: str, params: Message | None = None) -> Reply:
         return await self.post({"jsonrpc": "2.0", "method": method, "params": params or {}})
 

@@ -23,6 +23,7 @@ from images.sidecar.gate import SOCKET, Gate
 from images.sidecar.resolver import Resolver
 from images.sidecar.rules import Address, EgressRules, HostRule
 from tests.support.certificates import certificate
+from tests.support.waiting import PATIENCE, until
 
 PUBLIC = "93.184.215.14"
 OTHER_PUBLIC = "93.184.215.15"
@@ -197,9 +198,7 @@ class World:
 
     async def recorded(self, events: int) -> None:
         """Waits until so many events are in the record."""
-        async with asyncio.timeout(5):
-            while len(self.record.events) < events:
-                await asyncio.sleep(0.005)
+        await until(lambda: len(self.record.events) >= events)
 
     async def open(self, member: str = "agent") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_unix_connection(self.path(member))
@@ -213,7 +212,7 @@ class World:
         if end:
             writer.write_eof()
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 return Answer(await reader.read(-1))
         finally:
             writer.close()
@@ -226,7 +225,7 @@ class World:
         """A CONNECT and, if it was granted, the tunnel's two ends."""
         reader, writer = await self.open(member)
         writer.write(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             head = await reader.readuntil(b"\r\n\r\n")
             if b" 200 " not in head:
                 answer = Answer(head + await reader.read(-1))
@@ -244,7 +243,7 @@ class World:
         if server_name is not None:
             context.check_hostname = False
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 await writer.start_tls(context, server_hostname=server_name or host)
                 writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
                 return bytes(await reader.read(-1))
@@ -286,7 +285,7 @@ async def world(directory: Path, *, limits: GateLimits | None = None, **rules: E
     record = Record()
     gate = Gate(
         rules=rules,
-        resolver=Resolver(servers=(("127.0.0.1", dns_port),), timeout=0.5, rounds=1),
+        resolver=Resolver(servers=(("127.0.0.1", dns_port),), timeout=20, rounds=1),
         record=record,
         connect=connect,
         limits=limits or GateLimits(),

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.support.waiting import PATIENCE
+
 ROOT = Path(__file__).parents[3]
 TOKEN = "token-0123456789abcdef"
 ALONE = ("unshare", "--user", "--map-root-user", "--net")
@@ -119,7 +121,7 @@ class Agent:
         head = "".join(f"{name}: {value}\r\n" for name, value in wanted.items())
         writer.write(f"POST /mcp HTTP/1.1\r\n{head}\r\n".encode() + body)
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE):
                 status, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
                 got = {n.lower(): v.strip() for n, _, v in (line.partition(":") for line in lines if line)}
                 if "content-length" in got:
@@ -169,7 +171,7 @@ class Sidecar:
         return [event for event in self.events if event["event"] == kind]
 
     async def until(self, kind: str, count: int = 1) -> list[dict[str, Any]]:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while len(self.of(kind)) < count:
                 if self.process.returncode is not None and self.ended.done():
                     raise AssertionError(f"exit {self.process.returncode}: {self.errors.decode()}")
@@ -177,7 +179,7 @@ class Sidecar:
         return self.of(kind)
 
     async def exit(self) -> int:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             code = await self.process.wait()
             await self.ended
         return code

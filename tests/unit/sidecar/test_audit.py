@@ -14,6 +14,7 @@ from urllib.parse import quote
 import pytest
 
 from images.sidecar.audit import HIGH_WATER, Audit, AuditFailure
+from tests.support.waiting import PATIENCE
 
 
 class Pipe:
@@ -84,7 +85,7 @@ async def test_a_slow_reader_makes_the_producer_wait_and_loses_nothing() -> None
     await asyncio.sleep(0.05)
     assert not waiting.done()
     got = bytearray()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while not waiting.done() or len(lines(bytes(got).rpartition(b"\n")[0])) < 2 * HIGH_WATER // 1000:
             got += pipe.read()
             await asyncio.sleep(0.001)
@@ -130,7 +131,7 @@ async def test_a_producer_that_waits_is_woken_by_the_failure() -> None:
     await asyncio.sleep(0.02)
     os.close(pipe.read_end)
     with pytest.raises(AuditFailure):
-        await asyncio.wait_for(waiting, 5)
+        await asyncio.wait_for(waiting, PATIENCE)
     os.close(pipe.write_end)
 
 
@@ -256,7 +257,7 @@ async def test_memory_stays_bounded_by_the_producers() -> None:
             audit.emit({"event": "call", "text": "x" * 2000})
 
     producer = asyncio.ensure_future(produce())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while not producer.done():
             pipe.read()
             await asyncio.sleep(0)

@@ -25,6 +25,7 @@ from images.sidecar.endpoint import Endpoint
 from images.sidecar.oauth import OAuthError
 from images.sidecar.oauth_fetch import Fetch
 from images.sidecar.seams import EndpointSpec, IdentityProvider
+from tests.support.waiting import PATIENCE
 from tests.unit.sidecar.endpoint_world import Agent, Gate
 from tests.unit.sidecar.gate_world import PUBLIC, allow
 from tests.unit.sidecar.gate_world import world as internet
@@ -401,7 +402,7 @@ async def test_cannot_make_it_hang(w: OAuthWorld, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(oauth_fetch, "_REQUEST_SECONDS", 0.2)
     w.authority.answers["/token"] = lambda _: None
     with pytest.raises(OAuthError, match="localhost did not answer within"):
-        await asyncio.wait_for(w.ask(w.authorizer()), 5)
+        await asyncio.wait_for(w.ask(w.authorizer()), PATIENCE)
 
 
 @pytest.mark.parametrize(

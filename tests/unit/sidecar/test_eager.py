@@ -8,6 +8,7 @@ import inspect
 import pytest
 
 from images.sidecar.eager import Done, begin, start
+from tests.support.waiting import PATIENCE
 
 
 async def soon(value: int, waits: int = 0) -> int:
@@ -30,7 +31,7 @@ async def test_what_waits_goes_on_where_it_was() -> None:
     assert asyncio.iscoroutine(begun)
     assert inspect.iscoroutine(begun), "what a task takes in every version of Python"
     future.set_result(4)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         assert await begun == 5
 
 

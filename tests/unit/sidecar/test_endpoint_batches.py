@@ -11,6 +11,7 @@ import pytest
 
 from images.sidecar.jsonrpc import MAX_BATCH
 from images.sidecar.seams import Verdict
+from tests.support.waiting import until
 from tests.unit.sidecar.channel_world import Dialled, OldSse, Stdio
 from tests.unit.sidecar.endpoint_world import FakeServer, Line, Message, world
 
@@ -168,9 +169,7 @@ async def test_a_batch_goes_over_a_channel(tmp_path: Path, transport: Dialled, v
         await client.open(version)
         before = len(client.told)
         await client.say([ask("p"), CANCELLED, call("c", "echo", n=1), {"id": 1}])
-        async with asyncio.timeout(5):
-            while len(client.told) < before + 3:
-                await asyncio.sleep(0.01)
+        await until(lambda: len(client.told) >= before + 3)
         by_id = {m["id"]: m for m in client.told[before:]}
         assert (by_id["p"]["result"], by_id[None]["error"]["code"]) == ({}, -32600)
         assert json.loads(by_id["c"]["result"]["content"][0]["text"])["arguments"] == {"n": 1}

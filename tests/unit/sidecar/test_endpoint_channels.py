@@ -11,6 +11,7 @@ import pytest
 from mcp.client.sse import sse_client
 
 from images.sidecar import channel
+from tests.support.waiting import PATIENCE, until
 from tests.unit.sidecar.channel_world import Dialled, OldSse, Stdio
 from tests.unit.sidecar.endpoint_world import TOKEN, FakeServer, Line, Message, world
 
@@ -36,9 +37,7 @@ async def test_a_channel_carries_a_session(tmp_path: Path, transport: Dialled) -
         assert [event["name"] for event in w.gate.of("call")] == ["one"] * 20
         assert w.gate.of("session")[0]["transport"] == ("stdio" if transport is Stdio else "sse")
         await client.close()
-        async with asyncio.timeout(5):
-            while w.endpoint.sessions:
-                await asyncio.sleep(0.01)
+        await until(lambda: not w.endpoint.sessions)
 
 
 @BOTH
@@ -143,9 +142,7 @@ async def test_who_leaves_a_channel_has_cancelled(
         call = client.begin("tools/call", {"name": "echo"})
         await begun.wait()
         client.writer.transport.abort()
-        async with asyncio.timeout(5):
-            while w.endpoint.sessions or w.endpoint.cohorts():
-                await asyncio.sleep(0.01)
+        await until(lambda: not (w.endpoint.sessions or w.endpoint.cohorts()))
         assert [event["isError"] for event in w.gate.of("call")] == [True]
         call.cancel()
         await client.close()
@@ -164,7 +161,7 @@ async def test_lines_that_end_are_answered_first(tmp_path: Path) -> None:
         client.writer.write(b'{"jsonrpc":"2.0","id":"last","method":"ping"}')  # a last line without an end
         client.writer.write_eof()
         assert all("result" in answer for answer in await asyncio.gather(*calls))
-        await asyncio.wait_for(client.ended, 5)
+        await asyncio.wait_for(client.ended, PATIENCE)
         assert w.endpoint.sessions == 0
         assert [message["id"] for message in client.told] == ["last"]
         assert [call["isError"] for call in w.gate.of("call")] == [False] * 3, "each is on record once, as it ended"
@@ -182,7 +179,7 @@ async def test_nobody_is_waited_for_who_says_nothing_more(tmp_path: Path) -> Non
         await client.asked.get()
         client.writer.write_eof()
         assert "says nothing more" in (await call)["result"]["content"][0]["text"]
-        await asyncio.wait_for(client.ended, 5)
+        await asyncio.wait_for(client.ended, PATIENCE)
         await client.close()
 
 
@@ -221,9 +218,7 @@ async def test_the_stateless_era_over_lines(tmp_path: Path) -> None:
         slow = client.begin("tools/call", {"name": "slow", "_meta": MODERN}, id="slow")
         await begun.wait()
         await client.notify("notifications/cancelled", {"requestId": "slow"})
-        async with asyncio.timeout(5):
-            while not server.calls("notifications/cancelled"):
-                await asyncio.sleep(0.01)
+        await until(lambda: server.calls("notifications/cancelled"))
         assert not slow.done()
         slow.cancel()
         await client.close()
@@ -252,7 +247,7 @@ async def test_listening_over_lines_ends_when_it_is_cancelled(tmp_path: Path) ->
         await client.request("tools/list", {"_meta": MODERN})
         assert len(audiences) == 2
         client.writer.write_eof()  # nobody listens for ever to who says nothing more
-        await asyncio.wait_for(client.ended, 5)
+        await asyncio.wait_for(client.ended, PATIENCE)
         assert len(audiences) == 1
         again.cancel()
         await client.close()

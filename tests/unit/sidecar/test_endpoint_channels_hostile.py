@@ -11,6 +11,7 @@ import pytest
 from images.sidecar import channel, oldsse
 from images.sidecar.seams import Call, Verdict
 from images.sidecar.sessions import MAX_SESSIONS
+from tests.support.waiting import PATIENCE, until
 from tests.unit.sidecar.channel_world import Dialled, OldSse, Stdio
 from tests.unit.sidecar.endpoint_world import FakeServer, Line, Message, world
 
@@ -69,19 +70,23 @@ async def test_a_channel_is_initialized_once_and_first(tmp_path: Path, transport
 
 @BOTH
 async def test_an_id_in_flight_on_a_channel_cannot_be_taken_again(tmp_path: Path, transport: Dialled) -> None:
+    begun, release = asyncio.Event(), asyncio.Event()
+
     async def slow(line: Line, message: Message) -> Message:
-        await asyncio.sleep(0.2)
+        begun.set()
+        await release.wait()
         return {"content": [{"type": "text", "text": "mine"}]}
 
     async with world(tmp_path, FakeServer("good", handlers={"tools/call": slow})) as w:
         client = await transport.dial(w.agent())
         await client.open()
         call = client.begin("tools/call", {"name": "echo"}, id="same")
-        await asyncio.sleep(0.05)
+        await begun.wait()
         first = client._answers["same"]
         refused = await client.begin("tools/call", {"name": "echo"}, id="same")
         assert refused["error"]["code"] == -32600
         client._answers["same"] = first
+        release.set()
         assert (await call)["result"]["content"][0]["text"] == "mine"
         await client.close()
 
@@ -126,7 +131,7 @@ async def test_a_posting_place_cannot_be_guessed_or_used_otherwise(tmp_path: Pat
         assert (await client.agent.http("GET", target="/ssex")).status == 404
         assert await client.tools() == ["echo"]
         await client.close()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while (await client.post(body)).status != 404:
                 await asyncio.sleep(0.01)
 
@@ -146,7 +151,7 @@ async def test_half_open_channels_are_bounded(tmp_path: Path, monkeypatch: pytes
         await agent.open()
         assert await agent.tools() == ["echo"]
         await held.pop().close()
-        await asyncio.sleep(0.1)
+        await agent.settle()
         await (await Stdio.dial(w.agent())).close()
         for client in (kept, *held):
             await client.close()
@@ -158,7 +163,7 @@ async def test_half_open_channels_are_let_go(tmp_path: Path, monkeypatch: pytest
         await kept.open()
         monkeypatch.setattr(oldsse, "OPENING_SECONDS", 0.1)
         held = [await OldSse.dial(w.agent()) for _ in range(3)]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await asyncio.gather(*(client.ended for client in held))
         assert (await held[0].post(b'{"jsonrpc":"2.0","id":1,"method":"ping"}')).status == 404
         assert await kept.tools() == ["echo"]
@@ -177,7 +182,7 @@ async def test_channels_cannot_take_every_session(tmp_path: Path) -> None:
         assert (await agents[0].request("ping")).status == 404  # idle longest, so it had to go
         assert await client.tools() == ["echo"]
         w.endpoint.end_sessions()
-        await asyncio.wait_for(client.ended, 5)
+        await asyncio.wait_for(client.ended, PATIENCE)
         await client.close()
 
 
@@ -193,9 +198,7 @@ async def test_who_does_not_read_its_lines_may_not_ask_for_more(tmp_path: Path) 
         body = {"jsonrpc": "2.0", "method": "tools/call", "params": {"name": "big"}}
         for number in range(20_000):
             client.writer.write(json.dumps(body | {"id": f"n{number}", "pad": "x" * 1000}).encode() + b"\n")
-        async with asyncio.timeout(10):
-            while not big.calls("tools/call"):
-                await asyncio.sleep(0.01)
+        await until(lambda: big.calls("tools/call"))
         await asyncio.sleep(1.0)
         asked = len(big.calls("tools/call"))
         assert 0 < asked < 400
@@ -234,7 +237,7 @@ async def test_a_request_that_asks_for_another_protocol_stays_one(tmp_path: Path
             reader, writer = await agent.send("GET", headers=other)
             assert (await agent.head(reader))[0] == 200  # the GET stream
             writer.close()
-            await asyncio.sleep(0.05)
+            await agent.settle()
 
 
 @BOTH
@@ -249,9 +252,7 @@ async def test_cannot_reach_a_hidden_tool_over_a_channel(tmp_path: Path, transpo
             assert (await client.call(name))["result"]["content"][0]["text"] == f"Unknown tool: {name}"
         smuggled = {"jsonrpc": "2.0", "id": "b", "method": "tools/call", "params": {"name": "hidden"}}
         await client.say([smuggled, smuggled | {"id": "c", "params": {"name": "shown"}}])
-        async with asyncio.timeout(5):
-            while len(client.told) < 2:
-                await asyncio.sleep(0.01)
+        await until(lambda: len(client.told) >= 2)
         assert [call["params"]["name"] for call in server.calls("tools/call")] == ["shown"]
         assert [event["name"] for event in w.gate.of("denied")] == [
             "hidden",
@@ -314,9 +315,7 @@ async def test_who_does_not_read_its_events_loses_its_session(tmp_path: Path) ->
         client.writer.transport.pause_reading()
         body = {"jsonrpc": "2.0", "method": "tools/call", "params": {"name": "big"}}
         statuses = [await client.say(body | {"id": number}) for number in range(40)]
-        async with asyncio.timeout(10):
-            while w.endpoint.sessions:
-                await asyncio.sleep(0.01)
+        await until(lambda: not w.endpoint.sessions)
         assert statuses[0] == 202
         assert await client.say(body | {"id": "late"}) == 404
         assert w.endpoint.backlog <= 8 << 20

@@ -13,6 +13,7 @@ import pytest
 from mcp.client.streamable_http import streamable_http_client
 
 from images.sidecar.seams import Lifecycle
+from tests.support.waiting import until
 from tests.unit.sidecar.endpoint_world import Agent, FakeServer, Line, Message, Reply, World, world
 
 MODERN = "2026-07-28"
@@ -153,9 +154,7 @@ async def test_a_client_that_leaves_has_cancelled(tmp_path: Path) -> None:
         call = asyncio.create_task(Stateless(w.port).ask("tools/call", {"name": "echo"}))
         await begun.wait()
         call.cancel()
-        async with asyncio.timeout(1):
-            while not server.calls("notifications/cancelled"):
-                await asyncio.sleep(0.01)
+        await until(lambda: server.calls("notifications/cancelled"))
 
 
 async def eliciting(line: Line, message: Message) -> Message:
@@ -309,7 +308,7 @@ async def test_calls_that_wait_for_the_agent_take_no_place(tmp_path: Path) -> No
             await line.ask("elicitation/create", {"message": "?", "requestedSchema": {}})
         return {"content": [{"type": "text", "text": "served"}]}
 
-    one = Lifecycle(max_concurrent=1, call_timeout=5.0)
+    one = Lifecycle(max_concurrent=1, call_timeout=20.0)
     server = FakeServer("old", ("ask", "go"), handlers={"tools/call": ask_if_told})
     async with world(tmp_path, server, lifecycle=one) as w:
         agent = Stateless(w.port, {"elicitation": {}})

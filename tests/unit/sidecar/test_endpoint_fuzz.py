@@ -23,6 +23,7 @@ from images.sidecar import connection
 from images.sidecar.channel import MAX_CHANNELS
 from images.sidecar.sessions import MAX_SESSIONS
 from images.sidecar.stateless import MAX_CALLERS
+from tests.support.waiting import PATIENCE
 from tests.unit.sidecar.endpoint_world import TOKEN, FakeServer, Line, Message, World, world
 
 META = "io.modelcontextprotocol/"
@@ -114,7 +115,7 @@ class Running:
         self.session = self.request(self.good, spelt(opening("2025-03-26")), [])[1]["mcp-session-id"]
 
     def dial(self) -> socket.socket:
-        sock = socket.create_connection(("127.0.0.1", self.world.port), timeout=20)
+        sock = socket.create_connection(("127.0.0.1", self.world.port), timeout=PATIENCE)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return sock
 
@@ -142,7 +143,8 @@ class Running:
         """The client from before is served, nothing has piled up, nothing has failed inside."""
         self.count += 1
         body = spelt({"jsonrpc": "2.0", "id": f"good {self.count}", "method": "tools/call", "params": {"name": "echo"}})
-        status, _, answer = self.request(self.good, body, self.in_session())
+        # Without a stream: that is what an answer becomes on a machine that stalls.
+        status, _, answer = self.request(self.good, body, [*self.in_session(), b"Accept: application/json"])
         assert (status, json.loads(answer)["id"]) == (200, f"good {self.count}")
         assert "result" in json.loads(answer)
         endpoint = self.world.endpoint
@@ -225,12 +227,12 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
     thread = threading.Thread(target=lambda: asyncio.run(main()))
     thread.start()
-    assert ready.wait(10)
+    assert ready.wait(PATIENCE)
     client = Running(worlds[0])
     yield client
     client.good.close()
     over.set()
-    thread.join(20)
+    thread.join(PATIENCE)
     assert not thread.is_alive()
 
 
@@ -264,7 +266,7 @@ def test_cannot_break_lines(running: Running, body: bytes, version: str, greeted
         sock.sendall(body + b'\n{"jsonrpc":"2.0","id":"last","method":"nope"}\n')
         if len(body) % 2:
             sock.shutdown(socket.SHUT_WR)
-        sock.settimeout(20)
+        sock.settimeout(PATIENCE)
         data = b""
         while b'"id":"last"' not in data and (got := sock.recv(65536)):
             data += got

@@ -79,13 +79,12 @@ async def test_a_server_that_cannot_start_says_why_and_when_again(tmp_path: Path
 
 
 async def test_a_server_that_nobody_needs_is_idle_and_woken_by_a_call(tmp_path: Path) -> None:
-    async with world(tmp_path, FakeServer("a", ("one",)), lifecycle=Lifecycle(idle_timeout=0.05)) as w:
+    async with world(tmp_path, FakeServer("a", ("one",)), lifecycle=Lifecycle(idle_timeout=3600)) as w:
         agent = w.agent()
         await agent.open()
         await agent.tools()
-        await asyncio.sleep(0.1)
         for cohort in w.endpoint.cohorts():
-            cohort.idle(asyncio.get_running_loop().time())
+            cohort.idle(asyncio.get_running_loop().time() + 3601)
         assert (await shown(agent))["a"]["state"] == "idle"
         await agent.call("one")
         entry = (await shown(agent))["a"]

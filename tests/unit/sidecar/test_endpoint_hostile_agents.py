@@ -14,6 +14,7 @@ from images.sidecar.listener import Listener
 from images.sidecar.seams import Lifecycle
 from images.sidecar.sessions import MAX_OWNERS, MAX_SESSIONS
 from images.sidecar.stateless import MAX_CALLERS, MAX_LISTENERS
+from tests.support.waiting import PATIENCE, until
 from tests.unit.sidecar.endpoint_world import Agent, FakeServer, Line, Message, Reply, World, world
 
 META = "io.modelcontextprotocol/"
@@ -22,8 +23,8 @@ GOOD = ("good",)
 
 
 async def good_still_works(w: World, agent: Agent) -> None:
-    """The positive control: the neighbour of a bad server answers, and soon."""
-    async with asyncio.timeout(3):
+    """The positive control: the neighbour of a bad server answers."""
+    async with asyncio.timeout(PATIENCE):
         assert json.loads((await agent.call("good")).text)["server"] == "good"
 
 
@@ -195,9 +196,7 @@ async def test_sessions_that_own_processes_give_them_back(tmp_path: Path) -> Non
             assert await agent.tools() == ["good"]
             assert (await agent.http("DELETE")).status == 200
             assert (await agent.request("ping")).status == 404
-        async with asyncio.timeout(2):
-            while any(not line.reader.at_eof() for line in server.lines):
-                await asyncio.sleep(0.01)
+        await until(lambda: all(line.reader.at_eof() for line in server.lines))
         assert len(w.endpoint.cohorts()) == 0
 
 
@@ -209,7 +208,7 @@ async def test_who_is_slow_to_send_is_hung_up_on(tmp_path: Path, monkeypatch: py
         for start in (b"POST /mcp HT", b"POST /mcp HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"):
             reader, writer = await asyncio.open_connection("127.0.0.1", w.port)
             writer.write(start)
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(PATIENCE):
                 assert await reader.read() == b""
             writer.close()
 
@@ -217,14 +216,15 @@ async def test_who_is_slow_to_send_is_hung_up_on(tmp_path: Path, monkeypatch: py
 async def test_connections_are_bounded(tmp_path: Path) -> None:
     async with world(tmp_path, FakeServer("good", GOOD)) as w:
         held = [await asyncio.open_connection("127.0.0.1", w.port) for _ in range(listener.MAX_CONNECTIONS)]
-        await asyncio.sleep(0.1)
         reader, writer = await asyncio.open_connection("127.0.0.1", w.port)
         assert (await reader.read()).startswith(b"HTTP/1.1 503")
         for _, other in held:
             other.close()
         writer.close()
-        await asyncio.sleep(0.1)
         agent = w.agent()
+        async with asyncio.timeout(PATIENCE):
+            while (await agent.http("PUT")).status == 503:
+                await asyncio.sleep(0.01)
         await agent.open()
         await good_still_works(w, agent)
 
@@ -243,9 +243,7 @@ async def test_who_does_not_read_loses_only_its_connection(tmp_path: Path) -> No
             _, writer = await agent.send("POST", json.dumps(message).encode())
             writer.transport.pause_reading()
             writers.append(writer)
-        async with asyncio.timeout(10):
-            while len(w.gate.of("call")) < 30:
-                await asyncio.sleep(0.02)
+        await until(lambda: len(w.gate.of("call")) >= 30)
         assert w.endpoint.backlog <= 64 << 20
         await good_still_works(w, agent)
         for writer in writers:
@@ -262,27 +260,23 @@ async def test_room_for_large_answers_is_for_a_few(tmp_path: Path) -> None:
     clients = [await asyncio.open_unix_connection(path, limit=1 << 10) for _ in range(connection.MAX_ROOMY + 4)]
     for _, writer in clients:
         writer.write(b"POST /mcp HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n")
-    async with asyncio.timeout(5):
-        while agents.queued < 4 * (len(answer) // 2):  # those without room have the most of it here
-            await asyncio.sleep(0.01)
+    await until(lambda: agents.queued >= 4 * (len(answer) // 2))  # those without room have the most of it here
     assert agents.roomy == connection.MAX_ROOMY
     for reader, writer in clients:  # and the answer is the same with room and without
         await reader.readuntil(b"\r\n\r\n")
         assert await reader.readexactly(len(answer)) == answer
         writer.close()
-    async with asyncio.timeout(5):
-        while agents.roomy:
-            await asyncio.sleep(0.01)
+    await until(lambda: not agents.roomy)
     agents.close()
     assert not budget.total
 
 
 async def test_an_id_in_flight_cannot_be_taken_again(tmp_path: Path) -> None:
-    begun = asyncio.Event()
+    begun, release = asyncio.Event(), asyncio.Event()
 
     async def wait(line: Line, message: Message) -> Message:
         begun.set()
-        await asyncio.sleep(0.2)
+        await release.wait()
         return {"content": [{"type": "text", "text": "mine"}]}
 
     async with world(tmp_path, FakeServer("good", GOOD, handlers={"tools/call": wait})) as w:
@@ -291,15 +285,16 @@ async def test_an_id_in_flight_cannot_be_taken_again(tmp_path: Path) -> None:
         first = asyncio.create_task(agent.request("tools/call", {"name": "good"}, id="same"))
         await begun.wait()
         assert (await agent.request("tools/call", {"name": "good"}, id="same")).error["code"] == -32600
+        release.set()
         assert (await first).text == "mine"
 
 
 async def test_one_session_cannot_cancel_or_answer_for_another(tmp_path: Path) -> None:
-    begun = asyncio.Event()
+    begun, release = asyncio.Event(), asyncio.Event()
 
     async def wait(line: Line, message: Message) -> Message:
         begun.set()
-        await asyncio.sleep(0.2)
+        await release.wait()
         return {"content": [{"type": "text", "text": "mine"}]}
 
     async with world(tmp_path, FakeServer("good", GOOD, handlers={"tools/call": wait})) as w:
@@ -311,6 +306,7 @@ async def test_one_session_cannot_cancel_or_answer_for_another(tmp_path: Path) -
         await other.notify("notifications/cancelled", {"requestId": "x"})
         for bogus in ("1", 1, "x", "a" * 1000):
             assert (await other.post({"jsonrpc": "2.0", "id": bogus, "result": {}})).status == 202
+        release.set()
         assert (await call).text == "mine"
 
 
@@ -352,7 +348,7 @@ async def test_open_streams_hold_their_sessions_and_no_more(tmp_path: Path) -> N
         assert (await w.agent().request("initialize", params)).status == 503
         await good_still_works(w, agents[0])
         writers[1].write_eof()  # half of it is gone, and so all of it
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while (late := await w.agent().request("initialize", params)).status == 503:
                 await asyncio.sleep(0.01)
         assert late.status == 200
@@ -371,7 +367,7 @@ async def test_a_request_that_is_cut_off_is_none(tmp_path: Path) -> None:
         for cut in (b"", body[:1], body[:-1]):
             reader, writer = await agent.send("POST", cut, {"Content-Length": str(len(body))})
             writer.write_eof()
-            assert await asyncio.wait_for(reader.read(), 5) == b""
+            assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
             writer.close()
         assert server.calls("tools/call") == []
         await good_still_works(w, agent)
@@ -407,7 +403,7 @@ async def test_listeners_and_kinds_of_stateless_clients_are_bounded(tmp_path: Pa
         await agent.open()
         await good_still_works(w, agent)
         held.pop().close()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while (await listen({"experimental": {"more": {}}})).status != 200:
                 await asyncio.sleep(0.01)
         assert len(w.endpoint.stateless.callers) == MAX_CALLERS
@@ -436,5 +432,5 @@ async def test_requests_that_end_together_take_no_others_timeout_along(tmp_path:
 
         w.gate.emit = ending
         calls = [asyncio.create_task(agent.call("echo")) for agent in (leaving, leaving, staying)]
-        replies = await asyncio.wait_for(asyncio.gather(*calls), 5)
+        replies = await asyncio.wait_for(asyncio.gather(*calls), PATIENCE)
         assert [reply.error["code"] for reply in replies] == [-32001, -32800, -32001]

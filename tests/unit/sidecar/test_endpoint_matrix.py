@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from images.sidecar import remote
+from tests.support.waiting import PATIENCE
 from tests.unit.sidecar.crossings import META, WAYS, Crossing, crossing
 from tests.unit.sidecar.endpoint_world import Line, Message
 
@@ -391,13 +392,13 @@ CELLS = [(name, way) for name in ROWS for way in WAYS]
 
 @pytest.mark.parametrize(("name", "way"), [cell for cell in CELLS if cell not in ABSENT])
 async def test_it_goes_through(tmp_path: Path, name: str, way: str) -> None:
-    async with asyncio.timeout(30), crossing(tmp_path, way) as x:
+    async with asyncio.timeout(PATIENCE), crossing(tmp_path, way) as x:
         await ROWS[name](x)
 
 
 @pytest.mark.parametrize(("name", "way"), [cell for cell in CELLS if cell in ABSENT])
 async def test_it_does_not_exist_there(tmp_path: Path, name: str, way: str) -> None:
-    async with asyncio.timeout(30), crossing(tmp_path, way) as x:
+    async with asyncio.timeout(PATIENCE), crossing(tmp_path, way) as x:
         await ABSENT[name, way](x)
 
 
@@ -405,7 +406,7 @@ async def test_nothing_waits_for_a_stream_that_the_older_transport_has_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote, "_STREAM_SECONDS", 3600.0)
-    async with asyncio.timeout(20), crossing(tmp_path, "to sse") as x:
+    async with asyncio.timeout(PATIENCE), crossing(tmp_path, "to sse") as x:
         await x.open()
         for _ in range(5):
             await x.result("tools/call", name="work")

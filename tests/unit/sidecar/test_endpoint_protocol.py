@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from pathlib import Path
 
 import pytest
 
+from images.sidecar import process
+from tests.support.waiting import PATIENCE, until
 from tests.unit.sidecar.endpoint_world import Agent, FakeServer, Line, Message, World, parse_events, world
 
 EVERYTHING: Message = {
@@ -111,7 +114,7 @@ async def stream(agent: Agent) -> tuple[asyncio.StreamReader, asyncio.StreamWrit
 
 
 async def hear(agent: Agent, reader: asyncio.StreamReader, method: str) -> Message:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         async for chunk in agent.chunks(reader):
             for event in parse_events(chunk):
                 if event.get("data"):
@@ -207,7 +210,7 @@ async def test_a_client_comes_back_for_what_it_missed(tmp_path: Path) -> None:
         assert seen[0]["data"] == ""
         writer.close()  # a connection that breaks cancels nothing
         release.set()
-        await asyncio.sleep(0.05)
+        await agent.settle()
         headers = {"Accept": "text/event-stream", "Last-Event-ID": seen[0]["id"]}
         again = await agent.http("GET", headers=headers)
         assert [m.get("method", "answer") for m in again.messages] == ["notifications/progress", "answer"]
@@ -229,16 +232,15 @@ async def test_roots_go_to_the_servers_of_that_client(tmp_path: Path) -> None:
         agent = w.agent()
         await agent.open(capabilities={"roots": {"listChanged": True}})
         call = asyncio.create_task(agent.call("echo"))
-        async with asyncio.timeout(5):
-            while not server.calls("tools/call"):
-                await asyncio.sleep(0.01)
-        await asyncio.sleep(0.05)
+        await until(lambda: server.calls("tools/call"))
+        await agent.settle()
         await agent.post({"jsonrpc": "2.0", "id": 1, "result": {"roots": [{"uri": "file:///w"}]}})
         reply = await call
         assert [m.get("method") for m in reply.messages] == ["roots/list", None]
         assert json.loads(reply.text) == {"roots": [{"uri": "file:///w"}]}
         await agent.notify("notifications/roots/list_changed")
-        await asyncio.sleep(0.05)
+        await until(lambda: server.calls("notifications/roots/list_changed"))
+        await agent.settle()
         assert len(server.calls("notifications/roots/list_changed")) == 1
 
 
@@ -253,18 +255,36 @@ async def test_a_ping_is_answered_at_either_end(tmp_path: Path) -> None:
         assert (await agent.call("echo")).text == "{}"
 
 
-async def test_only_an_answer_that_takes_long_becomes_a_stream(tmp_path: Path) -> None:
+async def test_only_an_answer_that_takes_long_becomes_a_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr(process, "monotonic", lambda: now)  # how long a call takes is said here, not by the machine
+    release = asyncio.Event()
+
     async def wait(line: Line, message: Message) -> Message:
-        await asyncio.sleep(message["params"]["arguments"]["seconds"])
+        if message["params"]["arguments"]["long"]:
+            await release.wait()
         return {"content": []}
 
-    async with world(tmp_path, FakeServer("a", handlers={"tools/call": wait})) as w:
+    server = FakeServer("a", handlers={"tools/call": wait})
+    async with world(tmp_path, server) as w:
         agent = w.agent()
         await agent.open()
-        long = asyncio.create_task(agent.call("echo", {"seconds": 0.5}))
-        quick = [await agent.call("echo", {"seconds": 0}) for _ in range(100)]  # across several ticks of the clock
+        body = {
+            "jsonrpc": "2.0",
+            "id": 99,
+            "method": "tools/call",
+            "params": {"name": "echo", "arguments": {"long": True}},
+        }
+        reader, writer = await agent.send("POST", json.dumps(body).encode())
+        await until(lambda: server.calls("tools/call"))
+        now += 1
+        quick = [await agent.call("echo", {"long": False}) for _ in range(100)]
+        _, headers = await agent.head(reader)  # at a tick of the clock, before there is an answer
+        assert headers["content-type"] == "text/event-stream"
+        quick += [await agent.call("echo", {"long": False}) for _ in range(100)]
         assert {reply.headers["content-type"] for reply in quick} == {"application/json"}
-        assert (await long).headers["content-type"] == "text/event-stream"
+        release.set()
+        writer.close()
 
 
 async def test_one_get_stream_per_session(tmp_path: Path) -> None:
@@ -276,7 +296,7 @@ async def test_one_get_stream_per_session(tmp_path: Path) -> None:
         assert (await agent.http("GET", headers={"Accept": "application/json"})).status == 406
         assert (await agent.http("PUT")).status == 405
         writer.close()
-        await asyncio.sleep(0.05)
+        await agent.settle()
         _, writer = await stream(agent)
         assert (await agent.http("DELETE")).status == 200
         writer.close()
@@ -344,7 +364,7 @@ async def test_tasks_have_ids_of_their_session(tmp_path: Path) -> None:
         listed = (await agent.request("tasks/list")).result["tasks"]
         assert [task["taskId"] for task in listed] == ids
         waiting = asyncio.create_task(agent.request("tasks/result", {"taskId": ids[1]}))
-        await asyncio.sleep(0.05)
+        await until(lambda: two.calls("tasks/result"))
         two.done.set()
         result = (await waiting).result
         assert result["content"][0]["text"] == "two"
@@ -389,10 +409,10 @@ async def test_the_get_stream_is_gone_on_with_where_it_ended(tmp_path: Path) -> 
         primed = parse_events(await anext(agent.chunks(reader)))[0]
         assert primed["id"].startswith("0_")
         writer.close()
-        await asyncio.sleep(0.05)
+        await agent.settle()
         for number in range(3):  # nobody is connected
             server.lines[0].notify("notifications/message", {"level": "info", "data": number})
-        await asyncio.sleep(0.05)
+        await agent.settle()
         headers = {"Accept": "text/event-stream", "Last-Event-ID": primed["id"]}
         reader, writer = await agent.send("GET", headers=headers)
         await agent.head(reader)
@@ -401,7 +421,7 @@ async def test_the_get_stream_is_gone_on_with_where_it_ended(tmp_path: Path) -> 
             events += [event for event in parse_events(await anext(agent.chunks(reader))) if event.get("data")]
         assert [json.loads(event["data"])["params"]["data"] for event in events] == [0, 1, 2]
         writer.close()
-        await asyncio.sleep(0.05)
+        await agent.settle()
         reader, writer = await agent.send("GET", headers=headers | {"Last-Event-ID": events[1]["id"]})
         await agent.head(reader)
         (last,) = parse_events(await anext(agent.chunks(reader)))

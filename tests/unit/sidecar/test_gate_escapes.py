@@ -13,6 +13,7 @@ import pytest
 
 from images.sidecar.addresses import AddressPolicy
 from images.sidecar.flow import GateLimits
+from tests.support.waiting import PATIENCE
 from tests.unit.sidecar.gate_world import GET, PUBLIC, PUBLIC_V6, allow, record, works, world
 
 
@@ -219,7 +220,7 @@ async def test_cannot_speak_anything_but_tls_in_a_tunnel(tmp_path: Path, said: b
         assert (await w.https("example.com:443")).endswith(b"hello")
         _, (reader, writer) = await w.connect("example.com:443")
         writer.write(said)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             got = await reader.read(-1)
         writer.close()
         assert got.startswith(b"HTTP/1.1 403 ")
@@ -232,7 +233,7 @@ async def test_cannot_keep_a_tunnel_open_without_tls(tmp_path: Path) -> None:
     async with world(tmp_path, agent=allow("example.com"), limits=GateLimits(head=0.2)) as w:
         _, (reader, writer) = await w.connect("example.com:443")
         writer.write(b"\x16\x03\x01")
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(PATIENCE):
             assert b"X-Mlld-Denied: not-tls" in await reader.read(-1)
         writer.close()
 
@@ -243,7 +244,7 @@ async def test_cannot_ask_in_tls_for_another_host(tmp_path: Path, name: str | No
         assert (await w.https("example.com:443")).endswith(b"hello")
         _, (reader, writer) = await w.connect("example.com:443")
         writer.write(client_hello(name))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             assert await reader.read(-1) == b"\x15\x03\x03\x00\x02\x02\x70"  # unrecognized_name
         writer.close()
         assert w.record.decisions()[-1] == ("deny", "sni")
@@ -258,7 +259,7 @@ async def test_cannot_name_two_servers_in_one_hello(tmp_path: Path) -> None:
         ):
             _, (reader, writer) = await w.connect("example.com:443")
             writer.write(hello)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 assert b"X-Mlld-Denied: not-tls" in await reader.read(-1)
             writer.close()
         assert {decision for decision, _ in w.record.decisions()} == {"deny"}
@@ -285,7 +286,7 @@ async def test_cannot_hold_the_gate_with_a_hello_in_crumbs(tmp_path: Path) -> No
         for crumbs in (b"\x16\x03\x01\x00\x01" + b"\x01", b"\x16\x03\x01\x00\x01" + b"\x00"):
             _, (reader, writer) = await w.connect("example.com:443")
             writer.write(b"\x16\x03\x01\x00\x04\x01\x00\xff\xff" + crumbs * 3000)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 assert b"too many records" in await reader.read(-1)
             writer.close()
         assert w.record.decisions() == [("deny", "not-tls")] * 2

@@ -19,6 +19,7 @@ from images.sidecar.config import ModuleConfig, ServerRules, ToolShape
 from images.sidecar.endpoint import Endpoint
 from images.sidecar.guarding import Guarding, GuardingFailed, Module, load
 from images.sidecar.seams import Call, EndpointSpec, ServerSpec, Verdict
+from tests.support.waiting import PATIENCE
 from tests.unit.sidecar.sidecar_process import TOKEN, Agent, FakeServer, text, tool
 
 
@@ -340,7 +341,7 @@ async def test_cannot_swap_verdicts_of_a_thousand_pipelined_calls(tmp_path: Path
                 answers[answer["id"]] = answer["result"]
             writer.close()
 
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             await asyncio.gather(*(pipeline(range(start, start + 100)) for start in range(0, 1000, 100)))
         assert sorted(answers) == list(range(1000))
         for number, result in answers.items():
@@ -390,9 +391,11 @@ async def test_cannot_change_a_message_without_saying_so(tmp_path: Path) -> None
 
 
 async def test_a_slow_guard_holds_up_nobody_else(tmp_path: Path) -> None:
+    release = asyncio.Event()
+
     async def decide(direction: str, method: str, server: str, name: str, value: Any, labels: frozenset[str]) -> Said:
         if direction == "request" and value.get("n") == 0:
-            await asyncio.sleep(1)
+            await release.wait()
         return Said()
 
     server = FakeServer([tool("echo", n={"type": "integer"})], lambda name, arguments: text(str(arguments["n"])))
@@ -402,6 +405,7 @@ async def test_a_slow_guard_holds_up_nobody_else(tmp_path: Path) -> None:
         for number in range(1, 20):
             assert (await agent.call("echo", n=number))["result"]["content"][0]["text"] == str(number)
         assert not slow.done()
+        release.set()
         assert (await slow)["result"]["content"][0]["text"] == "0"
 
 

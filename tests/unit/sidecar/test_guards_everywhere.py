@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from images.sidecar.seams import GUARD_FAILURE, Call, Verdict
+from tests.support.waiting import until
 from tests.unit.sidecar.endpoint_world import FakeServer, Line, Message, World, world
 from tests.unit.sidecar.test_endpoint_eras import ModernServer, Stateless, listen
 from tests.unit.sidecar.test_endpoint_protocol import EVERYTHING, Library, Worker, begun, hear, stream
@@ -161,17 +162,28 @@ async def test_entries_of_lists_are_judged_and_counted(tmp_path: Path) -> None:
 
 
 async def test_log_messages_and_progress_are_judged_in_order(tmp_path: Path) -> None:
+    judged = asyncio.Semaphore(0)
+
     async def talk(line: Line, message: Message) -> Message:
         token = message["params"]["_meta"]["progressToken"]
-        line.notify("notifications/progress", {"progressToken": token, "progress": 1, "message": "classified"})
-        await asyncio.sleep(0.05)
-        line.notify("notifications/progress", {"progressToken": token, "progress": 2, "message": "fine"})
-        await asyncio.sleep(0.05)
+        for number, text in enumerate(("classified", "fine")):
+            line.notify("notifications/progress", {"progressToken": token, "progress": number, "message": text})
+            await judged.acquire()  # what comes before that is passed over
         return {"content": []}
 
     server = FakeServer("one", ("echo",), EVERYTHING, handlers={"tools/call": talk})
     async with world(tmp_path, server) as w:
         sealed(w)
+        judge = w.gate.judge_result
+        assert judge is not None
+
+        async def judging(call: Call, raw: bytes) -> Verdict:
+            verdict = await judge(call, raw)
+            if call.method == "notifications/progress":
+                judged.release()
+            return verdict
+
+        w.gate.judge_result = judging
         agent = await opened(w)
         await agent.tools()
         reader, writer = await stream(agent)
@@ -217,9 +229,7 @@ async def test_cannot_listen_to_what_is_hidden_or_tell_a_stranger_its_name(tmp_p
         reader, writer = await listen(w, agent, {"resourceSubscriptions": wanted})
         first = json.loads((await anext(agent.chunks(reader))).decode().partition("data: ")[2])
         assert first["params"]["notifications"] == {"resourceSubscriptions": ["one://shelf"]}
-        async with asyncio.timeout(5):
-            while "one://shelf" not in json.dumps(one.seen):
-                await asyncio.sleep(0.01)
+        await until(lambda: "one://shelf" in json.dumps(one.seen))
         for server in (one, other):
             assert "hidden" not in json.dumps(server.seen)
             assert "secret-text" not in json.dumps(server.seen)
@@ -270,9 +280,8 @@ async def test_cannot_send_text_to_a_server_beside_the_guards(tmp_path: Path) ->
         await started.wait()
         await agent.notify("notifications/cancelled", {"requestId": "mine", "reason": "classified"})
         await call
-        await asyncio.sleep(0.05)
+        await until(lambda: server.calls("notifications/cancelled"))
         assert [m["params"]["progress"] for m in server.calls("notifications/progress")] == [1, 1], "the control"
-        assert server.calls("notifications/cancelled")
         assert "classified" not in json.dumps(server.seen)
         writer.close()
 

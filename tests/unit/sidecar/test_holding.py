@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from images.sidecar.holding import Holding
+from tests.support.waiting import PATIENCE, until
 from tests.unit.sidecar.sidecar_process import ALONE, ROOT, TOKEN
 
 
@@ -29,7 +30,7 @@ async def test_only_the_agents_end_is_the_end(tmp_path: Path) -> None:
         await asyncio.sleep(0.1)
         assert not over.is_set()
         agent.close()
-        await asyncio.wait_for(over.wait(), 5)
+        await asyncio.wait_for(over.wait(), PATIENCE)
         assert await agent_reader.read() == b""
     finally:
         await holding.close()
@@ -39,9 +40,9 @@ async def test_its_own_end_ends_every_member(tmp_path: Path) -> None:
     holding = Holding(lambda: None)
     await holding.start(links(tmp_path, "agent", "tickets"))
     reader, writer = await asyncio.open_unix_connection(str(tmp_path / "tickets/lease.sock"))
-    await asyncio.sleep(0.05)
+    await until(lambda: holding._held)
     await holding.close()
-    assert await asyncio.wait_for(reader.read(), 5) == b""
+    assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
     writer.close()
 
 
@@ -67,7 +68,7 @@ async def test_a_sidecar_of_compose_ends_with_its_agent(tmp_path: Path) -> None:
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while json.loads(await process.stdout.readline())["event"] != "ready":
             pass
         _, agent = await asyncio.open_unix_connection(str(tmp_path / "agent/lease.sock"))
@@ -81,6 +82,6 @@ async def test_a_variable_without_a_configuration_is_refused(tmp_path: Path) -> 
         sys.executable, "-m", "images.sidecar", "--config-from", "MLLD_NOT_SET",
         env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    _, errors = await asyncio.wait_for(process.communicate(), 20)
+    _, errors = await asyncio.wait_for(process.communicate(), PATIENCE)
     assert process.returncode == 2
     assert b"config is not JSON" in errors

@@ -18,6 +18,7 @@ import pytest
 from images.sidecar import login as logging_in
 from images.sidecar.login import login
 from images.sidecar.oauth import OAuthError
+from tests.support.waiting import PATIENCE
 from tests.unit.sidecar.oauth_world import OAuthWorld, Response, oauth_world
 
 ROOT = Path(__file__).parents[3]
@@ -56,7 +57,7 @@ class Login:
             self._opened.set()
 
     async def url(self) -> str:
-        await asyncio.wait_for(self._opened.wait(), 5)
+        await asyncio.wait_for(self._opened.wait(), PATIENCE)
         return str(next(event["url"] for event in self.events if event["event"] == "open"))
 
     async def state(self) -> str:
@@ -75,7 +76,7 @@ async def test_a_person_logs_in(w: OAuthWorld) -> None:
     assert query["redirect_uri"].startswith("http://127.0.0.1:")
     status, said = await come_back(url, {"code": "the-code", "state": query["state"]})
     assert (status, "This is done." in said, "default-src 'none'" in said) == (200, True, True)
-    await asyncio.wait_for(under_way.task, 5)
+    await asyncio.wait_for(under_way.task, PATIENCE)
     [kept] = under_way.credentials()
     assert (kept["access_token"], kept["client_id"], kept["scopes"]) == ("access-token-1", "made-here", ["mail.send"])
     assert w.resource.seen[-1].headers["authorization"] == "Bearer access-token-1"  # it was tried
@@ -100,7 +101,7 @@ async def test_cannot_come_back_for_the_person(w: OAuthWorld, wrong: dict[str, A
     assert not under_way.task.done()
     assert w.issued == 0
     assert (await come_back(url, right))[0] == 200
-    await asyncio.wait_for(under_way.task, 5)
+    await asyncio.wait_for(under_way.task, PATIENCE)
     assert under_way.credentials()
 
 
@@ -115,10 +116,10 @@ async def test_cannot_stop_it_with_what_is_no_request(w: OAuthWorld, request_: b
     writer.write(request_ + f"\r\nHost: {place.netloc}\r\n\r\n".encode())
     writer.write_eof()
     with contextlib.suppress(ConnectionError):
-        assert b" 200 " not in await asyncio.wait_for(reader.read(), 5)
+        assert b" 200 " not in await asyncio.wait_for(reader.read(), PATIENCE)
     writer.close()
     assert (await come_back(url, {"code": "the-code", "state": await under_way.state()}))[0] == 200
-    await asyncio.wait_for(under_way.task, 5)
+    await asyncio.wait_for(under_way.task, PATIENCE)
 
 
 async def test_cannot_write_into_the_page(w: OAuthWorld) -> None:
@@ -127,7 +128,7 @@ async def test_cannot_write_into_the_page(w: OAuthWorld) -> None:
     status, said = await come_back(await under_way.url(), answer)
     assert (status, "script" in said.partition("\r\n\r\n")[2]) == (200, False)
     with pytest.raises(OAuthError, match="refused \\(access_denied\\)"):
-        await asyncio.wait_for(under_way.task, 5)
+        await asyncio.wait_for(under_way.task, PATIENCE)
     assert under_way.credentials() == []
 
 
@@ -136,7 +137,7 @@ async def test_a_person_who_does_not_come_back_is_not_waited_for_without_end(
 ) -> None:
     monkeypatch.setattr(logging_in, "_PERSON_SECONDS", 0.1)
     with pytest.raises(OAuthError, match="nobody came back"):
-        await asyncio.wait_for(Login(w).task, 5)
+        await asyncio.wait_for(Login(w).task, PATIENCE)
 
 
 async def test_a_token_that_the_server_refuses_is_told(w: OAuthWorld) -> None:
@@ -144,13 +145,13 @@ async def test_a_token_that_the_server_refuses_is_told(w: OAuthWorld) -> None:
     under_way = Login(w)
     await come_back(await under_way.url(), {"code": "c", "state": await under_way.state()})
     with pytest.raises(OAuthError, match="refuses the token"):
-        await asyncio.wait_for(under_way.task, 5)
+        await asyncio.wait_for(under_way.task, PATIENCE)
 
 
 def run(line: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-P", "-m", "images.sidecar.login"],
-        input=line, capture_output=True, text=True, timeout=20, cwd="/", env={**os.environ, "PYTHONPATH": str(ROOT)},
+        input=line, capture_output=True, text=True, timeout=PATIENCE, cwd="/", env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
 
 

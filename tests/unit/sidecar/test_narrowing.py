@@ -15,6 +15,7 @@ from images.sidecar.admission import Admission
 from images.sidecar.guarding import Guarding, Module, Narrowed
 from interpreter import ModuleGuards
 from interpreter.policy_parse import parse_policy
+from tests.support.waiting import PATIENCE, until
 from tests.unit.sidecar.endpoint_world import Agent, FakeServer, Line, Message, World, world
 from tests.unit.sidecar.test_endpoint_eras import Stateless, listen
 from tests.unit.sidecar.test_endpoint_protocol import EVERYTHING, Library, Worker, begun, hear, stream
@@ -235,7 +236,7 @@ async def what_was_read(agent: Agent, line: Line, how: str) -> None:
         case "log message":
             line.notify("notifications/message", {"level": "error", "data": "text"})
         case "question":
-            await asyncio.wait_for(line.ask("sampling/createMessage", {"messages": [], "maxTokens": 1}), 5)
+            await asyncio.wait_for(line.ask("sampling/createMessage", {"messages": [], "maxTokens": 1}), PATIENCE)
         case "error":
             await agent.request("prompts/get", {"name": "write"})
 
@@ -419,8 +420,7 @@ async def test_cannot_bring_text_to_a_closed_server_in_a_cancellation(tmp_path: 
         await agent.call("get_issue")
         await agent.notify("notifications/cancelled", {"requestId": "mine", "reason": "what the issue says"})
         await call
-        await asyncio.sleep(0.05)
-        assert server.calls("notifications/cancelled")
+        await until(lambda: server.calls("notifications/cancelled"))
         assert "what the issue says" not in json.dumps(server.seen)
 
 

@@ -62,9 +62,9 @@ def test_a_challenge_is_read_as_it_is_meant(header: str, challenge: Challenge) -
     "junk", ['a="' * 20_000, "a" * 60_000, "Bearer " + "a=b," * 20_000, '"\\' * 30_000, "a =" * 20_000]
 )
 def test_cannot_make_reading_a_challenge_slow(junk: str) -> None:
-    before = time.perf_counter()
+    before = time.process_time()
     Challenge.read(junk)
-    assert time.perf_counter() - before < 0.5
+    assert time.process_time() - before < 1
 
 
 def test_metadata_lies_where_the_standards_say() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from images.sidecar.admission import Admission
 from images.sidecar.config import ServerRules, ToolShape
+from tests.support.waiting import PATIENCE
 from tests.unit.sidecar.endpoint_world import FakeServer, Line, Message, World, world
 from tests.unit.sidecar.test_endpoint_eras import Stateless
 from tests.unit.sidecar.test_endpoint_protocol import EVERYTHING, hear, stream
@@ -146,7 +147,7 @@ async def test_a_reshaped_tool_is_measured_by_what_its_server_says(tmp_path: Pat
         assert shown["description"] == "Reads the note."
         assert shown["inputSchema"]["properties"] == {}
         server.change(READ | CHANGES["description"], OTHER)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while "read" in await agent.tools():
                 await asyncio.sleep(0.01)
 

@@ -12,6 +12,7 @@ import pytest
 
 from images.sidecar import config as sidecar_config
 from images.sidecar.reading import ConfigError
+from tests.support.waiting import PATIENCE
 from tests.unit.sidecar.sidecar_process import TOKEN, Agent, FakeServer, Tool, sidecar, text, tool
 
 READ, WRITE = tool("read", "Reads a file", path={"type": "string"}), tool("write", "Writes a file")
@@ -116,7 +117,7 @@ async def test_whoever_listens_hears_that_a_list_was_wrong(tmp_path: Path) -> No
         reader, writer = await asyncio.open_unix_connection(agent.path)
         writer.write(f"{head}Accept: text/event-stream\r\nMcp-Session-Id: {agent.session}\r\n\r\n".encode())
         await agent.call("read", path="a")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             await reader.readuntil(b"notifications/tools/list_changed")
         writer.close()
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from images.sidecar.__main__ import networks
+from tests.support.waiting import PATIENCE
 from tests.unit.sidecar.sidecar_process import ROOT, FakeServer, connects, sidecar, text, tool
 
 LEAST = {"version": 1, "run": "r", "token": "0123456789abcdef", "agent": {"link": "/nowhere"}, "servers": []}
@@ -189,5 +190,5 @@ def test_what_nobody_caught_is_on_record_and_ends_nothing(tmp_path: Path) -> Non
             event = json.loads(process.stdout.readline())
             events[event["event"]] = event
         assert (events["error"]["where"], "ZeroDivisionError" in events["error"]["reason"]) == ("loop", True)
-        _, errors = process.communicate(timeout=10)  # the lease ends, and nothing before it did
+        _, errors = process.communicate(timeout=PATIENCE)  # the lease ends, and nothing before it did
         assert (process.returncode, errors) == (0, b"")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from images.sidecar import turns
+from tests.support.waiting import PATIENCE
 
 
 class Counted(turns.Turns):
@@ -124,7 +125,7 @@ def test_streams_and_timers_work_as_ever(size: int) -> None:
         _, writer = await asyncio.open_connection(sock=near)
         reader, other = await asyncio.open_connection(sock=far)
         writer.write(b"x" * size)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             got = await reader.readexactly(size)
             await writer.drain()
         assert len(got) == size

@@ -23,6 +23,7 @@ from images.sidecar.config import ServerRules, ToolShape
 from images.sidecar.guarding import Guarding
 from images.sidecar.seams import Call
 from images.sidecar.validating import Misfit, Validating
+from tests.support.waiting import until
 from tests.unit.sidecar.sidecar_process import FakeServer, sidecar, text, tool
 from tests.unit.sidecar.test_guarding import FakeModule, Said, deciding, loaded
 
@@ -130,13 +131,14 @@ async def test_cannot_hold_up_the_checks_of_another_server() -> None:
         assert await said(made, explosion(3), {}) == "", "the control: the same with few steps is lawful"
         evil = asyncio.create_task(said(made, explosion(60), {}, "evil"))
         more = [asyncio.create_task(said(made, explosion(depth), {}, "evil")) for depth in range(61, 80)]
-        async with asyncio.timeout(30):
-            while "evil" not in made._slow_servers:
-                await asyncio.sleep(0.01)
+        await until(lambda: "evil" in made._slow_servers)
+        at_work = await until(lambda: made._slow.process)
+        at_work.send_signal(signal.SIGSTOP)  # its time does not go on, however long the others take
         for n in range(20):
             assert bool(await said(made, NUMBER, {"n": n % 6}, "good")) is (n % 6 < 3)
         assert not evil.done(), "they were answered while it is still at work"
         assert not any(task.done() for task in more)
+        at_work.send_signal(signal.SIGCONT)
         assert "took too long" in await evil
         for task in more:
             task.cancel()
@@ -159,7 +161,7 @@ async def test_cannot_be_closed_by_a_busy_machine() -> None:
 async def test_a_schema_that_takes_too_long_is_closed_for_a_while_and_tried_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(validating_module, "_BACK_OFF", 3.0)
+    monkeypatch.setattr(validating_module, "_BACK_OFF", 100.0)
     async with validating(at_once=0.05, at_most=0.1) as made:
         for _ in range(2):
             assert "took too long" in await said(made, explosion(60), {}, "evil")
@@ -170,7 +172,7 @@ async def test_a_schema_that_takes_too_long_is_closed_for_a_while_and_tried_agai
             closed.until = 0.0
         assert "took too long" in await said(made, explosion(60), {}, "evil"), "it is tried again"
         (closed,) = (closed for (server, _), closed in made._closed.items() if server == "evil")
-        assert closed.until > time.monotonic() + 3, "and is closed for longer"
+        assert closed.until > time.monotonic() + 100, "and is closed for longer"
 
 
 async def test_who_gives_up_does_not_leave_an_answer_to_the_next() -> None:
@@ -188,9 +190,8 @@ async def test_who_gives_up_does_not_leave_an_answer_to_the_next() -> None:
 async def test_a_hostile_pattern_is_linear() -> None:
     schema = {"properties": {"a": {"pattern": "^(a+)+$"}}}
     async with validating() as made:
-        began = time.monotonic()
+        # What takes long is told as that, by the validator's own processor time.
         assert "does not match" in await said(made, schema, {"a": "a" * 200_000 + "b"})
-        assert time.monotonic() - began < 4
 
 
 def deep(depth: int) -> Any:
