@@ -239,10 +239,10 @@ async def execute(
 
 
 def input_text(value: Value) -> str:
-    """A value as the standard input of a program: of a list without lists and objects the lines, of a JSON file the data."""
+    """A value as the standard input of a program: of a list without lists and objects the lines, of JSON the data."""
     if programs.flat_list(value):
         return "\n".join(vt.text(item) for item in value.items())
-    if isinstance(value.data, list | dict) and "file" in (value.meta or {}) and (value.text or "")[:1] in ("{", "["):
+    if isinstance(value.data, list | dict) and (value.text or "")[:1] in ("{", "["):
         return vt.to_json(value)
     return "" if isinstance(value.data, Undefined) else vt.text(value)
 

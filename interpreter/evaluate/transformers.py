@@ -52,16 +52,15 @@ def parsed(data: Any, source: Value) -> Value:
 
 
 def laid_out(value: Value) -> Value:
-    """Data as it is. That of scripts and files has a text for reading; what a program said stays on one line."""
-    meta = value.meta or {}
-    if isinstance(value.data, list | dict) and ("file" in meta or not {"text", "stdout"} & meta.keys()):
-        return Value(value.data, value.own, labels=value.labels, meta={"text": vt.to_json(value, pretty=True)})
-    return value.without_meta()
+    """Data with a text for reading, over several lines."""
+    if not isinstance(value.data, list | dict):
+        return value
+    return Value(value.data, value.own, labels=value.labels, meta={"text": vt.to_json(value, pretty=True)})
 
 
 def _parse(value: Value, read: Callable[[str], Any], what: str, advice: str) -> Value:
     if not is_plain_text(value):
-        return laid_out(value)
+        return value.without_meta()
     text = value.data
     try:
         return parsed(read(text), value)
@@ -82,7 +81,9 @@ def _parse(value: Value, read: Callable[[str], Any], what: str, advice: str) -> 
 
 
 def reader(name: str) -> BuiltIn:
-    """What reads JSON, under one of its two names: relaxed unless a variant says otherwise."""
+    """What reads JSON, under one of its two names: relaxed unless a variant says otherwise. As `@json` alone it also gives
+    what it read a text for reading.
+    """
 
     def relaxed(called: str) -> Transform:
         return lambda value: _parse(
@@ -92,8 +93,14 @@ def reader(name: str) -> BuiltIn:
     def strict(value: Value) -> Value:
         return _parse(value, json.loads, f"{name}.strict", "use @parse.loose for relaxed syntax")
 
+    read = relaxed(name)
     return built_in(
-        name, relaxed(name), strict=strict, loose=relaxed(f"{name}.loose"), llm=parse_llm, fromlist=parse_list
+        name,
+        (lambda value: laid_out(read(value))) if name == "json" else read,
+        strict=strict,
+        loose=relaxed(f"{name}.loose"),
+        llm=parse_llm,
+        fromlist=parse_list,
     )
 
 
