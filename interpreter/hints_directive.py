@@ -67,7 +67,7 @@ def missing_value(directive: str, after: str) -> str:
         return f"{block_wanted(after)}: nothing follows"
     if after == WORDS.get(directive):
         return (
-            f"invalid {after} syntax: nothing follows"
+            f"invalid {after} syntax. Nothing follows"
             if after in ("when", "if")
             else f"missing content in {after} directive"
         )
@@ -87,4 +87,4 @@ _INVALID = frozenset({"VAR", "EXE", "IMPORT", "EXPORT", "FOR", "WHEN", "IF", "SH
 
 def unexpected(directive: str, what: str) -> str:
     """For a token that cannot stand in a directive, of which no more is known."""
-    return f"invalid {WORDS[directive]} syntax: unexpected {what}" if directive in _INVALID else f"unexpected {what}"
+    return f"invalid {WORDS[directive]} syntax. Unexpected {what}" if directive in _INVALID else f"unexpected {what}"

@@ -7,8 +7,13 @@ from .hints_place import KEYWORDS, VALUE_STARTS, Place, Said, described
 ARROWS = "write => before one action, [ … ] around several"
 
 
+WHEN_ARROW = "invalid when syntax: expected '=>' or '[' after the condition"
+
+
 def no_arrow(place: Place) -> str:
-    """What is missing where a loop has no body."""
+    """What is missing where a loop or a condition has nothing to do."""
+    if place.first == "WHEN" and place.head == "WHEN":
+        return WHEN_ARROW
     return (
         "missing '=>' or '[' in for directive"
         if place.first == "FOR"

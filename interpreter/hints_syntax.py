@@ -13,7 +13,7 @@ from .errors import Diagnostic
 from .hints import nearest
 from .hints_directive import block_wanted, unexpected
 from .hints_directive import missing_value as after_which_nothing
-from .hints_loops import ARROWS, head_of_loop, no_arrow
+from .hints_loops import ARROWS, WHEN_ARROW, head_of_loop, no_arrow
 from .hints_place import KEYWORDS, VALUE, VALUE_STARTS, Place, Said, described, missing_value, wanted
 from .lexer_words import LANGUAGES, STATEMENT_WORDS, Token
 from .source import Source
@@ -126,7 +126,7 @@ def _missing_at(place: Place) -> Said | None:
             return Said("habit", "for each is written for", "write for @x in @xs")
         if place.kind(-1) == "FOR":
             kind = "for" if place.first == "FOR" else "for expression"
-            return Said("missing-at", f"invalid {kind} syntax: {place.word} has no @", f"write @{place.word}")
+            return Said("missing-at", f"invalid {kind} syntax. A name needs @: {place.word}", f"write @{place.word}")
         if place.kind(-1) == "AS" and place.first == "IMPORT":
             return Said("missing-at", "import aliases must include '@'", f"write as @{place.word}")
         if not nearest(place.word, known):
@@ -284,7 +284,7 @@ def _missing_value(place: Place) -> Said | None:
         if place.first == "IF":
             told = f"invalid if syntax: {told}"
         elif place.first == "WHEN":
-            told = "invalid when syntax: expected '=>' or '[' after the condition"
+            told = WHEN_ARROW
         elif place.first == "FOR":
             told = f"{no_arrow(place)}: {told}"
         elif place.first in ("LOOP", "BOX"):
@@ -425,8 +425,10 @@ def _imports(place: Place) -> Said | None:
         told = (
             "syntax error in output: missing 'to' keyword"
             if word == "output"
-            else f"missing 'to' keyword in {word} directive"
+            else f'missing "to" keyword in {word} directive'
         )
+        if place.kind() == "END" and word == "output" and place.index == 1:
+            told = "missing content in output directive"
         return Said("missing-word", told, f'write {word} @value to "file"')
     return None
 

@@ -239,7 +239,11 @@ class Builder(ValueBuilder):
         """`output "path"`: what flows, or the document so far, to a file."""
         if not isinstance(c[0], n.Literal | n.Template):
             self.fault(
-                "syntax", span, "output does not say where to", expected=("to",), hint='write output @value to "file"'
+                "syntax",
+                span,
+                "invalid output syntax: it does not say where to",
+                expected=("to",),
+                hint='write output @value to "file"',
             )
         return n.Output(target=n.Target(path=c[0], span=c[0].span), span=span)
 

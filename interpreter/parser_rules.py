@@ -227,7 +227,12 @@ def of_loop(made: n.Loop) -> Iterator[Diagnostic]:
     for statement in made.body.body:
         if isinstance(statement, n.Return) and not isinstance(statement.value, n.Done | n.Continue):
             hint = "write done @value to end the loop, continue @value for the next round"
-            yield fault("return-in-loop", statement, "return statements are not allowed in loop blocks", hint)
+            yield fault(
+                "return-in-loop",
+                statement,
+                "return statements are not allowed in loop blocks. Use done or continue.",
+                hint,
+            )
         if isinstance(statement, n.Retry):
             yield fault(
                 "retry-in-loop", statement, "use 'continue' instead of 'retry' in loop bodies", "write continue @value"

@@ -79,7 +79,9 @@ async def import_templates(node: n.Import, env: Env) -> None:
     root = resolve(text, env)
     if node.alias is None:
         raise ImportFault(
-            "templates are imported as a namespace", span=node.span, hint='import templates from "./dir" as @t(a, b)'
+            "Templates import requires an alias with parameters.",
+            span=node.span,
+            hint='import templates from "./dir" as @t(a, b)',
         )
     if not node.parameters:
         raise ImportFault(

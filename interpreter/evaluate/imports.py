@@ -321,6 +321,12 @@ def names_guards(loaded: Module, node: n.Import, env: Env, offered: dict[str, Va
     for item in node.what:
         guard = loaded.own_guards.get(item.name)
         if guard is not None:
+            held = env.module.own_guards.setdefault(item.name, guard)
+            if held is not guard:
+                raise ImportFault(
+                    f"Guard with name {item.name} already exists", span=item.span,
+                    hint="give the one of this file another name: guards are told apart by their names",
+                )  # fmt: skip
             env.module.guards = env.module.guards | Guards(all=(guard,))
             env.module.version += 1
             offered.setdefault(item.name, NULL)

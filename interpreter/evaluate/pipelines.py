@@ -362,10 +362,10 @@ def answer(value: Value, callee: Value) -> Value:
     return Value("", value.labels) if nothing or isinstance(value.data, Undefined) else value
 
 
-async def stage_function(node: n.Node, env: Env) -> Value:
+async def stage_function(node: n.Node, env: Env, unknown: str = "Pipeline function '@{}' is not defined") -> Value:
     """The function of a stage. One that nobody defined is an error in text, too, where other unknown names stay as written."""
     try:
-        return await callee_of(node, env, "Pipeline function '@{}' is not defined")
+        return await callee_of(node, env, unknown)
     except Missing as missing:
         raise EvaluationError(missing.message, span=missing.span, code=missing.code, hint=missing.hint) from None
 

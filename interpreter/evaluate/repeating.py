@@ -86,8 +86,11 @@ async def run_while(
     state: Value, function: n.Node, limit_node: n.Node, rate: n.Node | None, env: Env, span: Span
 ) -> Value:
     """`| while(limit, rate) @f`: the function again and again, until it says `done`."""
-    from .pipelines import call_stage
+    from .pipelines import call_stage, stage_function
 
+    named = function.function if isinstance(function, n.Call) else function
+    if isinstance(named, n.Variable):
+        await stage_function(named, env, "While processor '@{}' is not defined")
     limit = await loop_limit(limit_node, env, "while")
     limit = env.run.limits.iterations if limit is None else limit
     pace = await seconds_of(rate, env, "while pacing")

@@ -16,6 +16,7 @@ from .commands import run_node
 from .core import Env, evaluate, handles
 from .functions import CALLABLES, Function
 from .guarding import guard_choice
+from .lookup import callee_of
 from .observing import observes
 
 
@@ -48,7 +49,8 @@ async def run(node: n.Run, env: Env) -> Value:
         return await with_(value, env, stated=stated.stated)
     if isinstance(value, n.Call):
         return await call_with(value, env, (), stated)
-    result = await evaluate(value, env)
+    missing = "Executable variable not found: {}"
+    result = await (callee_of(value, env, missing) if isinstance(value, n.Variable) else evaluate(value, env))
     if isinstance(result.data, CALLABLES):  # `run @task` without parentheses
         return await invoke(result, [], env, node.span, options=stated)
     if isinstance(value, n.Variable):

@@ -109,7 +109,7 @@ FAULTS = [
     ("output @x to @path\n             ^", "unquoted-target", 'write "@path"'),
     ("append @x to @dir/f.txt\n             ^", "unquoted-target", 'write "@dir/f.txt"'),
     ("exe @f()\n        ^", "missing-equals", "Expected '=' after parameters"),
-    ("append @x\n         ^", "missing-word", "missing 'to' keyword in append directive"),
+    ("append @x\n         ^", "missing-word", 'missing "to" keyword in append directive'),
     ("for @x\n      ^", "syntax", "invalid for syntax"),
     ("env @c\nenv\n   ^", "missing-value", "env requires a block"),
     ("var @x = { a: 1 b: 2 }\n                ^^", "missing-comma", "separate entries with commas"),

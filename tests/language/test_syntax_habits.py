@@ -82,7 +82,7 @@ HABITS = [
     ("import { @a } from ./x.mld\n                   ^", "unexpected-character", 'write "./x.mld"'),
     ("export @a\n       ^", "habit", "write export { @a }"),
     ('output @x into "f.txt"\n          ^', "habit", "into is written to"),
-    ('append @x "f.txt"\n          ^', "missing-word", "missing 'to' keyword in append directive"),
+    ('append @x "f.txt"\n          ^', "missing-word", 'missing "to" keyword in append directive'),
     ("guard @g before secret = [ * => allow ]\n                             ^", "missing-when", "write = when [ … ]"),
     ("guard @g = when [ * => allow ]\n         ^", "missing-filter", "before LABEL"),
     ("guard @g before secret = when [ * => permit ]\n                                     ^", "habit", "write allow"),
