@@ -341,7 +341,7 @@ class TextLexer(BaseLexer):
         content = self.text[at + 1 : close].strip()
         if not content:
             return "placeholder"
-        if content.startswith(("!", "<")) or _HTML.match(content):
+        if content.startswith(("!", "<")) or content.endswith("\\") or _HTML.match(content):
             return ""
         bare = re.sub(r"\\[@.*]|@@", "", content)
         if '"' in bare and not content.startswith('"') and (quote == '"' or "#" not in bare):

@@ -22,7 +22,7 @@ from .denials import handles_denial, run_denied
 from .expressions import conditional, defined, written
 from .functions import CALLABLES, BuiltIn, Function, ToolFunction
 from .lookup import Missing, callee_of, get_field, lenient, projecting
-from .methods import call_method, find_method, is_method, suggestion
+from .methods import TYPE_CHECKS, call_method, find_method, is_method, suggestion
 from .scope import Scope
 
 
@@ -71,10 +71,10 @@ async def method_or_member(function: n.Field, node: n.Call, env: Env) -> Any:
     name = function.name
     if projecting(function.target):
         return await evaluate(function.target, env), name
-    if name in ("isDefined", "isNull") or function.optional:
+    if name in TYPE_CHECKS or function.optional:
         target = await lenient(function.target, env)
         if isinstance(target.data, Undefined) or target.data is None:
-            if name in ("isDefined", "isNull"):
+            if name in TYPE_CHECKS:
                 return target, name
             if function.optional:
                 return target, "isDefined"

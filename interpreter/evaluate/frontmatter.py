@@ -22,16 +22,32 @@ def read(text: str) -> tuple[Any, str]:
     try:
         return parse_yaml(match.group(1)), text[match.end() :]
     except ValueError as error:
-        hint = "what stands between the lines `---` at the top of a file is YAML"
-        raise EvaluationError(f"Invalid YAML frontmatter: {error}", code="not-yaml", hint=hint) from None
+        raise invalid(error) from None
 
 
-def parse_yaml(text: str) -> Any:
+def read_own(text: str) -> Any:
+    """What a script says of itself at its top, given without the lines `---`. Every scalar is text, as it is written: `1.10`
+    is a version. Errors: `EvaluationError` if it is no YAML.
+    """
+    import yaml
+
+    try:
+        return parse_yaml(text, getattr(yaml, "CBaseLoader", yaml.BaseLoader))
+    except ValueError as error:
+        raise invalid(error) from None
+
+
+def invalid(error: ValueError) -> EvaluationError:
+    hint = "what stands between the lines `---` at the top of a file is YAML"
+    return EvaluationError(f"Invalid YAML frontmatter: {error}", code="not-yaml", hint=hint)
+
+
+def parse_yaml(text: str, loader: Any = None) -> Any:
     """Data of a YAML text. Errors: `ValueError`."""
     import yaml  # only scripts with YAML pay for it
 
     try:
-        return _Copy(limit=MOST_PARTS).of(yaml.load(text, Loader=_loader()), 0)
+        return _Copy(limit=MOST_PARTS).of(yaml.load(text, Loader=loader or _loader()), 0)
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from None
 

@@ -23,7 +23,7 @@ from interpreter.values import NULL, Value, record
 
 from .core import Env, absent, at, handles
 from .declarations import PolicyValue
-from .frontmatter import read as read_frontmatter
+from .frontmatter import read_own
 from .metadata import FileInfo
 from .modules import Module
 from .paths import is_url, resolve, shown
@@ -449,7 +449,7 @@ def new_module(path: Path | None, name: str, source: Source, env: Env) -> Module
     document = parse_or_raise(source, mode)
     frontmatter = None
     if document.frontmatter is not None:
-        frontmatter = read_frontmatter(f"---\n{document.frontmatter.text}\n---\n")[0]
+        frontmatter = read_own(document.frontmatter.text)
     return Module(
         path=path, name=name, directory=path.parent if path is not None else env.module.directory, document=document,
         frontmatter=frontmatter,

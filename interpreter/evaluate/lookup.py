@@ -221,6 +221,8 @@ def get_field(target: Value, name: str, env: Env) -> Value:
                 f'Cannot access field "{name}" on JSON string. Parse with | @parse first', code="field-on-text",
                 hint="`var @data = @text | @parse`",
             )  # fmt: skip
+        if name in ("text", "data"):  # what a function or a pipeline gave, as a text
+            return target
     info = target.meta.get("file") if target.meta else None
     if info is not None and name in metadata.FILE_FIELDS:
         return Value(info.field(name), target.labels)

@@ -394,9 +394,13 @@ ANY: dict[str, Method] = {
     "isString": _is(str),
     "isNumber": _is((int, float), not_bool=True),
     "isBoolean": _is(bool),
-    "isNull": lambda t, a: boolean(t.data is None or isinstance(t.data, Undefined)),
+    "isNull": lambda t, a: boolean(t.data is None),
     "isDefined": lambda t, a: boolean(t.data is not None and not isinstance(t.data, Undefined)),
 }
+
+
+TYPE_CHECKS = frozenset(ANY)
+"""What may be asked about anything, also about what is not there: that is of no type, and not null either."""
 
 
 def _quantified(name: str) -> Method:

@@ -156,7 +156,7 @@ RESERVED: dict[str, Callable[[Env], Value | None]] = {
     "base": _root,
     "now": now,
     "time": now,
-    "fm": lambda env: Value(env.module.frontmatter if env.module.frontmatter is not None else {}),
+    "fm": lambda env: Value(env.module.frontmatter) if env.module.frontmatter is not None else None,
     "p": lambda env: env.mx.get("pipeline"),
     "pipeline": lambda env: env.mx.get("pipeline"),
     "frontmatter": lambda env: Value(env.module.frontmatter) if env.module.frontmatter is not None else None,

@@ -20,7 +20,7 @@ from interpreter.values import NULL, Value
 
 from .authority import Authority
 from .core import Env, Limits, LoopContinue, LoopDone, RetryAsked, Returned, Run, Signal, Skipped, at
-from .frontmatter import read as read_frontmatter
+from .frontmatter import read_own
 from .modules import Module
 from .statements import execute
 
@@ -102,7 +102,7 @@ def make_env(source: Source, path: Path | None, document: n.Document | None, por
         run.variables[name] = Value(given)
     frontmatter = None
     if document is not None and document.frontmatter is not None:
-        frontmatter = read_frontmatter(f"---\n{document.frontmatter.text}\n---\n")[0]
+        frontmatter = read_own(document.frontmatter.text)
     module = Module(
         path=path, name=source.name, directory=path.parent if path is not None else directory, document=document,
         frontmatter=frontmatter,

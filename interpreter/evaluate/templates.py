@@ -12,7 +12,7 @@ from interpreter.values import Undefined, Value, truthy, type_name
 
 from .core import Env, evaluate, handles
 from .functions import BuiltIn, settled
-from .lookup import Missing
+from .lookup import Missing, lenient
 
 
 class Builder:
@@ -64,6 +64,11 @@ async def part_value(part: n.Node, env: Env) -> Value:
         return Value("<>")  # outside `as`, these are two characters
     if isinstance(part, n.FileLoad):
         return await file_part(part, env)
+    if isinstance(root(part), n.Placeholder):
+        value = await lenient(part, env)
+        return (
+            Value("", value.labels) if isinstance(value.data, Undefined) else value
+        )  # not every file has such a field
     try:
         value = await evaluate(part, env)
     except Missing as missing:
