@@ -138,7 +138,7 @@ def text(value: Any) -> str:
     found = scalar_text(data)
     if found is not None:
         return found
-    if isinstance(data, list) and (between := _between_files(value)) is not None:
+    if isinstance(data, list) and (between := between_files(value)) is not None:
         return joined(data, between)
     if not isinstance(data, list | dict):
         own = getattr(data, "shown", None)
@@ -147,7 +147,7 @@ def text(value: Any) -> str:
     return to_json(data)
 
 
-def _between_files(value: Any) -> str | None:
+def between_files(value: Any) -> str | None:
     """What stands between the texts of a list that a glob loaded; None for other lists."""
     return value.meta.get("between") if isinstance(value, Value) and value.meta is not None else None
 
@@ -175,7 +175,7 @@ def display(value: Any) -> str:
     found = scalar_text(data)
     if found is not None:
         return found
-    if isinstance(data, list) and (between := _between_files(value)) is not None:
+    if isinstance(data, list) and (between := between_files(value)) is not None:
         return joined(data, between)
     if not isinstance(data, list | dict):
         own = getattr(data, "displayed", None) or getattr(data, "shown", None)

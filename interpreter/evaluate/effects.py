@@ -142,7 +142,9 @@ async def write_target(value: Value, node: n.Output | n.Append, env: Env, *, flo
 
 
 def formatted(value: Value, form: str | None, suffix: str, flowing: bool = False) -> str:
-    """The text of a value in the form that was asked for: data is JSON for reading, what was read from text is that text."""
+    """The text of a value in the form that was asked for: data is JSON for reading; what was read from text, or from several
+    files, is that text.
+    """
     if form in ("json", "yaml", "yml"):
         data = vt.to_plain(vt.structured(value))
         if isinstance(data, str):
@@ -152,9 +154,8 @@ def formatted(value: Value, form: str | None, suffix: str, flowing: bool = False
         return "".join(vt.to_json(item) + "\n" for item in value.data)
     if flowing:
         return flowing_text(value, apart=False)
-    return (
-        vt.to_json(value, pretty=True) if isinstance(value.data, list | dict) and value.text is None else vt.text(value)
-    )
+    written = value.text is not None or (suffix != ".json" and vt.between_files(value) is not None)
+    return vt.to_json(value, pretty=True) if isinstance(value.data, list | dict) and not written else vt.text(value)
 
 
 def as_yaml(plain: Any) -> str:

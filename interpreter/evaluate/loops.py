@@ -94,8 +94,8 @@ def bind(node: n.For, key: Value, item: Value, is_object: bool) -> dict[str, Val
     names = {node.variable: item}
     if node.key is not None:
         names[node.key] = key
-    elif is_object:
-        names[f"{node.variable}_key"] = key
+    else:
+        names[f"{node.variable}_key"] = key if is_object else Value(str(key.data))
     if node.path:
         for step in node.path:
             if not isinstance(item.data, dict) or step not in item.data:
