@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Raw
 
 from images.sidecar import jsonrpc
+from images.sidecar.backoff import BackOff
 from images.sidecar.handshake import envelope, greet
 from images.sidecar.process import Events, Ignored, Process, ServerError
 from images.sidecar.remembered import Offers, situation
@@ -48,6 +49,7 @@ class Member:
         self._loop = asyncio.get_running_loop()
         self._starting: asyncio.Task[Process] | None = None
         self._started = 0.0
+        self._back_off = BackOff(self._loop.time)
         self._lists: dict[Kind, asyncio.Task[list[bytes]]] = {}
         self._sizes: dict[Kind, int] = {}
         self._held = upstream.budget.open(upstream.name, self._shed)
@@ -95,6 +97,9 @@ class Member:
 
     async def _start(self, events: Events) -> Process:
         try:
+            # Whose starts fail waits for itself alone: its session may be the reason.
+            known = self._started or self._back_off.failures
+            await self.upstream.hold_off(self._back_off.until if known else self.upstream.newcomers.until)
             process = await (self._start_modern(events) if self._modern else self._start_own(events))
         except ServerError as e:
             self.trouble = str(e)
@@ -139,12 +144,17 @@ class Member:
         except ServerError as e:
             process.close()
             error = ServerError(jsonrpc.SERVER_LOST, f"server {self.name} did not start: {e}")
-            health.failed(str(error), self.upstream.failed(0.0))
+            health.failed(str(error), self._failed(0.0))
             raise error from e
         except asyncio.CancelledError:
             health.abandoned()
             raise
         health.started(process, self._loop.time() - began)
+
+    def _failed(self, alive: float) -> float:
+        """A process ended by itself after that many seconds. Until when the next start waits."""
+        self.upstream.newcomers.failed(alive)
+        return self._back_off.failed(alive)
 
     def _restore(self, process: Process) -> None:
         """Tells a woken process what its predecessor knew."""
@@ -187,7 +197,7 @@ class Member:
         if process is self.process:
             self.process = None
             now = self._loop.time()
-            wait = now if process is self.upstream.stateless else self.upstream.failed(now - self._started)
+            wait = now if process is self.upstream.stateless else self._failed(now - self._started)
             self.trouble = f"server {self.name} ended by itself; it is started again at the next call"
             self.upstream.health.exited(process, self.trouble, wait)
 

@@ -1,4 +1,4 @@
-"""One declared server: how a process of it is reached, and how long to wait after it failed.
+"""One declared server: how a process of it is reached.
 
 Through a link, the server's bridge dials our socket and keeps one connection spare; the first byte we write turns it
 into a process. A `command` is a child of ours, for benchmarks and conformance runs.
@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from images.sidecar.backoff import BackOff
 from images.sidecar.budget import Budget
 from images.sidecar.child import Child, started
 from images.sidecar.health import Health
@@ -31,8 +32,7 @@ if TYPE_CHECKING:
     """Makes what gets the tokens of a server that wants them."""
 
 _SPARES = 64
-_BACK_OFF, _BACK_OFF_MAX = 0.2, 30.0
-_STABLE_SECONDS = 30.0
+NEWCOMER_SECONDS = 1.0
 _GRACE = 2.0
 
 
@@ -84,8 +84,9 @@ class Upstream:
         # One whose lists are known from an earlier run starts when it is used, not before.
         self._warm = bool(spec.remembered)
         self.told = Told(spec.name, audit.emit) if spec.remembered is not None else None
-        self._failures = 0
-        self._not_before = 0.0
+        self.newcomers = BackOff(self._loop.time, NEWCOMER_SECONDS)
+        """How long cohorts wait with their first start after others have failed: whoever comes again and again with new
+        sessions does not have us start processes all the time, and whoever comes beside them waits no longer than this."""
         self._first: Child | None = None
         self._remotes: list[Remote] = []
         self._children: set[asyncio.Task[None]] = set()
@@ -120,19 +121,22 @@ class Upstream:
         self._listening.setblocking(False)
         self._loop.add_reader(self._listening, self._accept)
 
-    async def start(self, events: Events) -> Process:
-        """A process that nobody spoke to yet. Raises ServerError when there is none in time."""
-        wait = self._not_before - self._loop.time()
+    async def hold_off(self, until: float) -> None:
+        """Waits for that time, before which no start is to be made. Raises ServerError where that takes too long."""
+        wait = until - self._loop.time()
         if wait > self._lifecycle.startup_timeout:
             raise ServerError(SERVER_LOST, f"server {self.name} keeps failing; the next attempt is in {wait:.0f} s")
         if wait > 0:
             await asyncio.sleep(wait)
+
+    async def start(self, events: Events) -> Process:
+        """A process that nobody spoke to yet. Raises ServerError when there is none in time."""
         process = Process(self.name, events, self._lifecycle)
         self.health.starting()
         try:
             await self._connect(process)
         except ServerError as e:
-            self.health.failed(str(e), self._not_before)
+            self.health.failed(str(e), self._loop.time())
             raise
         except asyncio.CancelledError:
             self.health.abandoned()
@@ -147,12 +151,6 @@ class Upstream:
         else:
             sock = await self._spare()
             self._wire(process, sock.fileno(), sock.fileno(), lambda: self._hang_up(sock))
-
-    def failed(self, alive: float) -> float:
-        """A process ended by itself after that many seconds: the next start waits, longer each time. Until when."""
-        self._failures = 1 if alive > _STABLE_SECONDS else self._failures + 1
-        self._not_before = self._loop.time() + min(_BACK_OFF_MAX, _BACK_OFF * 2 ** (min(self._failures, 16) - 1))
-        return self._not_before
 
     async def close(self) -> None:
         """Stops listening, drops the spares, and waits for children to end."""
