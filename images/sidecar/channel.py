@@ -135,7 +135,9 @@ class Channel:
                 self._reception.router.dispatch(session, self._exchange(spelt), method, message.params)
         elif self._stateless is not None and self._stateless.meant({}, message):
             lane = self._lane(spelt, endless=method == "subscriptions/listen")
-            self._stateless.dispatch(StatelessExchange(lane, spelt, method, lane.stream, None), method, message.params)
+            self._stateless.dispatch(
+                StatelessExchange.of(lane, spelt, method, lane.stream, None), method, message.params
+            )
         elif method == "initialize":
             exchange = self._exchange(spelt)
             self.session = self._reception.open(exchange, message, self._transport, self._stream)

@@ -275,7 +275,7 @@ class Connection:
 
     def answer(self, status: int, parts: Buffers, content_type: bytes = JSON, extra: bytes = b"") -> None:
         """Writes one whole answer."""
-        length = sum(map(len, parts))
+        length = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
         if status == 200 and self._keep and content_type is JSON and not extra:
             head = json_head(length)
         else:

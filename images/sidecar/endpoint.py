@@ -151,8 +151,12 @@ class Endpoint:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
             return
+        seat = self._seats.get(head)
         try:
-            self._serve(connection, head, body)
+            if seat is not None and not seat.session.closed:
+                self._ask(connection, head, body, seat)
+            else:
+                self._serve(connection, head, body)
         except Exception as e:
             self._lost(connection, e)
 
@@ -170,10 +174,7 @@ class Endpoint:
         connection.close()
 
     def _serve(self, connection: Connection, head: Head, body: bytes) -> None:
-        seat = self._seats.get(head)
-        if seat is not None and not seat.session.closed:
-            self._ask(connection, head, body, seat)
-            return
+        """A request with a head that nobody has been let in with yet."""
         if (refusal := self._refusal(head)) is not None:
             status, reason = refusal
             extra = b'WWW-Authenticate: Bearer realm="mlld"\r\n' if status == 401 else b""
@@ -227,7 +228,7 @@ class Endpoint:
         if seat is None and method is not None and self.stateless.meant(head.headers, message):
             if spelt:
                 opens = _events if head.takes_stream else None
-                asked = StatelessExchange(connection, spelt, method, opens, head.headers)
+                asked = StatelessExchange.of(connection, spelt, method, opens, head.headers)
                 self.stateless.dispatch(asked, method, message.params)
             else:
                 connection.answer(202, (), b"")  # this era has no notifications that mean anything here
@@ -251,8 +252,7 @@ class Endpoint:
             connection.answer(202, (), b"")
         else:
             opens = session.open_stream if head.takes_stream else None
-            exchange = Exchange(connection, spelt, opens, prime=session.primed)
-            exchange.carrier = seat.carrier
+            exchange = Exchange(connection, spelt, opens, seat.carrier, session.primed)
             if head.prefers_stream:
                 exchange.commit()
             self.reception.router.dispatch(session, exchange, method, message.params)

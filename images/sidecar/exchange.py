@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from images.sidecar import jsonrpc
 from images.sidecar.budget import NO_ROOM, Held
@@ -44,37 +44,29 @@ OpenStream = Callable[[], AnswerStream]
 _NO_STATUSES: Mapping[int, int] = {}
 
 
-class Exchange:
+class Exchange(Struct, eq=False):
     """What an answer needs to find its way back. Answered once; whatever comes after that is ignored."""
 
-    __slots__ = (
-        "_connection", "_headers", "_open_stream", "_prime", "_statuses",
-        "answered", "carrier", "held", "id", "receipt", "stream", "task", "unknown_resource",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        connection: Way,
-        spelt_id: bytes,
-        open_stream: OpenStream | None,
-        *,
-        prime: bool = False,
-        statuses: Mapping[int, int] = _NO_STATUSES,
-    ) -> None:
-        self._connection, self._open_stream, self._prime, self._statuses = connection, open_stream, prime, statuses
-        self._headers = b""
-        self.id = spelt_id
-        self.stream: AnswerStream | None = None
-        self.task: asyncio.Task[None] | None = None
-        """The slow path that works on the request, kept from the garbage collector."""
-        self.answered = False
-        self.carrier: Trace | None = None
-        """The trace of the HTTP request, for a message that names none itself."""
-        self.receipt: Receipt | None = None
-        """Tells the record of the request with its answer, unless a relay has taken it and tells of the call."""
-        self.unknown_resource = jsonrpc.RESOURCE_NOT_FOUND
-        self.held: Held | None = None
-        """The account of a large request, which is kept until it is answered."""
+    _connection: Way
+    id: bytes
+    """As it was spelt."""
+    _open_stream: OpenStream | None
+    carrier: Trace | None = None
+    """The trace of the HTTP request, for a message that names none itself."""
+    prime: bool = False
+    """Whether a stream begins with an empty event, to come back after."""
+    statuses: Mapping[int, int] = _NO_STATUSES
+    """HTTP statuses of errors, by their code."""
+    _headers: bytes = b""
+    stream: AnswerStream | None = None
+    task: asyncio.Task[None] | None = None
+    """The slow path that works on the request, kept from the garbage collector."""
+    answered: bool = False
+    receipt: Receipt | None = None
+    """Tells the record of the request with its answer, unless a relay has taken it and tells of the call."""
+    unknown_resource: int = jsonrpc.RESOURCE_NOT_FOUND
+    held: Held | None = None
+    """The account of a large request, which is kept until it is answered."""
 
     def verify(self, schema: bytes, fields: RawMap) -> None:
         """Holds what else the request carried against the tool's schema; raises Malformed."""
@@ -101,20 +93,23 @@ class Exchange:
         self._answered()
         if self.receipt is not None:
             self.receipt.answered(sum(map(len, parts)))
-        head = b'{"jsonrpc":"2.0","id":%s,"result":' % self.id
+        if len(parts) == 1:
+            whole: Buffers = (b'{"jsonrpc":"2.0","id":%s,"result":%s}' % (self.id, parts[0]),)
+        else:
+            whole = (b'{"jsonrpc":"2.0","id":%s,"result":' % self.id, *parts, b"}")
         if self.stream is not None:
-            self.stream.send(jsonrpc.as_text(b"".join((head, *parts, b"}"))))
+            self.stream.send(jsonrpc.as_text(b"".join(whole)))
             self.stream.finish()
         else:
-            self._connection.answer(200, (head, *parts, b"}"), extra=self._headers)
+            self._connection.answer(200, whole, extra=self._headers)
 
     def error(self, code: int, message: str, data: Any = None) -> None:
         """The answer: an error."""
-        self.reply(jsonrpc.failure(self.id, code, message, data), self._statuses.get(code, 200))
+        self.reply(jsonrpc.failure(self.id, code, message, data), self.statuses.get(code, 200))
 
     def failed(self, error: Raw) -> None:
         """The answer: a server's error as it is."""
-        status = self._statuses.get(jsonrpc.error_of(error).code, 200) if self._statuses else 200
+        status = self.statuses.get(jsonrpc.error_of(error).code, 200) if self.statuses else 200
         self.reply(b'{"jsonrpc":"2.0","id":%s,"error":%s}' % (self.id, bytes(error) or b"{}"), status)
 
     def reply(self, message: bytes, status: int = 200) -> None:
@@ -139,12 +134,12 @@ class Exchange:
         """Turns the answer into a stream, if the client can read one."""
         if self.stream is None and not self.answered and self._open_stream is not None and not self._connection.closed:
             self.stream = self._open_stream()
-            self.stream.attach(self._connection, prime=self._prime, extra=self._headers)
+            self.stream.attach(self._connection, prime=self.prime, extra=self._headers)
         return self.stream
 
     def pause(self) -> None:
         """Lets the client go, to come back for the rest, if it knows how to."""
-        if self._prime and self.commit() is not None and self.stream is not None:
+        if self.prime and self.commit() is not None and self.stream is not None:
             self.stream.pause()
 
     def with_headers(self, lines: bytes) -> None:

@@ -28,6 +28,7 @@ OURS = "dev.mlld/"
 """Prefix of the `_meta` keys that only the sidecar writes: a peer's are dropped at this hop."""
 
 MAX_BATCH = 64
+_CR, _LF = b"\r\n"  # looked for as numbers: `b"\n" in message` takes ten times as long where it is short
 _CHECKED = 128 << 10
 # What an object costs is for its keys to say and not for its bytes: ten megabytes of small ones are two hundred in memory.
 _MOST_MEMBERS, _MOST_KEYS, _UNCOUNTED = 1024, 200_000, 2 << 20
@@ -176,8 +177,10 @@ def is_id(spelt: bytes) -> bool:
 def members(part: Raw | bytes) -> RawMap:
     """The first level of an object; a key given twice keeps its last value. Absent is empty."""
     try:
-        fields = _raw_map.decode(part) if len(memoryview(part)) else {}
+        fields = _raw_map.decode(part)
     except (msgspec.DecodeError, UnicodeDecodeError):
+        if not bytes(part):
+            return {}
         raise Malformed(INVALID_PARAMS, "Invalid params: an object is expected") from None
     if len(fields) > _MOST_MEMBERS:
         raise Malformed(INVALID_PARAMS, f"Invalid params: an object has more than {_MOST_MEMBERS} members")
@@ -202,11 +205,11 @@ def error_of(part: Raw) -> ErrorObject:
         return ErrorObject(message="the server sent an error that is not an error object", data=part)
 
 
-def request(spelt_id: bytes | int, method: str, params: bytes) -> bytes:
+def request(number: int, method: str, params: bytes) -> bytes:
     """A request, without a line end."""
-    spelt = b"%d" % spelt_id if isinstance(spelt_id, int) else spelt_id
-    tail = b',"params":%s}' % params if params else b"}"
-    return b'{"jsonrpc":"2.0","id":%s,"method":%s%s' % (spelt, encode(method), tail)
+    if not params:
+        return b'{"jsonrpc":"2.0","id":%d,"method":%s}' % (number, encode(method))
+    return b'{"jsonrpc":"2.0","id":%d,"method":%s,"params":%s}' % (number, encode(method), params)
 
 
 def notification(method: str, params: bytes = b"") -> bytes:
@@ -250,6 +253,6 @@ def as_text(message: bytes) -> bytes:
 
 def one_line(message: bytes) -> bytes:
     """The message without line ends: JSON allows them between tokens, where they would end a line or an SSE field."""
-    if b"\r" in message or b"\n" in message:
+    if _CR in message or _LF in message:
         return message.replace(b"\r", b" ").replace(b"\n", b" ")
     return message

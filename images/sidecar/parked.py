@@ -52,15 +52,21 @@ class Question(msgspec.Struct, eq=False):
         self.decline(jsonrpc.TIMED_OUT, reason)
 
 
+class _Nowhere:
+    """The way of an answer that nobody waits for at present. Implements `exchange.Way`."""
+
+    closed = True
+    on_gone: Callable[[], None] | None = None
+
+    def answer(self, status: int, parts: Buffers, *, extra: bytes = b"") -> None: ...
+
+
 class Waiting(Exchange):
     """Stands where the exchange of a parked call was, and keeps the outcome until the agent comes back for it."""
 
-    def __init__(self) -> None:
-        self.id, self.stream, self.task, self.answered = b"null", None, None, False
-        self.receipt = self.held = None
-        self.outcome: Callable[[Exchange], None] | None = None
-        self.size = 0
-        """Of the outcome."""
+    outcome: Callable[[Exchange], None] | None = None
+    size: int = 0
+    """Of the outcome."""
 
     @property
     def can_stream(self) -> bool:
@@ -180,7 +186,7 @@ class Parking:
             question.handed_out = True
             params = {"params": Raw(question.params)} if question.params else {}
             requests[key] = {"method": question.method, **params}
-        exchange, parked.relay.exchange = parked.relay.exchange, Waiting()
+        exchange, parked.relay.exchange = parked.relay.exchange, Waiting(_Nowhere(), b"null", None)
         body = {"resultType": "input_required", "inputRequests": requests, "requestState": self._ticket(number)}
         exchange.result((jsonrpc.encode(body),))
 

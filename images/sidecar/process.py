@@ -9,7 +9,7 @@ from collections import deque
 from time import monotonic
 from typing import Any, Protocol
 
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from images.sidecar import jsonrpc
 from images.sidecar.budget import NO_ROOM
@@ -128,18 +128,17 @@ class Ignored:
     def on_paused(self) -> None: ...
 
 
-class _Slot:
-    """A request that was sent or waits to be. `message` is what is not sent yet."""
+class _Slot(Struct, eq=False):
+    """A request that was sent or waits to be."""
 
-    __slots__ = ("began", "deadline", "last", "message", "pending", "stands")
-
-    def __init__(
-        self, pending: Pending, message: bytes, began: float, deadline: float, last: float, *, stands: bool = False
-    ) -> None:
-        self.pending, self.message = pending, message
-        self.began, self.deadline, self.last = began, deadline, last
-        self.stands = stands
-        """Whether it is meant to stay open, so that it takes no place and no time."""
+    pending: Pending
+    message: bytes
+    """What is not sent yet."""
+    began: float
+    deadline: float
+    last: float
+    stands: bool = False
+    """Whether it is meant to stay open, so that it takes no place and no time."""
 
 
 class Process:
@@ -294,7 +293,7 @@ class Process:
 
     # --- in
 
-    def on_line(self, line: memoryview) -> None:
+    def on_line(self, line: memoryview | bytes) -> None:
         try:
             self._heard(jsonrpc.split_reply(line), len(line))
         except jsonrpc.Malformed as e:

@@ -10,34 +10,33 @@ import time
 from time import monotonic
 from typing import Any
 
-from msgspec import Raw
+from msgspec import Raw, Struct, field
 
 from images.sidecar import jsonrpc
 from images.sidecar.seams import Audit
 from images.sidecar.trace import Trace, new_span_id, of_meta
 
 _REFUSED = frozenset((jsonrpc.PARSE_ERROR, jsonrpc.INVALID_REQUEST, jsonrpc.METHOD_NOT_FOUND, jsonrpc.INVALID_PARAMS))
-_LONGEST_METHOD, _LONGEST_NAME, _LONGEST_ERROR = 128, 256, 512
+LONGEST_METHOD = 128
+_LONGEST_NAME, _LONGEST_ERROR = 256, 512
 
 
-class Receipt:
+class Receipt(Struct, eq=False):
     """What the record gets to know of a request beside its outcome. The request's span is ours: its id is made here."""
 
-    __slots__ = (
-        "_audit", "_began", "_denied",
-        "bytes_in", "id", "method", "session", "span_id", "trace", "withheld",
-    )  # fmt: skip
-
-    def __init__(self, audit: Audit, id: int, session: str, method: str, size: int, trace: Trace) -> None:
-        self._audit = audit
-        self._began = monotonic()
-        self._denied: dict[str, Any] | None = None
-        self.id, self.session, self.method, self.bytes_in = id, session, method[:_LONGEST_METHOD], size
-        self.trace = trace
-        """Where the request stands: the agent's span, or the run's."""
-        self.span_id = new_span_id()
-        self.withheld = 0
-        """How much a rule or a guard took out of the answer."""
+    _audit: Audit
+    id: int
+    session: str
+    method: str
+    """At most `LONGEST_METHOD` characters of it."""
+    bytes_in: int
+    trace: Trace
+    """Where the request stands: the agent's span, or the run's."""
+    span_id: str = field(default_factory=new_span_id)
+    withheld: int = 0
+    """How much a rule or a guard took out of the answer."""
+    _began: float = field(default_factory=monotonic)
+    _denied: dict[str, Any] | None = None
 
     def located(self, meta: Raw) -> None:
         """The `_meta` may say where the request stands, more precisely than its connection. Raises Malformed."""

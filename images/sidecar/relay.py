@@ -12,7 +12,7 @@ import re
 from typing import Any, Protocol
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from images.sidecar import jsonrpc
 from images.sidecar.budget import NO_ROOM, Budget
@@ -28,6 +28,7 @@ from images.sidecar.seams import Audit, Call, Guarding, Verdict
 from images.sidecar.trace import PARENT, STATE, RunTrace
 
 _AUDITED_ARGUMENTS, _AUDITED_RESULT = 4096, 2048
+_SMALL = 16 << 10
 _TEXT_OF_RESULT = re.compile(rb'"text"\s*:\s*"((?:[^"\\]|\\.)*)', re.DOTALL)
 _ENVELOPE = frozenset(META + key for key in ("protocolVersion", "clientCapabilities", "clientInfo", "logLevel"))
 _keys: dict[str, bytes] = {}
@@ -35,7 +36,7 @@ _MARKED = frozenset(("tools/call", "resources/read", "prompts/get", "tasks/resul
 """Methods whose results are content, and carry labels."""
 
 
-class Judges(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+class Judges(Struct, frozen=True, kw_only=True, eq=False):
     """Who is asked and told about each call."""
 
     guarding: Guarding
@@ -67,38 +68,40 @@ class Caller(Protocol):
         ...
 
 
-class Relay:
-    """Implements `process.Pending` for a request that came from an agent."""
+class Relay(Struct, eq=False):
+    """Implements `process.Pending` for a request that came from an agent. Use: `of`."""
 
-    __slots__ = (
-        "_arguments", "_caller", "_error", "_judges", "_progress", "_receipt", "_token", "_verdict", "_withheld",
-        "delivered", "entry", "exchange", "fields", "id", "method", "process", "round",
-    )  # fmt: skip
+    _judges: Judges
+    exchange: Exchange
+    entry: Entry
+    method: str
+    _caller: Caller
+    _receipt: Receipt
+    id: int
+    delivered: frozenset[str] = frozenset()
+    """Labels of what the agent got to see of the server: none for a call that was denied or lost."""
+    process: Process | None = None
+    round: int = 0
+    """How often the server wanted to know something first."""
+    fields: RawMap = {}
+    """The params as they were sent, without what was added on the way."""
+    _arguments: bytes | None = None
+    _error: int | None = None
+    _token: Raw | None = None
+    _verdict: Verdict | None = None
+    _withheld: int = 0
+    _progress: asyncio.Task[None] | None = None
 
-    def __init__(self, judges: Judges, exchange: Exchange, entry: Entry, method: str, caller: Caller) -> None:
-        self._judges, self._caller = judges, caller
-        self.exchange = exchange
-        self.entry, self.method = entry, method
-        assert exchange.receipt is not None
-        self._receipt: Receipt = exchange.receipt
-        exchange.receipt = None  # the call is told by us, when it ends
-        self._arguments: bytes | None = None
-        self._error: int | None = None
-        self._token: Raw | None = None
-        self._verdict: Verdict | None = None
-        self._withheld = 0
-        self._progress: asyncio.Task[None] | None = None
-        self.delivered: frozenset[str] = frozenset()
-        """Labels of what the agent got to see of the server: none for a call that was denied or lost."""
-        self.id = self._receipt.id
-        self.process: Process | None = None
-        self.round = 0
-        """How often the server wanted to know something first."""
-        self.fields: RawMap = {}
-        """The params as they were sent, without what was added on the way."""
-        caller.began(self)
+    @classmethod
+    def of(cls, judges: Judges, exchange: Exchange, entry: Entry, method: str, caller: Caller) -> Relay:
+        """The one of an exchange, which it takes the receipt of: the call is told by it, when it ends."""
+        receipt, exchange.receipt = exchange.receipt, None
+        assert receipt is not None
+        relay = cls(judges, exchange, entry, method, caller, receipt, receipt.id)
+        caller.began(relay)
         if exchange.held is not None:
-            exchange.held.shed = self.shed
+            exchange.held.shed = relay.shed
+        return relay
 
     # --- out
 
@@ -278,7 +281,7 @@ class Relay:
         is_error = "isError" in result and bytes(result["isError"]) == b"true"
         content = result.get("content")
         sample = bytes(memoryview(content)[:_AUDITED_RESULT]) if content is not None else b""
-        self.exchange.result(result_parts(result, extra))
+        self.exchange.result((result_whole if size <= _SMALL else result_parts)(result, extra))
         self._audit(size, is_error=is_error, result=sample)
 
     async def _judge_result(self, result: RawMap, size: int) -> None:
@@ -365,6 +368,17 @@ def _sample(fields: RawMap) -> bytes | None:
     """The arguments for the record, on one line; one byte over what it keeps tells it that there was more."""
     arguments = fields.get("arguments")
     return None if arguments is None else jsonrpc.one_line(bytes(memoryview(arguments)[: _AUDITED_ARGUMENTS + 1]))
+
+
+def result_whole(result: RawMap, extra: bytes) -> tuple[bytes]:
+    """`result_parts` of what is copied in less time than it takes to keep its parts apart."""
+    members = extra
+    if (meta := result.pop("_meta", None)) is not None and (foreign := jsonrpc.foreign_meta(meta)):
+        members = foreign + b"," + extra if extra else foreign
+    spelt = jsonrpc.encode(result)
+    if members:
+        spelt = b'%s%s"_meta":{%s}}' % (spelt[:-1], b"," if result else b"", members)
+    return (spelt,)
 
 
 def result_parts(result: RawMap, extra: bytes) -> tuple[bytes | memoryview, ...]:

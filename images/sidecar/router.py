@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from functools import partial
 from itertools import count
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-from msgspec import Raw
+from msgspec import Raw, Struct
+from msgspec.structs import replace
 
 from images.sidecar import jsonrpc
 from images.sidecar.budget import AGENTS, NO_ROOM, NOTABLE
@@ -19,7 +20,7 @@ from images.sidecar.exchange import Exchange
 from images.sidecar.jsonrpc import OURS, Incoming, Malformed, RawMap
 from images.sidecar.member import LISTS
 from images.sidecar.process import Process, ServerError
-from images.sidecar.receipt import Receipt
+from images.sidecar.receipt import LONGEST_METHOD, Receipt
 from images.sidecar.relay import Caller, Judges, Relay
 from images.sidecar.seams import Admission, Call, Hidden, Kind, Verdict
 from images.sidecar.sessions import LEVELS, Session
@@ -39,7 +40,7 @@ _OFFERED_AS = {method: capability for method, _, capability in LISTS.values()} |
 """Method → the capability without which it does not exist."""
 
 
-class Use(NamedTuple):
+class Use(Struct, frozen=True):
     """A request for one named thing, and where in its params the name is written."""
 
     method: str
@@ -75,21 +76,23 @@ class Router:
         """Opens the account of a request: from here on the record hears of it, whatever becomes of it."""
         judges = self._judges
         trace, size = exchange.carrier or judges.trace.trace, len(memoryview(params))
-        receipt = exchange.receipt = Receipt(judges.audit, next(self._received), session, method, size, trace)
+        receipt = exchange.receipt = Receipt(
+            judges.audit, next(self._received), session, method[:LONGEST_METHOD], size, trace
+        )
         return receipt
 
     def weigh(self, exchange: Exchange, account: str, size: int) -> None:
         """A large request is kept, and spelt once more for its server, until it is answered. Raises Malformed."""
-        if size > NOTABLE:
-            exchange.held = self._judges.budget.open(account, exchange.shed)
-            if not exchange.held.hold(2 * size):
-                raise Malformed(jsonrpc.CROWDED, NO_ROOM)
+        exchange.held = self._judges.budget.open(account, exchange.shed)
+        if not exchange.held.hold(2 * size):
+            raise Malformed(jsonrpc.CROWDED, NO_ROOM)
 
     def dispatch(self, session: Session, exchange: Exchange, method: str, params: Raw) -> None:
         """Answers one request, now or later."""
         receipt = self.receive(exchange, session.id, method, params)
         try:
-            self.weigh(exchange, f"{AGENTS} {session.id}", receipt.bytes_in)
+            if receipt.bytes_in > NOTABLE:
+                self.weigh(exchange, f"{AGENTS} {session.id}", receipt.bytes_in)
             fields = jsonrpc.members(params)
             if "_meta" in fields:
                 receipt.located(fields["_meta"])
@@ -187,7 +190,7 @@ class Router:
         elif self._admitted(entry, use):
             if entry.schema:
                 exchange.verify(entry.schema, fields)
-            relay = Relay(self._judges, exchange, entry, use.method, caller)
+            relay = Relay.of(self._judges, exchange, entry, use.method, caller)
             if entry.name != use.name:
                 fields = self._spelt(entry, use, fields)
             if self._judges.guarding.active:
@@ -244,7 +247,7 @@ class Router:
             relay.send(process, judged)
 
     def _relay(self, caller: Asker, exchange: Exchange, use: Use, entry: Entry) -> Relay:
-        return Relay(self._judges, exchange, entry, use.method, caller)
+        return Relay.of(self._judges, exchange, entry, use.method, caller)
 
     def _admitted(self, entry: Entry, use: Use) -> bool:
         return not isinstance(self._admission.admit(entry.member.name, use.kind, entry.name), Hidden)
@@ -292,7 +295,7 @@ class Router:
         process = entry.member.ready()
         if process is None or not self._admitted(entry, Use(method, "tool", entry.name, "taskId")):
             raise Malformed(jsonrpc.INVALID_PARAMS, f"Unknown task: {ours}")
-        relay = Relay(self._judges, exchange, entry, method, session)
+        relay = Relay.of(self._judges, exchange, entry, method, session)
         self.later(exchange, self._judged(relay, process, fields))
 
     async def _list_tasks(self, session: Session, exchange: Exchange) -> None:
@@ -393,7 +396,7 @@ class Router:
         else:
             use = Use("completion/complete", "template", jsonrpc.text(ref, "uri"), "ref")
             entry = await self._confirmed(caller, exchange, use) or await self._confirmed(
-                caller, exchange, use._replace(kind="resource")
+                caller, exchange, replace(use, kind="resource")
             )
         if exchange.answered:
             return

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Raw
 
 from images.sidecar import jsonrpc, mirror
-from images.sidecar.budget import AGENTS, Budget
+from images.sidecar.budget import AGENTS, NOTABLE, Budget
 from images.sidecar.cohort import Cohort
 from images.sidecar.connection import Buffers
 from images.sidecar.exchange import AnswerStream, Exchange, OpenStream, Way
@@ -47,16 +47,25 @@ _FLAGS: dict[Kind, tuple[str, str]] = {
 class StatelessExchange(Exchange):
     """An exchange whose answer says that it is complete and how long it holds; a client that leaves has cancelled."""
 
-    def __init__(
-        self, way: Way, spelt_id: bytes, method: str, opens: OpenStream | None, headers: Mapping[bytes, bytes] | None
-    ) -> None:
-        super().__init__(way, spelt_id, self._stream if opens is not None else None, statuses=_STATUSES)
-        self._opens, self._method = opens, method
-        self.headers = headers
-        """Those that must say what the body says; None where the transport has no headers."""
-        self.carrier = of_headers(headers) if headers is not None else None
-        self.unknown_resource = jsonrpc.INVALID_PARAMS
-        self._gone: Callable[[], None] | None = None
+    unknown_resource: int = jsonrpc.INVALID_PARAMS
+    headers: Mapping[bytes, bytes] | None = None
+    """Those that must say what the body says; None where the transport has no headers."""
+    _method: str = ""
+    _opens: OpenStream | None = None
+    _gone: Callable[[], None] | None = None
+
+    @classmethod
+    def of(
+        cls, way: Way, spelt_id: bytes, method: str, opens: OpenStream | None, headers: Mapping[bytes, bytes] | None
+    ) -> StatelessExchange:
+        """The one of a request."""
+        exchange = cls(way, spelt_id, None, statuses=_STATUSES, headers=headers)
+        exchange._method, exchange._opens = method, opens
+        if opens is not None:
+            exchange._open_stream = exchange._stream
+        if headers is not None:
+            exchange.carrier = of_headers(headers)
+        return exchange
 
     def _stream(self) -> AnswerStream:
         assert self._opens is not None
@@ -281,7 +290,8 @@ class Stateless:
         """Answers one request, now or later."""
         receipt = self._router.receive(exchange, "stateless", method, params)
         try:
-            self._router.weigh(exchange, AGENTS, receipt.bytes_in)
+            if receipt.bytes_in > NOTABLE:
+                self._router.weigh(exchange, AGENTS, receipt.bytes_in)
             fields = jsonrpc.members(params)
             if "_meta" in fields:
                 receipt.located(fields["_meta"])

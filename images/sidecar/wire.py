@@ -19,6 +19,8 @@ _KEPT_IN_PLACE = 64 << 10
 KEPT_OF_CUT = 64 << 10
 """Bytes kept from the head of a line over the limit; as many as can be told to an agent."""
 _TAIL = 256
+_SMALL = 64 << 10
+_CR, _LF = b"\r\n"
 _POOL: list[bytearray] = []
 _POOLED = 2
 _POOLED_SIZE = 4 << 20
@@ -63,8 +65,8 @@ class _Scratch:
 class Reader(Protocol):
     """Who gets what a wire carries."""
 
-    def on_line(self, line: memoryview) -> None:
-        """One message. The view is gone when this returns."""
+    def on_line(self, line: memoryview | bytes) -> None:
+        """One message. If it is a view, that is gone when this returns."""
 
     def on_cut(self, head: bytes, tail: bytes, size: int) -> None:
         """A message over the limit: its first and last bytes, and how long it was."""
@@ -116,7 +118,7 @@ class Wire:
         """Writes one message, with its line end."""
         if self.closed:
             return
-        if b"\n" in message or b"\r" in message:
+        if _LF in message or _CR in message:
             # White space to JSON, a second message to the server: a way past every check that the first one passed.
             message = message.replace(b"\n", b" ").replace(b"\r", b" ")
         data = message + b"\n"
@@ -187,11 +189,23 @@ class Wire:
             self.close()
         elif self._dropped:
             self._skip(bytes(_Scratch.view[:count]))
-        elif self._big is None:
-            self._lines(_Scratch.buffer, 0, count)
-        else:
+        elif self._big is not None:
             scan, self._end = self._end, self._end + count
             self._lines(self._big, scan, self._end)
+        elif count <= _SMALL and _Scratch.buffer[count - 1] == _LF:
+            self._whole(bytes(_Scratch.view[: count - 1]))
+        else:
+            self._lines(_Scratch.buffer, 0, count)
+
+    def _whole(self, data: bytes) -> None:
+        """Nothing but whole messages, and small ones: it takes less time to copy and to divide them than to make views."""
+        for line in data.split(b"\n"):
+            if len(line) > self._line_limit:
+                self._reader.on_cut(line[:KEPT_OF_CUT], line[-_TAIL:], len(line))
+            elif line:
+                self._reader.on_line(line)
+            if self.closed:
+                return
 
     def _lines(self, buffer: bytearray, scan: int, end: int) -> None:
         start = 0
