@@ -5,20 +5,20 @@ from __future__ import annotations
 from .hints_place import KEYWORDS, VALUE_STARTS, Place, Said, described
 
 ARROWS = "write => before one action, [ … ] around several"
+NO_BODY = {
+    "WHEN": "invalid when syntax: expected '=>' or '[' after the condition.",
+    "IF": "invalid if syntax: expected a condition and a bracketed block.",
+    "LOOP": "loop requires a block.",
+}
 
 
-WHEN_ARROW = "invalid when syntax: expected '=>' or '[' after the condition"
-
-
-def no_arrow(place: Place) -> str:
-    """What is missing where a loop or a condition has nothing to do."""
-    if place.first == "WHEN" and place.head == "WHEN":
-        return WHEN_ARROW
-    return (
-        "missing '=>' or '[' in for directive"
-        if place.first == "FOR"
-        else f"missing '=>' in {KEYWORDS[place.head]} expression"
-    )
+def no_arrow(place: Place, before: str = "") -> str:
+    """What is missing where a loop or a condition has nothing to do; `before`: what stands there instead."""
+    if place.head in NO_BODY:
+        return NO_BODY[place.head]
+    what = f"{KEYWORDS[place.head]} expression"
+    told = "missing '=>' or '[' in for directive" if place.first == "FOR" else f"missing '=>' in {what}"
+    return f"{told} before {before}" if before else told
 
 
 def head_of_loop(place: Place) -> Said | None:
@@ -34,7 +34,9 @@ def head_of_loop(place: Place) -> Said | None:
             kind = "directive" if place.first == "FOR" else "expression"
             return Said("missing-word", f"missing 'in' in for {kind}", f"write in before {described(place)}")
         if "ARROW" in place.expected and place.kind() in VALUE_STARTS and place.kind() != "LBRACE":
-            return Said("missing-arrow", f"{no_arrow(place)} before {described(place)}", ARROWS)
+            return Said("missing-arrow", no_arrow(place, described(place)), ARROWS)
+    if place.head == "LOOP" and place.kind(-1) == "RPAR" and "BLOCK" in place.expected and place.kind() != "END":
+        return Said("missing-block", NO_BODY["LOOP"], "write [ … ] around what is repeated")
     if place.kind() == "RPAR" and place.opener() in ("LPAR", "CALL", "ARGS") and place.kind(-2) in ("LOOP", "WHILE"):
         if place.kind(-2) == "LOOP":
             return Said("missing-limit", "loop() requires a limit or endless", "write loop(10) or loop(endless)")

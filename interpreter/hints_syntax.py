@@ -13,7 +13,7 @@ from .errors import Diagnostic
 from .hints import nearest
 from .hints_directive import block_wanted, unexpected
 from .hints_directive import missing_value as after_which_nothing
-from .hints_loops import ARROWS, WHEN_ARROW, head_of_loop, no_arrow
+from .hints_loops import ARROWS, NO_BODY, head_of_loop, no_arrow
 from .hints_place import KEYWORDS, VALUE, VALUE_STARTS, Place, Said, described, missing_value, wanted
 from .lexer_words import LANGUAGES, STATEMENT_WORDS, Token
 from .source import Source
@@ -149,7 +149,7 @@ def _connective(place: Place) -> Said | None:
     if "WHERE" in place.expected and word in ("if", "where"):
         return Said("habit", f"{word} in a for is written when", "write for @x in @xs when @condition => …")
     if "ARROW" in place.expected and place.expected & {"BLOCK", "CASES"} and word in (":", "do", "show"):
-        return Said("missing-arrow", f"{no_arrow(place)} before {word}", ARROWS)
+        return Said("missing-arrow", no_arrow(place, word), ARROWS)
     if word == ":" and {"CASES", "WHEN"} & set(place.before()) and "PIPE" in place.expected:
         return Said("habit", "a case is written with =>", "write condition => action")
     if word == "if" and "PIPE" in place.expected:
@@ -281,13 +281,11 @@ def _missing_value(place: Place) -> Said | None:
     if place.expected & {"BLOCK", "CASES"} and place.first in ("IF", "FOR", "WHEN", "LOOP", "BOX"):
         word = KEYWORDS[place.first]
         told = f"there is nothing for the {word} to do"
-        if place.first == "IF":
-            told = f"invalid if syntax: {told}"
-        elif place.first == "WHEN":
-            told = WHEN_ARROW
+        if place.first in NO_BODY:
+            told = NO_BODY[place.first]
         elif place.first == "FOR":
             told = f"{no_arrow(place)}: {told}"
-        elif place.first in ("LOOP", "BOX"):
+        elif place.first == "BOX":
             told = f"{word} requires a block: {told}"
         return Said("missing-block", told, "write => and an action, or [ … ]")
     return None

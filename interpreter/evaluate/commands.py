@@ -21,7 +21,7 @@ from . import programs
 from .calls import CHANGED_BY, HINTS, CallOptions
 from .core import Env, absent, evaluate, handles
 from .credentials import Secrets, no_secrets, resolve_using
-from .functions import CALLABLES, Function
+from .functions import CALLABLES, Function, settled
 from .live import listener
 from .working import started_in, working_directory, workspace_of
 
@@ -90,7 +90,10 @@ async def run_command(
     if not text:
         raise EvaluationError("the command is empty", span=node.span)
     # `$name` in a command is a parameter of its function, as in a shell body, or an argument of `cmd (@name) { … }`.
-    named = {str(getattr(each, "name", "value")): await evaluate(each, env) for each in node.arguments}
+    named = {
+        str(getattr(each, "name", "value")): await settled(await evaluate(each, env), env, each.span)
+        for each in node.arguments
+    }
     for name in function.names if isinstance(function, Function) else ():
         if (f"${name}" in text or f"${{{name}" in text) and (found := env.scope.find(name)) is not None:
             named.setdefault(name, found)
@@ -107,7 +110,8 @@ async def code_values(node: n.Code, env: Env, function: Any) -> tuple[dict[str, 
     values: dict[str, Value] = {}
     if node.arguments:
         for argument in node.arguments:
-            values[str(getattr(argument, "name", "value"))] = await evaluate(argument, env)
+            value = await settled(await evaluate(argument, env), env, argument.span)
+            values[str(getattr(argument, "name", "value"))] = value
     elif isinstance(function, Function):
         for name in function.names:
             found = env.scope.find(name)

@@ -30,10 +30,13 @@ from .scope import reserved_name
 
 
 def define(name: str, value: Value, node: n.Node, env: Env) -> None:
-    """A constant name at the top of a file. Errors: it is defined or imported already."""
+    """A constant name of a file, or of one round of a loop. Errors: it is defined or imported already."""
     module = env.module
     if name in FIXED:
         raise reserved_name(name, node.span)
+    if "for" in env.mx and env.scope is not module.scope and name not in module.defined:
+        env.scope.define(name, value)
+        return
     if name in module.imported:
         raise EvaluationError(
             f"Variable '{name}' is already imported and cannot be redefined locally", span=node.span,

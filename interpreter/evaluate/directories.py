@@ -89,19 +89,33 @@ async def import_templates(node: n.Import, env: Env) -> None:
             hint=f'import templates from "{text}" as @{node.alias}(a, b): the names that their texts use',
         )  # fmt: skip
     if not operations.is_directory(files, root):
-        raise ImportFault(f"Templates import must target a directory: {root}", span=node.span)
+        missing = not operations.file_exists(files, root)
+        told = f"File not found: {text}" if missing else f"Templates import must target a directory: {root}"
+        raise ImportFault(told, span=node.span, code="IMPORT_NOT_FOUND" if missing else "import")
     tree: dict[str, Any] = {}
     for suffix in TEMPLATE_SUFFIXES:
         for path in operations.find_files(files, root, f"**/*{suffix}"):
             declared(path, node, env)
-            place = tree
-            for part in path.relative_to(root).parts[:-1]:
-                place = place.setdefault(key(part), {})
-            name = key(path.stem)
-            place[name] = place[name.replace("-", "_")] = Value(template_function(path, node, env))
+            place_template(tree, path, root, node, env)
     if not tree:
         raise ImportFault(f"No templates found under {root}: files that end in .att or .mtt", span=node.span)
     bind(node.alias, _record(tree), text, node, env)
+
+
+def place_template(tree: dict[str, Any], path: Path, root: Path, node: n.Import, env: Env) -> None:
+    """Puts a template where its path says. Errors: `ImportFault` if a file or directory beside it has that name already."""
+    place = tree
+    for part in path.relative_to(root).parts[:-1]:
+        place = place.setdefault(key(part), {})
+        if isinstance(place, Value):
+            raise ImportFault(f"Duplicate template group '{key(part)}' in {path.parent.parent}", span=node.span)
+    name = key(path.stem)
+    if name in place:
+        raise ImportFault(
+            f"Duplicate template name '{name}' in {path.parent}", span=node.span,
+            hint="one file or directory for each name",
+        )  # fmt: skip
+    place[name] = Value(template_function(path, node, env))
 
 
 def of_known_form(path: Path, node: n.Node, env: Env) -> None:
@@ -169,4 +183,7 @@ def template_function(path: Path, node: n.Import, env: Env) -> Function:
 
 
 def _record(tree: dict[str, Any]) -> Value:
-    return record({name: item if isinstance(item, Value) else _record(item) for name, item in tree.items()})
+    """Groups and functions by name; a function whose name has hyphens has one with underscores, too."""
+    named = {name: item if isinstance(item, Value) else _record(item) for name, item in tree.items()}
+    spelt = {name.replace("-", "_"): item for name, item in named.items() if isinstance(tree[name], Value)}
+    return record({**spelt, **named})

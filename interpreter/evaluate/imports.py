@@ -95,9 +95,9 @@ def bind(name: str, value: Value, source: str, node: n.Import, env: Env) -> None
 
 
 def namespace_of(source: str) -> str:
-    """The namespace of an import without alias: the name of its file."""
-    stem = source.rstrip("/").rsplit("/", 1)[-1].split(".")[0]
-    return re.sub(r"\W", "_", stem)
+    """The namespace of an import without alias: the name of its file, less what says its kind."""
+    name = source.rstrip("/").rsplit("/", 1)[-1].split("@")[0]
+    return re.sub(r"\W", "_", re.sub(r"(\.(?:mlld|mld))?\.(?:mlld|mld|md|json)$", "", name))
 
 
 def choose_names(

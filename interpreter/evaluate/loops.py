@@ -20,7 +20,7 @@ from interpreter.values import NULL, Undefined, Value, array, truthy, type_name
 from .blocks import calls, evaluate_statement, result_of, statement_value
 from .core import Env, LoopContinue, LoopDone, Returned, Skipped, evaluate, handles, optional
 from .expressions import written
-from .functions import CALLABLES
+from .functions import CALLABLES, settled
 from .lookup import callee_of, decides
 from .observing import observes
 from .operators import to_number
@@ -125,7 +125,7 @@ Body = Callable[[Round], Awaitable[Value | None]]
 
 async def run_rounds(node: n.For, env: Env, body: Body) -> list[Value]:
     """The results of all iterations in order of the elements; left-out ones are not there."""
-    source = await evaluate(node.iterable, env)
+    source = await settled(await evaluate(node.iterable, env), env, node.iterable.span)
     for name in (node.variable, node.key):
         if name in FIXED:
             raise reserved_name(name, node.span)

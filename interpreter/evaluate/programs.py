@@ -20,6 +20,7 @@ from interpreter.values import Undefined, Value, strip, truthy, type_name
 
 from . import metadata
 from .core import Env, evaluate
+from .functions import Function
 from .lookup import Missing
 from .scope import Scope
 from .templates import part_value
@@ -112,15 +113,22 @@ async def command_line(node: n.Command, env: Env) -> tuple[str, Labels]:
 
 
 async def _parts(parts: Sequence[n.Node], env: Env, line: CommandLine) -> None:
-    for part in parts:
+    for part, behind in zip(parts, (*parts[1:], None), strict=True):
         if isinstance(part, n.Text):
             line.literal(part.text, part.span)
+        elif isinstance(behind, n.Text) and behind.text.startswith("(") and is_function(part, env):
+            line.literal(part.span.text, part.span)  # commands do not call: `@f(1)` is text, and so it stays whole
         elif isinstance(part, n.Conditional):
             await _conditional(part, env, line)
         else:
             value = await part_value(part, env)
             if not isinstance(value.data, Undefined):
                 line.value(value)
+
+
+def is_function(part: n.Node, env: Env) -> bool:
+    found = env.scope.peek(part.name) if isinstance(part, n.Variable) else None
+    return found is not None and isinstance(found.data, Function)
 
 
 async def _conditional(part: n.Conditional, env: Env, line: CommandLine) -> None:
@@ -210,8 +218,8 @@ def python_program(text: str, values: Mapping[str, Value], functions: Sequence[S
     plain = {name: vt.to_plain(value) for name, value in values.items() if name.isidentifier()}
     helpers = [[f.name, list(f.parameters), dedent(f.body)] for f in functions]
     return PYTHON.format(
-        body=json.dumps(dedent(text)), names=json.dumps(list(plain)), values=json.dumps(json.dumps(list(plain.values()))),
-        helpers=json.dumps(helpers), mark=json.dumps(MARK),
+        body=ascii(dedent(text)), names=ascii(list(plain)), values=ascii(json.dumps(list(plain.values()))),
+        helpers=ascii(helpers), mark=ascii(MARK),
     )  # fmt: skip
 
 

@@ -20,6 +20,13 @@ from .lookup import callee_of
 from .observing import observes
 
 
+def quoted_command(source: n.Node | None) -> n.Command | None:
+    """The command of `run "echo hi" | @f`; a text in backticks is what flows into the first stage."""
+    if not isinstance(source, n.Template | n.Literal) or source.span.text.startswith("`"):
+        return None
+    return as_command(source)
+
+
 def as_command(text: n.Template | n.Literal) -> n.Command:
     """A command that was written as a text in quotes."""
     parts = text.parts if isinstance(text, n.Template) else (n.Text(text=str(text.value), span=text.span),)
@@ -33,7 +40,7 @@ async def run(node: n.Run, env: Env) -> Value:
     if isinstance(value, n.Pipeline):
         from .pipelines import with_input
 
-        value = with_input(value, env)
+        value = replace(value, source=quoted) if (quoted := quoted_command(value.source)) else with_input(value, env)
     function = env.mx.get("exe")
     # Where it is the whole body of a function, the call of that is what was stated.
     stated = CallOptions(stated=not (isinstance(function, Function) and function.body is node))

@@ -52,7 +52,7 @@ HABITS = [
     ("if @x [ show 1 ] elif @y [ show 2 ]\n                 ^", "habit", "write else if"),
     ("if @x [ show 1 ] else show 2\n                      ^", "missing-block", "write else [ … ]"),
     ("if [ show 1 ]\n          ^", "missing-condition", "write if @condition"),
-    ("if @x\n     ^", "missing-block", "nothing for the if to do"),
+    ("if @x\n     ^", "missing-block", "a condition and a bracketed block"),
     ("while @x < 3 [ show 1 ]\n      ^", "habit", "loop(100) until"),
     ("for (let i = 0; i < 3; i++) { show 1 }\n     ^", "habit", "loop(10)"),
     ("for @i in 1..3 => show @i\n           ^", "unexpected-character", "there are no ranges"),
