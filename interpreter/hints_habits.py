@@ -129,7 +129,7 @@ _MARKS = tuple(
         (r"@\s+([A-Za-z_]\w*)", "a name stands right behind its @", "write @{0}"),
         (r"@(\d\w*)", "variable names must start with a letter or underscore", "write @n{0}"),
         (r"@", "a name follows the @", "write @name"),
-        (r"\.\.@(\w+)", 'unknown operator ".." in a spread expression', "write ...@{0}"),
+        (r"\.\.@(\w+)", 'unknown operator ".." in a spread expression.', "write ...@{0}"),
         (r"\.\.", "there are no ranges", "write the list: [1, 2, 3]"),
         (r"\.\d", "a number begins with a digit", "write 0 before the point"),
         (r"(\.\.?/[^\s,)\]}]+)", _PATH, 'write "{0}", or <{0}>'),

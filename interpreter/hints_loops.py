@@ -26,10 +26,8 @@ def head_of_loop(place: Place) -> Said | None:
     if place.head == "FOR":
         if place.kind() == "NUMBER" and place.kind(-1) == "PARALLEL":
             number = place.text()
-            told = (
-                "wrong order for parallel syntax. The number must come BEFORE 'parallel', or behind it in parentheses"
-            )
-            return Said("syntax", told, f"write parallel({number})")
+            told = "wrong order for parallel syntax. The number must come BEFORE 'parallel'."
+            return Said("syntax", told, f"write {number} parallel, or parallel({number})")
         if "IN" in place.expected and place.kind() != "END" and place.text() not in ("of", "each"):
             kind = "directive" if place.first == "FOR" else "expression"
             return Said("missing-word", f"missing 'in' in for {kind}", f"write in before {described(place)}")

@@ -117,7 +117,7 @@ def _missing_at(place: Place) -> Said | None:
             "missing-at", f"{told}: {before[1]}" if told else f"{before[1]} has no @", f"write @{before[1]}", back=1
         )
     if place.kind(-1) == "PIPE" and place.kind() == "WORD":
-        return Said("missing-at", "pipeline filters require the @ prefix", f"write | @{place.word}")
+        return Said("missing-at", "pipeline filters require the @ prefix.", f"write | @{place.word}")
     if place.kind() in ("WORD", "LABEL") and "AT" in place.expected and not place.expected >= VALUE:
         known = [KEYWORDS[token] for token in place.expected if token in KEYWORDS]
         if place.kind(-1) == "FROM" or place.word.startswith("."):
@@ -365,7 +365,7 @@ def _declaration(place: Place) -> Said | None:
     if place.kind() == "DOT" and place.first == "EXE" and place.index == 2:
         told = (
             "executables cannot be defined with nested field syntax. Each executable must be defined at the top level"
-            " with its own name"
+            " with its own name."
         )
         return Said(
             "nested-function",

@@ -48,6 +48,8 @@ _DECLARES = re.compile(
 )
 _STATEMENT = re.compile(rf"/?(?:{'|'.join(STATEMENT_WORDS)})(?![\w-])(?![ \t]*[:,.])")
 _SLASHED = re.compile(rf"/({'|'.join(STATEMENT_WORDS)})(?![\w/-])")
+_SLASHED_IN_FUNCTIONS = frozenset({"if", "bail", "checkpoint"})
+"""What may begin with a slash in the block of a function."""
 _STATEMENT_ENDS = frozenset({"END", "BLOCK", "LBRACK"})
 _REGEX = re.compile(r"/((?:\\.|\[(?:\\.|[^\]\\\n])*\]|[^/\n\\\[ ])(?:\\.|\[(?:\\.|[^\]\\\n])*\]|[^/\n\\\[])*)/([a-z]*)")
 _CLOSERS = {"]": ("block", "list", "index"), "}": ("brace",), ")": ("paren", "call", "params")}
@@ -369,7 +371,10 @@ class DirectiveLexer(NameLexer):
         slashed = _SLASHED.match(self.text, at)
         inside = self.prev in STARTS or self.prev in ("CASES", "LBRACK")
         if slashed and (inside or self.prev in ("ARROW", "ASSIGN")):
-            message, hint = of_slash(slashed.group(1), self.surroundings(inside=inside), inside=inside)
+            around = self.surroundings(inside=inside)
+            if inside and around == "EXE" and slashed.group(1) in _SLASHED_IN_FUNCTIONS:
+                return at + 1
+            message, hint = of_slash(slashed.group(1), around, inside=inside)
             raise self.fault("slash", at, slashed.end(), message, hint=hint, resume=self.line_end(at))
         found = _REGEX.match(self.text, at)
         if not found:

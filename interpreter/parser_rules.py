@@ -37,7 +37,7 @@ def of_top(made: n.Node) -> Iterator[Diagnostic]:
     """What stands at the top of a file is constant."""
     if isinstance(made, n.Let):
         hint = f"use var at the top of a file: write var @{made.name} = …"
-        yield fault("let-at-top", made, "'let' is for block-scoped variables", hint)
+        yield fault("let-at-top", made, "'let' is for block-scoped variables -- temporary, mutable", hint)
     elif isinstance(made, n.Augment):
         hint = f"write var @next = …, or change @{made.name} in a block"
         yield fault("augment-at-top", made, f"@{made.name} cannot be changed at the top of a file", hint)

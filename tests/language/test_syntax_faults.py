@@ -94,7 +94,7 @@ FAULTS = [
     ("for @x in [1] [\n  let @x = 2\n  ^\n]", "variable-redefinition", "the element of the loop"),
     ("for @x [1] => show @x\n       ^", "missing-word", "missing 'in' in for directive"),
     ("var @r = for @x in [1] @x\n                       ^", "missing-arrow", "missing '=>' in for expression"),
-    ("for parallel 3 @x in [1] => show @x\n             ^", "syntax", "write parallel(3)"),
+    ("for parallel 3 @x in [1] => show @x\n             ^", "syntax", "or parallel(3)"),
     ("loop() [ show 1 ]\n     ^", "missing-limit", "loop() requires a limit or endless"),
     ("loop 3 [ show 1 ]\n     ^", "habit", "missing '(' after loop keyword"),
     ("show 1 | while() @f\n               ^", "missing-limit", "a maximum iteration count"),

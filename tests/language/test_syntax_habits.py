@@ -208,6 +208,12 @@ def test_the_statement_after_a_missing_value_is_read_on_its_own() -> None:
     ]
 
 
+@pytest.mark.parametrize("word", ["if true [ => 1 ]", 'bail "why"', 'checkpoint "here"'])
+def test_three_statements_may_keep_their_slash_in_a_function(word: str) -> None:
+    assert codes(f"exe @f() = [\n  /{word}\n  => 2\n]\nshow @f()\n") == []
+    assert codes(f"for @x in [1] [\n  /{word}\n]\n") == [("slash", 2)]
+
+
 def test_a_short_name_is_no_misspelling_of_another() -> None:
     assert nearest("x", ["p", "fm"]) is None
     assert nearest("X", ["x"]) == "x"
