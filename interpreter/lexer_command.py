@@ -25,6 +25,7 @@ _URL = re.compile(r"https?://[^\s>]+")
 _PATH = re.compile(r"[^@>#{\n\\ \t\"]+|[ \t]+(?!#|as\b|\{|!#|>)|#(?=\S)|\\")
 # A heading may hold `;` ("tl;dr"): it ends one only before `!#`.
 _SECTION = re.compile(r"[^,>\n@\"]+?(?=\s*(?:[,>\n@]|;\s*#|;?\s*!#|\?\s*[,;>]|[ \t]as\b|$))")
+_SHAPE = re.compile(r"[ \t]+as[ \t]+(?:[\"'`]|::)")
 _EXCLUDES = re.compile(r"[ \t]*(?:;[ \t]*!?|!)#")
 _CHOICE = re.compile(r"\{[^{}\s,>]*(?:,[^{}\s,>]*)+\}")  # `*.{ts,js}`; selectors stand behind a name: `api.ts{a,b}`
 _PATH_GOES_ON = re.compile(r"[\w./*-]")
@@ -273,7 +274,7 @@ class CommandLexer(TextLexer):
                 raise self._unclosed(at, '"')
             at = self._path_until(at + 1, end) + 1
         else:
-            while text[at : at + 1] != "?" and not _EXCLUDES.match(text, at):
+            while text[at : at + 1] != "?" and not (_EXCLUDES.match(text, at) or _SHAPE.match(text, at)):
                 if AT.match(text, at):
                     at = self.interpolation(at, "path")
                 elif found := _SECTION.match(text, at):

@@ -59,7 +59,8 @@ class FileLoad(Node):
 
     `<guide.md # "One"?, two; !# three>` has sections and `without`; `<api.ts { createUser, *fn }>` has selectors;
     `<x>?` is optional;
-    `<*.md> as "…<>.mx.filename…"` has `shape`. `path` parts as in a Template.
+    `<*.md> as "…<>.mx.filename…"` has `shape`; `place` is where that of a section stands: "behind" the `>`, or before
+    it as a "heading" (in quotes) or as the "text" of each section (as a template). `path` parts as in a Template.
     """
 
     path: tuple[Part, ...]
@@ -68,6 +69,7 @@ class FileLoad(Node):
     selectors: tuple[str, ...] = ()
     optional: bool = False
     shape: Template | Literal | None = None
+    place: str = "behind"
 
 
 @node

@@ -360,7 +360,10 @@ class ValueBuilder:
 
     def load(self, c: Children, span: Span) -> Any:
         path, *tails, optional = c
-        return n.FileLoad(path=path, optional=optional is not None, span=span, **dict(tails))
+        said = dict(tails)
+        if "shape" in said and "sections" in said:
+            said["place"] = "text" if said["shape"].span.text.startswith(("`", "::")) else "heading"
+        return n.FileLoad(path=path, optional=optional is not None, span=span, **said)
 
     def shaped(self, c: Children, span: Span) -> Any:
         load: n.FileLoad = c[0]

@@ -322,9 +322,13 @@ class ValuePrinter:
         if node.selectors:
             text += " { " + ", ".join(node.selectors) + " }"
         self.in_shape = True
-        shape = f" as {self.show(node.shape)}" if node.shape is not None else ""
+        made = node.shape
+        if node.place == "text" and isinstance(made, n.Literal):
+            made = n.Template(quote="`", parts=(n.Text(text=str(made.value)),))
+        shape = f" as {self.show(made)}" if made is not None else ""
         self.in_shape = False
-        return f"<{text}>{'?' if node.optional else ''}{shape}"
+        mark = "?" if node.optional else ""
+        return f"<{text}>{mark}{shape}" if node.place == "behind" else f"<{text}{shape}>{mark}"
 
     def path(self, parts: tuple[Any, ...]) -> str:
         shown = [

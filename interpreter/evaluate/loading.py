@@ -364,7 +364,7 @@ async def shape(value: Value, node: n.FileLoad, env: Env, *, many: bool = False)
             return array(shown, value.labels).with_meta(between="\n")
     if node.shape is None:
         return value
-    if node.sections and not many:
+    if node.sections and (node.place == "heading" or (node.place == "behind" and not many)):
         # `as "## Title"` gives one section another heading, where `<>` is what stands below the old one.
         if len(node.sections) > 1:
             raise EvaluationError("Renaming multiple sections is not supported yet", span=node.span)
