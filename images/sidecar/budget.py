@@ -1,8 +1,8 @@
 """How many bytes of others the sidecar holds at once, and who has to give some up.
 
-Whoever keeps what came from outside (half a line of a server, half a request, what somebody does not read) says here how
-much, under an account: one for each server with all its processes, one for each session of agents, and one for all
-agents that have none. Where that is too much together, the account that holds most loses the largest part that it has, of
+Whoever keeps what came from outside (half a line of a server, half a request, what somebody does not read or may come back
+for) says here how much, under an account: one for each server with all its processes, one for each session of agents, and
+one for all agents that have none. Where that is too much together, the account that holds most loses its largest part, of
 equal ones the latest. It holds more than an equal share of everything, or it would not be the one that holds most:
 whatever one does, nobody pays for it who holds less.
 """

@@ -77,7 +77,9 @@ class Endpoint:
         router = Router(admission, judges)
         self._narrowing = Narrowing(guarding, audit.emit)
         asking = Asking(guarding, audit)
-        self.reception = Reception(self.upstreams, spec.lifecycle, admission, audit, asking, router, self._narrowing)
+        self.reception = Reception(
+            self.upstreams, spec.lifecycle, admission, audit, asking, router, self._narrowing, self.budget
+        )
         self.stateless = Stateless(
             router, partial(self.reception.make_cohort, modern=True), self._narrowing, self.budget
         )
@@ -142,7 +144,7 @@ class Endpoint:
 
     def _account(self, head: Head) -> str:
         session = self.reception.sessions.get(head.get(b"mcp-session-id"))
-        return AGENTS if session is None else f"{AGENTS} {session.id}"
+        return AGENTS if session is None else session.account
 
     def _on_request(self, connection: Connection, head: Head, body: bytes) -> None:
         if self._audit.behind:
@@ -364,4 +366,4 @@ class Endpoint:
 
 def _events() -> EventStream:
     """The stream of an answer in the stateless era: it ends with its connection."""
-    return EventStream("", resumable=False)
+    return EventStream("")

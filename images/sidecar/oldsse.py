@@ -46,7 +46,7 @@ class OldSse:
         elif self._channels.full():
             _refuse(connection, 503, "Too many clients have a stream already")
         else:
-            stream = EventStream("", resumable=False)
+            stream = EventStream("")
             stream.attach(connection)
             name, channel = self._channels.add(stream, "sse")
             connection.write_stream((b"event: endpoint\ndata: %s?sessionId=%s\n\n" % (MESSAGES, name),))

@@ -10,6 +10,7 @@ from msgspec import Raw
 
 from images.sidecar import jsonrpc
 from images.sidecar.asking import Asking
+from images.sidecar.budget import Budget
 from images.sidecar.cohort import Cohort
 from images.sidecar.exchange import Exchange
 from images.sidecar.handshake import CLIENT, LEGACY, LONGEST_CAPABILITIES
@@ -39,9 +40,11 @@ class Reception:
         asking: Asking,
         router: Router,
         narrowing: Narrowing,
+        budget: Budget,
     ) -> None:
         self._upstreams, self._lifecycle, self._admission = upstreams, lifecycle, admission
         self._audit, self._asking, self._narrowing = audit, asking, narrowing
+        self._budget = budget
         self._loop = asyncio.get_running_loop()
         self.router = router
         self.sessions = Sessions()
@@ -76,7 +79,7 @@ class Reception:
             return None
         version = asked if asked in VERSIONS else LEGACY
         cohort, own = self._cohort(capabilities)
-        session = Session(version, capabilities, cohort, self._narrowing, main)
+        session = Session(version, capabilities, cohort, self._narrowing, self._budget, main)
         receipt.session = session.id
         if own:
             self._own[session] = cohort

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 
 import msgspec
 from msgspec import Raw
 
 from images.sidecar import jsonrpc
+from images.sidecar.budget import AGENTS, Budget
 from images.sidecar.catalog import Entry
 from images.sidecar.cohort import OFFERS, Asked, Cohort
 from images.sidecar.exchange import Exchange
@@ -73,14 +75,18 @@ class Session:
         capabilities: dict[str, object],
         cohort: Cohort,
         narrowing: Narrowing,
+        budget: Budget,
         main: MessageStream | None = None,
     ) -> None:
         self.id = os.urandom(16).hex()
+        self.account = f"{AGENTS} {self.id}"
+        """Under which it holds what is not finished (`budget.Budget`)."""
+        self._keep = partial(budget.open, self.account)
         self.version, self.capabilities, self.cohort = version, capabilities, cohort
         self.primed = version >= _PRIMED_SINCE
         """Whether the client knows streams that begin with an empty event."""
         self._loop = asyncio.get_running_loop()
-        self.get = EventStream("0", resumable=True)
+        self.get = EventStream("0", self._keep)
         """What a client over streamable HTTP attaches to with GET."""
         self.main: MessageStream = main or self.get
         """Carries what belongs to no request."""
@@ -109,7 +115,7 @@ class Session:
     def open_stream(self) -> EventStream:
         """The stream of one request's answer."""
         self._stream_count += 1
-        stream = EventStream(str(self._stream_count), resumable=True)
+        stream = EventStream(str(self._stream_count), self._keep)
         finished = [key for key, old in self._streams.items() if old.finished]
         for key in finished[: max(0, len(finished) - _STREAMS_KEPT)]:
             self._streams.pop(key).forget()

@@ -6,13 +6,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+from images.sidecar.budget import Held
 from images.sidecar.connection import Connection
 from images.sidecar.jsonrpc import one_line
 
 RETRY_MS = 1000
 _KEPT_EVENTS = 256
 _KEPT_BYTES = 4 << 20
-_SHELF_BYTES = 16 << 20
 SLOW_READER = 1 << 20
 """Bytes that an agent may leave unread before notifications are dropped; answers never are."""
 
@@ -41,37 +41,16 @@ class MessageStream(Protocol):
         ...
 
 
-class _Shelf:
-    """What all streams together keep for clients that come back: bounded, and the one that was idle longest loses its
-    events first. Without this, each abandoned session could hold megabytes for half an hour."""
-
-    def __init__(self) -> None:
-        self._streams: dict[EventStream, int] = {}
-        self.bytes = 0
-
-    def hold(self, stream: EventStream, size: int) -> None:
-        """Notes that a stream keeps that many bytes now."""
-        self.bytes += size - self._streams.pop(stream, 0)
-        if size:
-            self._streams[stream] = size
-        while self.bytes > _SHELF_BYTES:
-            next(iter(self._streams)).forget()
-
-
-_shelf = _Shelf()
-
-
-def held() -> int:
-    """Bytes of events that are kept at present."""
-    return _shelf.bytes
+Keep = Callable[[Callable[[], None]], Held]
+"""Opens the account for what is kept; its argument is called when that has to be given up."""
 
 
 class EventStream:
-    """Events in order. If `resumable` they have ids and are kept (bounded) for a client that comes back."""
+    """Events in order. Where `keep` is given they have ids, and are kept (bounded) for a client that comes back."""
 
-    def __init__(self, key: str, *, resumable: bool) -> None:
+    def __init__(self, key: str, keep: Keep | None = None) -> None:
         self.key = key
-        self._resumable = resumable
+        self._held = keep(self.forget) if keep is not None else None
         self._connection: Connection | None = None
         self._kept: deque[tuple[int, bytes]] = deque()
         self._kept_bytes = 0
@@ -95,7 +74,7 @@ class EventStream:
         connection.begin_stream(extra)
         self._connection = connection
         connection.on_gone = self._gone
-        if after is None and prime and self._resumable:
+        if after is None and prime and self._held is not None:
             connection.write_stream((b"id: %s_%d\nretry: %d\ndata: \n\n" % (self.key.encode(), self._count, RETRY_MS),))
         for number, event in list(self._kept):
             if number > (self._carried if after is None else after):
@@ -111,9 +90,9 @@ class EventStream:
             return False
         message = one_line(message)
         self._count += 1
-        if self._resumable:
+        if self._held is not None:
             event = b"event: message\nid: %s_%d\ndata: %s\n\n" % (self.key.encode(), self._count, message)
-            self._keep(event)
+            self._keep(event, self._held)
         else:
             event = b"event: message\ndata: %s\n\n" % message
         if connection is not None:
@@ -128,7 +107,7 @@ class EventStream:
 
     def pause(self) -> None:
         """Ends the connection, not the stream: the client comes back with the id of its last event."""
-        if self._resumable:
+        if self._held is not None:
             self._end()
 
     def beat(self) -> None:
@@ -140,7 +119,8 @@ class EventStream:
         """Gives up what was kept: whoever comes back gets what follows."""
         self._kept.clear()
         self._kept_bytes = 0
-        _shelf.hold(self, 0)
+        if self._held is not None:
+            self._held.release()
 
     def _end(self) -> None:
         if self._connection is not None:
@@ -152,13 +132,14 @@ class EventStream:
         if self.on_gone is not None:
             self.on_gone()
 
-    def _keep(self, event: bytes) -> None:
+    def _keep(self, event: bytes, held: Held) -> None:
         self._kept.append((self._count, event))
         self._kept_bytes += len(event)
         least = 0 if self.attached else 1
         while len(self._kept) > least and (len(self._kept) > _KEPT_EVENTS or self._kept_bytes > _KEPT_BYTES):
             self._kept_bytes -= len(self._kept.popleft()[1])
-        _shelf.hold(self, self._kept_bytes)
+        if not held.hold(self._kept_bytes):
+            self.forget()
 
 
 def split_event_id(value: bytes) -> tuple[str, int] | None:

@@ -20,8 +20,9 @@ from images.sidecar.seams import Lifecycle
 from runner.planner_options import SIDECAR_LIMITS
 from tests.support.waiting import until
 from tests.unit.sidecar.channel_world import Stdio
-from tests.unit.sidecar.endpoint_world import Agent, FakeServer, Line, Message, Reply, World, world
+from tests.unit.sidecar.endpoint_world import Agent, FakeServer, Line, Message, Reply, World, parse_events, world
 from tests.unit.sidecar.test_endpoint_eras import Stateless
+from tests.unit.sidecar.test_endpoint_protocol import stream
 from tests.unit.sidecar.test_narrowing import ruled
 from tests.unit.sidecar.test_remembered import fresh
 
@@ -309,6 +310,40 @@ async def test_cannot_fill_memory_by_not_reading(tmp_path: Path) -> None:
         assert {event.get("session") for event in w.gate.of("shed")} == {session}
         for writer in writers:
             writer.transport.abort()
+
+
+async def test_cannot_fill_memory_with_what_is_kept_for_those_who_come_back(tmp_path: Path) -> None:
+    """Sessions in which nobody reads what servers say lose it, and a session to which little was said does not."""
+
+    async def talk(line: Line, message: Message) -> Message:
+        for _ in range(60):
+            line.notify("notifications/message", {"level": "info", "data": "x" * 60_000})
+        return {"content": []}
+
+    talker = FakeServer("talker", ("talk",), {"tools": {}, "logging": {}}, handlers={"tools/call": talk})
+    async with tight(tmp_path, talker, limit=8 * MIB) as w:
+        friend = w.agent()
+        await friend.open(capabilities={"roots": {}})  # a process of its own: it hears what is said to it alone
+        reader, writer = await stream(friend)
+        first = parse_events(await anext(friend.chunks(reader)))[0]["id"]
+        writer.close()
+        await friend.settle()
+        talker.lines[0].notify("notifications/message", {"level": "info", "data": "for the friend"})
+        evil = [w.agent() for _ in range(14)]
+        for agent in evil:
+            await agent.open()
+        await evil[0].call("talk")
+        assert {event["member"] for event in w.gate.of("shed")} == {"agent"}
+        kept = {agent.headers["Mcp-Session-Id"] for agent in evil}
+        assert {event["session"] for event in w.gate.of("shed")} <= kept
+        assert 2 * MIB < w.endpoint.budget.total <= 8 * MIB
+        reader, writer = await friend.send("GET", headers={"Accept": "text/event-stream", "Last-Event-ID": first})
+        await friend.head(reader)
+        assert "for the friend" in (await anext(friend.chunks(reader))).decode()
+        writer.close()
+        for agent in (friend, *evil):
+            await agent.http("DELETE")
+        assert w.endpoint.budget.total < 4096  # the lists
 
 
 async def test_cannot_fill_memory_with_long_lists(tmp_path: Path) -> None:

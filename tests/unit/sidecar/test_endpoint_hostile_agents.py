@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from images.sidecar import connection, listener, stream
+from images.sidecar import connection, listener
 from images.sidecar.budget import Budget
 from images.sidecar.listener import Listener
 from images.sidecar.seams import Lifecycle
@@ -164,27 +164,6 @@ async def test_sessions_that_own_processes_are_fewer(tmp_path: Path) -> None:
         assert w.endpoint.sessions == 1 + MAX_OWNERS
         assert [(await owner.request("ping")).status for owner in owners[2:5]] == [404, 200, 200]
         await good_still_works(w, plain)  # of those who own nothing none had to go
-
-
-async def test_what_is_kept_for_those_who_may_come_back_is_bounded(tmp_path: Path) -> None:
-    """Sessions in which nobody reads what servers say: each may keep a little, and all together not each as much."""
-
-    async def talk(line: Line, message: Message) -> Message:
-        for _ in range(60):
-            line.notify("notifications/message", {"level": "info", "data": "x" * 60_000})
-        return {"content": [{"type": "text", "text": "ok"}]}
-
-    talker = FakeServer("talker", ("talk",), {"tools": {}, "logging": {}}, handlers={"tools/call": talk})
-    async with world(tmp_path, talker) as w:
-        agents = [w.agent() for _ in range(14)]
-        for agent in agents:
-            await agent.open()
-        for agent in agents:
-            await agent.call("talk")
-        assert 8 << 20 < stream.held() <= 16 << 20
-        for agent in agents:
-            await agent.http("DELETE")
-        assert not stream.held()
 
 
 async def test_sessions_that_own_processes_give_them_back(tmp_path: Path) -> None:
