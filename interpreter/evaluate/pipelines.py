@@ -35,16 +35,17 @@ class Context:
     """`@p`, also called `@pipeline`: where the pipeline stands, and what came out of each stage."""
 
     kind = "object"
-    __slots__ = ("called", "contexts", "guards", "hints", "outputs", "stage", "tries", "try_")
+    __slots__ = ("called", "contexts", "form", "guards", "hints", "outputs", "stage", "tries", "try_")
 
     def __init__(
         self, stage: int, try_: int, outputs: list[Value], tries: list[Value] | None, contexts: list[list[Value]],
-        guards: list[Verdict], hints: list[Value], called: bool,
+        guards: list[Verdict], hints: list[Value], called: bool, form: Value,
     ) -> None:  # fmt: skip
         self.stage, self.try_, self.outputs, self.tries, self.contexts = stage, try_, outputs, tries, contexts
         self.guards = guards  # decisions so far, of all stages
         self.hints = hints  # what was said with each `retry` that led to `tries`
         self.called = called  # is the source a call?
+        self.form = form  # what `with { format }` says of the texts that flow
 
     def get_field(self, name: str, env: Env, own: Labels) -> Value | None:
         if name.lstrip("-").isdigit():
@@ -81,7 +82,7 @@ class Context:
         return record(
             {
                 "try": Value(self.try_), "tries": self.attempts(), "stage": Value(self.stage),
-                "length": Value(len(self.outputs) - 1), "input": self.outputs[-1], "format": NULL,
+                "length": Value(len(self.outputs) - 1), "input": self.outputs[-1], "format": self.form,
                 "guards": array(decided(verdict) for verdict in self.guards),
             }
         )  # fmt: skip
@@ -191,7 +192,8 @@ async def flow(
         attempt = tries.get(position, 1)
         asking = next((k for k in (position, position + 1) if k in contexts and tries.get(k, 1) > 1), None)
         context = Context(position, attempt, outputs[:position] or [NULL], contexts.get(asking) if asking else None,
-                          list(contexts.values()), guards, said.get(asking, []) if asking else [], called)  # fmt: skip
+                          list(contexts.values()), guards, said.get(asking, []) if asking else [], called,
+                          env.mx.get("format", NULL))  # fmt: skip
         try:
             if position == 0:
                 inside = env.ambient(**{"try": attempt, "hint": hints.get(0), "retryable": repeatable,
@@ -321,9 +323,8 @@ async def call_stage(stage: n.Node, value: Value, env: Env, options: CallOptions
         callee = await stage_function(stage, env)
         if not isinstance(callee.data, CALLABLES):
             callee = _shadowed(stage.name) or callee
-        return answer(
-            await invoke(callee, [given(value, callee, spelt, source)], env, stage.span, options=options), callee
-        )
+        taken = given(in_format(value, callee, env, stage), callee, spelt, source)
+        return answer(await invoke(callee, [taken], env, stage.span, options=options), callee)
     if isinstance(stage, n.Field | n.Index):
         try:
             callee = await evaluate(stage, env)
@@ -342,7 +343,8 @@ async def call_stage(stage: n.Node, value: Value, env: Env, options: CallOptions
         if names_input:
             return await call_with(stage, inside, (), options)
         callee = await stage_function(stage.function, env) if isinstance(stage.function, n.Variable) else NULL
-        return answer(await call_with(stage, inside, (given(value, callee, spelt, source),), options), callee)
+        taken = given(in_format(value, callee, env, stage), callee, spelt, source)
+        return answer(await call_with(stage, inside, (taken,), options), callee)
     if isinstance(stage, n.Command | n.Code):
         from .commands import run_node
 
@@ -387,6 +389,40 @@ def given(value: Value, callee: Value, spelt: bool, source: bool) -> Value:
     if is_plain_text(value) and code_language(function.body) in ("js", "node") and _SCALAR.fullmatch(value.data):
         return Value(number_or_word(value.data), value.labels)
     return value
+
+
+def in_format(value: Value, callee: Value, env: Env, stage: n.Node) -> Value:
+    """What flows, read as `with { format: "csv", pipeline: […] }` says that its text is: rows of texts, a document, data."""
+    wanted = env.mx.get("format")
+    if wanted is None or not isinstance(callee.data, Function) or not is_plain_text(value):
+        return value
+    form = vt.text(wanted)
+    if form == "text":
+        return value
+    if form == "csv":
+        return Value(rows_of(value.data, stage), value.labels, meta={"text": value.data})
+    if form == "xml":
+        from .transformers import to_xml
+
+        return to_xml(value)
+    if form != "json":
+        raise EvaluationError(
+            f"Unknown format for a pipeline: {form}", span=stage.span, hint='there are "json", "csv", "xml" and "text"'
+        )
+    try:
+        return Value(json.loads(value.data), value.labels, meta={"text": value.data}) if value.data.strip() else value
+    except ValueError as error:
+        raise EvaluationError(f"Failed to parse JSON: {error}", span=stage.span, code="not-json") from None
+
+
+def rows_of(text: str, stage: n.Node) -> list[list[str]]:
+    import csv
+    import io
+
+    try:
+        return list(csv.reader(io.StringIO(text.strip())))
+    except csv.Error as error:
+        raise EvaluationError(f"Failed to parse CSV: {error}", span=stage.span, code="not-csv") from None
 
 
 def number_or_word(text: str) -> Any:

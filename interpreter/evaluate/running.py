@@ -53,6 +53,8 @@ async def run(node: n.Run, env: Env) -> Value:
         target = value.value
         if isinstance(target, n.Template | n.Literal):  # `run "echo hi" with { … }`
             value = n.With(value=as_command(target), options=value.options, using=value.using, span=value.span)
+        elif isinstance(target, n.Pipeline) and (quoted := quoted_command(target.source)):
+            value = replace(value, value=replace(target, source=quoted))
         return await with_(value, env, stated=stated.stated)
     if isinstance(value, n.Call):
         return await call_with(value, env, (), stated)
@@ -110,6 +112,8 @@ async def with_(node: n.With, env: Env, *, stated: bool = False) -> Value:
         # `@f() with { pipeline: […], guards: false }`: the call is made so, and what it gives flows on.
         return await evaluate(replace(piped, source=replace(node, value=piped.source)), env)
     options = await with_options(node, env)
+    if isinstance(piped, n.Pipeline) and options.options and "format" in options.options:
+        env = env.ambient(format=options.options["format"])  # of what its stages get
     options.stated = stated or isinstance(node.value, n.Run)
     target: n.Node = node.value
     while isinstance(target, n.Run | n.Stream):
