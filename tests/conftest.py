@@ -1,0 +1,12 @@
+"""What every test needs of the process that runs it."""
+
+from __future__ import annotations
+
+import signal
+
+
+def pytest_configure() -> None:
+    """Whoever is started in the background of a script ignores interrupts, and so does all that it starts: a test that
+    interrupts a command would wait for ever. What has a handler here has the default there."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
