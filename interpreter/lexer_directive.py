@@ -270,7 +270,10 @@ class DirectiveLexer(NameLexer):
             and (key := KEY.match(self.text, at))
         ):
             return self.key(at, key)
-        self.separate(at)
+        if not (
+            self.prev in VALUE_ENDS and self.heads("OUTPUT")
+        ):  # `output @x "file"` is one statement, also in a block
+            self.separate(at)
         return self.quoted(at, quote)
 
     def _touches(self, at: int) -> bool:

@@ -363,5 +363,17 @@ class NameLexer(CommandLexer):
             if frame.kind == "block" or (frame.ambiguous and not frame.comma):
                 self.end(at)
 
+    def heads(self, word: str) -> bool:
+        """Does the statement or action that is being read, on this level, begin with this token and lack its `to`?"""
+        depth = 0
+        for token in reversed(self.out):
+            kind = token[0] if token else ""
+            depth += (kind in CLOSING) - (kind in OPENING)
+            if depth < 0 or (depth == 0 and kind in ("END", "ARROW", "TO")):
+                return False
+            if depth == 0 and kind == word:
+                return True
+        return False
+
     def in_header(self) -> bool:
         return bool(self.header) and len(self.frames) == self.header_depth

@@ -281,7 +281,7 @@ async def call_function(
         env = env.ambient(checkpoint=memo)
 
     async def run(hints: tuple[str, ...], inputs: tuple[Value, ...]) -> Value:
-        scope = Scope(home.scope)
+        scope = Scope(home.scope, apart=True)
         carried = {key: env.mx[key] for key in _CARRIED if key in env.mx} if env.mx else {}
         carried["op"] = about
         carried["exe"] = function

@@ -194,9 +194,11 @@ class Env:
             setattr(new, name, value)
         return new
 
-    def block(self, names: dict[str, Value] | None = None, *, barrier: bool = False, **ambient: Any) -> Env:
+    def block(
+        self, names: dict[str, Value] | None = None, *, barrier: bool = False, apart: bool = False, **ambient: Any
+    ) -> Env:
         """The inside of a block: a scope of its own, and ambient values if given."""
-        new = self.copy(scope=Scope(self.scope, names, barrier=barrier))
+        new = self.copy(scope=Scope(self.scope, names, barrier=barrier, apart=apart))
         if ambient:
             new.mx = {**self.mx, **ambient}
         return new

@@ -30,13 +30,12 @@ from .scope import reserved_name
 
 
 def define(name: str, value: Value, node: n.Node, env: Env) -> None:
-    """A constant name of a file, or of one round of a loop. Errors: it is defined or imported already."""
+    """A constant name: of the file, or of the call or round in which it is defined (`when … => var @x = …`).
+    Errors: it is defined or imported already.
+    """
     module = env.module
     if name in FIXED:
         raise reserved_name(name, node.span)
-    if "for" in env.mx and env.scope is not module.scope and name not in module.defined:
-        env.scope.define(name, value)
-        return
     if name in module.imported:
         raise EvaluationError(
             f"Variable '{name}' is already imported and cannot be redefined locally", span=node.span,
@@ -48,6 +47,9 @@ def define(name: str, value: Value, node: n.Node, env: Env) -> None:
             f"Variable '{name}' is already defined and cannot be redefined; it was defined at {first}", span=node.span,
             code="variable-redefinition", hint="names are constant in mlld: choose another one, or `let` in a block",
         )  # fmt: skip
+    if (scope := env.scope.nearest_apart()) is not None:
+        scope.define(name, value)
+        return
     module.defined[name] = node.span
     module.scope.define(name, value)
 

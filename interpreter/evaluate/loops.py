@@ -82,7 +82,7 @@ def rounds(node: n.For, source: Value, env: Env) -> list[Round]:
     for index, (key, item) in enumerate(members):
         names = bind(node, key, item, is_object)
         context = {"index": index, "total": len(members), "key": key.data, "parallel": parallel is not None}
-        inside = env.block(names, barrier=parallel is not None)
+        inside = env.block(names, barrier=parallel is not None, apart=True)
         inside.mx = {**env.mx, "for": context}
         if parallel is not None:
             inside.mx["spread"] = parallel

@@ -51,8 +51,9 @@ async def loop(node: n.Loop, env: Env) -> Value:
         if iteration > 1 and pace:
             await env.ports.clock.sleep(pace)
         inside = env.block(
-            {"input": state}, loop={"iteration": iteration, "limit": limit, "active": True}, input=state, spread=None
-        )
+            {"input": state}, apart=True, loop={"iteration": iteration, "limit": limit, "active": True}, input=state,
+            spread=None,
+        )  # fmt: skip
         if node.until is not None and truthy(await decides(node.until, inside)):
             break
         status, state = await loop_round(node, inside, state)

@@ -23,18 +23,21 @@ def reserved_name(name: str, span: Span) -> EvaluationError:
 class Scope:
     """The names of one block, function call or file; what is not here is looked for in `parent`.
 
-    `barrier` marks the scope of one iteration of a parallel `for`: names beyond it can be read but not assigned, since
-    two iterations would race for them. A `sealed` one keeps the values it has: judgements that run side by side read
+    `apart` marks the scope of one call or one round of a loop: a `var` in it stays there, since the next one makes its
+    own. `barrier` marks the scope of one iteration of a parallel `for`: names beyond it can be read but not assigned,
+    since two iterations would race for them. A `sealed` one keeps the values it has: judgements that run side by side read
     the same module, and none may leave a mark there that another one meets.
     """
 
-    __slots__ = ("barrier", "growing", "names", "parent", "sealed")
+    __slots__ = ("apart", "barrier", "growing", "names", "parent", "sealed")
 
     def __init__(
-        self, parent: Scope | None = None, names: dict[str, Value] | None = None, *, barrier: bool = False
-    ) -> None:
+        self, parent: Scope | None = None, names: dict[str, Value] | None = None, *, barrier: bool = False,
+        apart: bool = False,
+    ) -> None:  # fmt: skip
         self.parent = parent
         self.names: dict[str, Value] = {} if names is None else names
+        self.apart = apart
         self.barrier = barrier
         self.sealed = False
         self.growing: dict[str, Growing] | None = None  # of some names, what `+=` added since they were read
@@ -64,6 +67,13 @@ class Scope:
         if growing is not None:
             found = self.names[name] = growing.settled()
         return found
+
+    def nearest_apart(self) -> Scope | None:
+        """The scope of the call or round in which this one is; None at the top of a file."""
+        scope: Scope | None = self
+        while scope is not None and not scope.apart:
+            scope = scope.parent
+        return scope
 
     def define(self, name: str, value: Value) -> None:
         self.names[name] = value
