@@ -51,7 +51,7 @@ def labels_of(said: Mapping[str, Any]) -> Labels:
     automatic = tuple(str(label) for label in said["taint"] if label not in declared)
     labels = Labels.of(*declared, automatic=automatic, sources=tuple(map(str, said["sources"])))
     for tool in said["tools"]:
-        labels = labels.used(ToolUse(name=tool["name"], arguments=tuple(tool["args"]), audit=tool["auditRef"]))
+        labels = labels.used(ToolUse(name=tool["name"], arguments=tuple(tool.get("args", ())), audit=tool["auditRef"]))
     return labels
 
 

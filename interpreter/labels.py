@@ -45,7 +45,8 @@ class ToolUse:
     audit: str = ""  # reference into the record
 
     def json(self) -> dict[str, object]:
-        return {"name": self.name, "args": list(self.arguments), "auditRef": self.audit}
+        args = {"args": list(self.arguments)} if self.arguments else {}
+        return {"name": self.name, **args, "auditRef": self.audit}
 
 
 @dataclass(frozen=True, slots=True)

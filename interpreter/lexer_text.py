@@ -260,7 +260,8 @@ class TextLexer(BaseLexer):
     def interpolation(self, at: int, quote: str) -> int:
         """`@name` with fields, indexes, calls, condensed pipes, `?` and `??"…"`, as far as they touch."""
         found = AT.match(self.text, at)
-        assert found
+        if found is None:  # `cmd:@ { … }`: elsewhere such an @ is text
+            raise self.fault("unexpected-character", at, at + 1, "a name follows the @", hint="write @name")
         self.emit("AT", found.group(1), at, found.end())
         return self.access(found.end(), quote)
 

@@ -284,7 +284,9 @@ async def _hooks_before(hooks: Sequence[Watcher], request: Request, place: Place
             if changed is None or not inputs:
                 continue
             each = list(changed.items()) if isinstance(changed.data, list) else []
-            inputs = tuple(each) if len(each) == len(inputs) > 1 else (changed, *inputs[1:])
+            # A list with one for each argument is the arguments, unless the only argument is a list itself.
+            whole = len(each) == len(inputs) and (len(inputs) > 1 or not isinstance(inputs[0].data, list))
+            inputs = tuple(each) if whole else (changed, *inputs[1:])
     return inputs
 
 

@@ -71,6 +71,13 @@ class BoxState:
         """What `@root` is inside: where commands find the project, or the workspace over it."""
         return self.mount.path if self.mount is not None else self.session.project if self.session is not None else None
 
+    def offers(self, tool: str) -> bool:
+        """Does the block let an agent have this one of its own tools?"""
+        allowed, denied = self.spec.tools, self.spec.tools_denied
+        return (allowed == "*" or any(same_name(tool, name) for name in allowed)) and not any(
+            same_name(tool, name) for name in denied
+        )
+
     def check_command(self, kind: str, span: Span) -> None:
         """`tools` without Bash means that no commands run."""
         allowed = self.spec.tools

@@ -283,6 +283,12 @@ async def call_function(
     async def run(hints: tuple[str, ...], inputs: tuple[Value, ...]) -> Value:
         scope = Scope(home.scope, apart=True)
         carried = {key: env.mx[key] for key in _CARRIED if key in env.mx} if env.mx else {}
+        if "llm" in function.labels:
+            from .llm_tools import tools_of_call
+
+            carried.pop("llm", None)  # what a model may use is said in the call of that model
+            if (offered := tools_of_call(inputs, env, span)) is not None:
+                carried["llm"] = offered
         carried["op"] = about
         carried["exe"] = function
         carried["call"] = options

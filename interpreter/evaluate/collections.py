@@ -23,7 +23,9 @@ async def tools_variable(node: n.Var, env: Env) -> Value:
         return await dynamic_tools(node, env)
     value = await evaluate(node.value, env)
     if not isinstance(value.data, dict):
-        raise EvaluationError(f"Tool collections must be object literals, got {type_name(value)}", span=node.span)
+        raise EvaluationError(
+            f"Tool collections must be object literals or dynamic MCP sources, got {type_name(value)}", span=node.span
+        )
     entries: dict[str, Value] = {}
     for name, item in value.data.items():
         entries[name] = check_entry(name, value.item(item), env, node)

@@ -163,7 +163,8 @@ def provenance(node: n.Exe) -> Labels:
     One object for all calls: results of a loop share it, and joining them allocates nothing.
     """
     body = node.body
-    made = "src:template" if isinstance(body, n.Template) else "src:exe" if isinstance(body, MLLD_BODIES) else None
+    is_text = isinstance(body, n.Template | n.Variable) or (isinstance(body, n.Literal) and isinstance(body.value, str))
+    made = "src:template" if is_text else "src:exe" if isinstance(body, MLLD_BODIES) else None
     use = ToolUse(name=node.name, arguments=tuple(p.name for p in node.parameters or ()), audit=str(uuid.uuid4()))
     return (Labels.of(automatic=(made,)) if made else NONE).used(use)
 

@@ -212,8 +212,12 @@ def about(operation: Operation) -> dict[str, Any]:
         "name": operation.name or operation.tool,
         "labels": list(dict.fromkeys((*operation.labels, *operation.operation_labels))),
     }  # fmt: skip
+    if operation.operation_labels:
+        shown["opLabels"] = [label for label in operation.operation_labels if label.startswith("op:")]
     if operation.command:
         shown["command"] = operation.command
+    if operation.kind in ("output", "append") and operation.paths:
+        shown["target"] = operation.paths[0]
     if operation.server:
         shown |= {"server": operation.server, "tool": operation.tool}
     return shown

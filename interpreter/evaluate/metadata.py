@@ -12,6 +12,8 @@ from interpreter import values_text as vt
 from interpreter.labels import Labels
 from interpreter.values import NULL, Value, array, type_name
 
+from .functions import Function
+
 if TYPE_CHECKING:
     from .core import Env
 
@@ -99,7 +101,9 @@ class Metadata:
         self.value, self.env = value, env
 
     def get_field(self, name: str, env: Env, own: Labels) -> Value | None:
-        meta = self.value.meta
+        meta, data = self.value.meta, self.value.data
+        if isinstance(data, Function) and name in ("labels", "taint"):
+            return _list(data.labels)
         found = FIELDS.get(name)
         if found is not None and not (name == "type" and meta is not None and "definition" in meta):
             return found(self.value)
@@ -115,7 +119,6 @@ class Metadata:
                     return NULL.with_meta(text="") if name == "fm" else NULL
                 # `mx` in front matter is what its author wrote there.
                 return Value(held, self.value.labels, meta={"plain": True} if name == "fm" else None)
-        data = self.value.data
         if name in ("tokest", "tokens") and isinstance(data, str):
             return Value(tokens(data))
         if name == "name" and getattr(data, "kind", None) == "executable":
