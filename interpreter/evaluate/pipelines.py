@@ -358,7 +358,13 @@ async def call_stage(stage: n.Node, value: Value, env: Env, options: CallOptions
 
 
 def answer(value: Value, callee: Value) -> Value:
-    """What a function gave a pipeline: nothing at all, and a `when` that decided nothing, are the empty text."""
+    """What a function gave a pipeline: nothing at all, and a `when` that decided nothing, are the empty text. A number or
+    a truth value flows on as its text, as what a command says does; that of a block or a `when` was written by the script
+    and stays what it is.
+    """
+    if isinstance(callee.data, Function) and isinstance(value.data, bool | int | float):
+        decided = isinstance(callee.data.body, n.Block | n.When)
+        return value if decided else Value(vt.text(value), value.labels)
     undecided = isinstance(callee.data, Function) and isinstance(callee.data.body, n.When)
     nothing = value.data is None and (undecided or value.text == "")
     return Value("", value.labels) if nothing or isinstance(value.data, Undefined) else value
