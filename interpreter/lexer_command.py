@@ -15,7 +15,7 @@ _OPERATORS = {
     "&&": ("Shell operator AND (&&)", "runs a second command"),
     "||": ("Shell operator OR (||)", "runs a second command"),
     ";": ("Shell operator semicolon (;)", "runs a second command"),
-    ">>": ("Shell append operator (>>)", "appends to a file"),
+    ">>": (">> Comments and shell append operator (>>)", "appends to a file"),
     ">": ("Shell redirection (>)", "writes a file"),
     "<": ("Shell redirection (<)", "reads a file"),
     "&": ("Background execution (&)", "goes on without the script"),
@@ -131,7 +131,11 @@ class CommandLexer(TextLexer):
     def _refuse(self, found: re.Match[str]) -> None:
         """A shell operator in a command: no shell reads it. Told, and the rest is lexed all the same."""
         name, what = _OPERATORS[found.group()]
-        message = f"{name} is not allowed in cmd {{ }}: it {what}, and cmd runs one command without a shell"
+        message = f"{name} is not allowed in cmd {{ }}. Use shell blocks instead: it {what}, and cmd runs one command"
+        if found.group() == ">>":
+            message = (
+                f"{name} are not allowed in cmd {{ }}. Keep comments outside command blocks; to append, use sh {{ }}"
+            )
         if found.group() == "&":
             message = f"{name} is not allowed in mlld. All commands run synchronously."
         self.faults.append(
