@@ -23,13 +23,10 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
-import docker
-
-from runner import environ, recipes
-from runner.backends.docker_images import DockerImages
-from runner.images import ImageStore, host_trust
+from runner import recipes
 from tests.bench.hostile_agents import ATTACKS, repeat
 from tests.bench.whole import ROOT, Sidecar, sidecar
+from tests.support.engine import engine, image_store
 from tests.unit.sidecar.sidecar_process import Agent
 
 MODES = ("calls", "pages", "many", "shifting", "mute", "stillborn")
@@ -145,10 +142,9 @@ def verdict(tested: Sidecar, samples: Samples, attacks: Counter[str]) -> bool:
 
 def image() -> str:
     """The sidecar's image as a sandbox has it."""
-    client = docker.from_env()
-    env = dict(os.environ)
-    store = ImageStore(engine=DockerImages(client), cache=environ.cache_directory(env), env=env)
-    return store.ensure(recipes.sidecar(ca=host_trust(env))).name
+    with engine() as client:
+        store = image_store(client)
+        return store.ensure(recipes.sidecar(ca=store.ca)).name
 
 
 def main(arguments: list[str]) -> int:

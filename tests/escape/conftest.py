@@ -9,10 +9,8 @@ from collections.abc import Iterator
 import docker
 import pytest
 
-from runner import environ
-from runner.backends.docker_errors import connect
-from runner.backends.docker_images import DockerImages
 from runner.images import ImageStore
+from tests.support.engine import engine, image_store
 from tests.support.fenced import images
 from tests.support.internet import Internet, internet
 from tests.support.runs import Runs, make_runs
@@ -27,17 +25,15 @@ def runs() -> Iterator[Runs]:
         yield made
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def client() -> Iterator[docker.DockerClient]:
-    made = connect()
-    yield made
-    made.close()
+    with engine() as made:
+        yield made
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def store(client: docker.DockerClient) -> ImageStore:
-    env = environ.snapshot()
-    return ImageStore(engine=DockerImages(client), cache=environ.cache_directory(env), env=env)
+    return image_store(client)
 
 
 @pytest.fixture(scope="module")

@@ -107,11 +107,6 @@ def project(tmp_path: Path) -> Project:
     return made
 
 
-@pytest.fixture(scope="module")
-def engine() -> docker.DockerClient:
-    return docker.from_env()
-
-
 def module(project: Project, *servers: str, more: str = "") -> str:
     return project.module("my", more + PROFILES.replace("SERVERS", ", ".join(servers)) + SPAWN)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import subprocess
 import sys
@@ -188,8 +187,3 @@ def project_run(project: Project) -> str:
     """The name of the latest run of this home."""
     records = sorted((project.home / ".local" / "share" / "mlld" / "runs").iterdir())
     return records[-1].name.removesuffix(".jsonl").rpartition("-")[2]
-
-
-@pytest.fixture(scope="module")
-def engine() -> docker.DockerClient:
-    return docker.from_env(environment=os.environ)

@@ -38,11 +38,6 @@ def project(tmp_path: Path) -> Project:
     return Project.make(tmp_path)
 
 
-@pytest.fixture(scope="module")
-def engine() -> docker.DockerClient:
-    return docker.from_env()
-
-
 # ------------------------------------------------------------------------------------------------------------- scripts
 
 

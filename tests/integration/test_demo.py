@@ -32,11 +32,6 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
-@pytest.fixture(scope="module")
-def engine() -> docker.DockerClient:
-    return docker.from_env()
-
-
 def test_the_transcript_tells_the_whole_story(demo: Project) -> None:
     done = demo.spawn(PROMPT, REF)
     assert done.code == 0, done.err

@@ -14,11 +14,8 @@ from typing import Any
 import docker
 
 from interpreter.declarations import EnvironmentSpec, McpConfig, Needs, Place, Profile, ProfileChoice, ServerSpec
-from runner import environ
 from runner.backends.base import Execution
 from runner.backends.docker import DockerBackend
-from runner.backends.docker_errors import connect
-from runner.backends.docker_images import DockerImages
 from runner.handover import Handover
 from runner.images import ImageStore
 from runner.images_run import images_for
@@ -28,6 +25,7 @@ from runner.planner import plan
 from runner.planner_options import PlanOptions
 from runner.sandbox import Sandbox
 from runner.survey import survey
+from tests.support.engine import engine, image_store
 from tests.support.mcp_server import PROGRAM
 from tests.support.waiting import PATIENCE
 
@@ -127,16 +125,12 @@ def left(client: docker.DockerClient, label: str) -> list[str]:
 @contextlib.contextmanager
 def make_runs() -> Iterator[Runs]:
     """For a fixture of session scope."""
-    env = environ.snapshot()
-    cache = environ.cache_directory(env)
-    client = connect()
-    lease = Lease(cache=cache)
-    with tempfile.TemporaryDirectory(prefix="mlld-test-") as folder:
+    with engine() as client, tempfile.TemporaryDirectory(prefix="mlld-test-") as folder:
         Path(folder).chmod(0o755)
-        store = ImageStore(engine=DockerImages(client), cache=cache, env=env)
-        yield Runs(client=client, store=store, lease=lease, cache=cache, folder=Path(folder))
-    lease.close()
-    client.close()
+        store = image_store(client)
+        lease = Lease(cache=store.cache)
+        yield Runs(client=client, store=store, lease=lease, cache=store.cache, folder=Path(folder))
+        lease.close()
 
 
 async def python(sandbox: Sandbox, code: str, *, member: str = AGENT, env: Mapping[str, str] | None = None) -> str:

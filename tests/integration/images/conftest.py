@@ -1,4 +1,4 @@
-"""The image store of this machine's engine, and the bridge's program as a file."""
+"""The bridge's program as a file, and the link of a seat."""
 
 from __future__ import annotations
 
@@ -7,27 +7,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import docker
 import pytest
 
-from runner import environ, recipes
-from runner.backends.docker_errors import connect
-from runner.backends.docker_images import DockerImages
+from runner import recipes
 from runner.images import BRIDGE, ImageStore
 from tests.support.bridges import Listener, listening
-
-
-@pytest.fixture(scope="session")
-def engine() -> Iterator[docker.DockerClient]:
-    client = connect()
-    yield client
-    client.close()
-
-
-@pytest.fixture(scope="session")
-def store(engine: docker.DockerClient) -> ImageStore:
-    env = environ.snapshot()
-    return ImageStore(engine=DockerImages(engine), cache=environ.cache_directory(env), env=env)
 
 
 @pytest.fixture(scope="session")
