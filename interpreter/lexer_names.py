@@ -44,6 +44,10 @@ _SURROUNDING = frozenset({"FOR", "IF", "WHEN", "LOOP", "BOX", "EXE", "VAR", "LET
 _MODIFIERS = frozenset({"first", "all", "any"})
 _TIMINGS = frozenset({"before", "after", "always"})
 
+# A key in double quotes is a template, except in what only declares, which is read as it is written.
+_FILLED = re.compile(rf"(?<![\\@])@{NAME}")
+_DECLARING = frozenset({"NEEDS", "PROFILES", "POLICY", "AUTH", "GUARD"})
+
 
 class NameLexer(CommandLexer):
     """`header` is the statement word whose labels, names and filters are being read at bracket depth `header_depth`, or empty."""
@@ -178,6 +182,10 @@ class NameLexer(CommandLexer):
 
     def key(self, at: int, key: re.Match[str]) -> int:
         name = key.group(1)
+        if name[0] == '"' and not key.group(2) and _FILLED.search(name) and self.directive(at) not in _DECLARING:
+            self.emit("KEYOPEN", None, at, at)
+            self.emit("KEYED", ":", self.quoted(at, '"'), key.end())
+            return key.end()
         if name[0] in "\"'":
             name = re.sub(r"\\(.)", lambda m: {"n": "\n", "t": "\t"}.get(m.group(1), m.group(1)), name[1:-1])
         self.emit("KEYOPT" if key.group(2) else "KEY", name, at, key.end())

@@ -172,12 +172,13 @@ class Object(Node):
 @node
 class Entry(Node):
     """`key: value`; `optional` is `key?: value`, left out when the value is falsy. A bare `{ sh }` in needs has value
-    `true`.
+    `true`. A key with holes, `"@kind-@n": 1`, has its text as a template in `name`; `key` is then as it is written.
     """
 
     key: str
     value: Expression
     optional: bool = False
+    name: Template | None = None
 
 
 @node

@@ -118,6 +118,12 @@ class ValueBuilder:
     def entry_optional(self, c: Children, span: Span) -> Any:
         return n.Entry(key=c[0][1], value=c[1], optional=True, span=span)
 
+    def entry_named(self, c: Children, span: Span) -> Any:
+        made = c[0]
+        if isinstance(made, n.Literal):
+            return n.Entry(key=str(made.value), value=c[1], span=span)
+        return n.Entry(key=made.span.text[1:-1], value=c[1], name=made, span=span)
+
     # ── References ───────────────────────────────────────────────────────────────────────────────
 
     def optional(self, c: Children, span: Span) -> Any:

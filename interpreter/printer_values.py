@@ -89,12 +89,14 @@ class ValuePrinter:
         return f"{{ {self.several(node.entries)} }}" if node.entries else "{ }"
 
     def Entry(self, node: n.Entry) -> str:
-        return f"{self.key(node.key)}{'?' if node.optional else ''}: {self.show(node.value)}"
+        key = self.key(node.key) if node.name is None else self.show(node.name)
+        return f"{key}{'?' if node.optional else ''}: {self.show(node.value)}"
 
     def key(self, name: str) -> str:
         if _NAME.match(name):
             return name
         escaped = name.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        escaped = re.sub(r"@(?=[A-Za-z_])", r"\\@", escaped)
         return f'"{escaped}"'
 
     def Spread(self, node: n.Spread) -> str:

@@ -283,7 +283,7 @@ def _strings(node: n.Node) -> Iterator[str]:
     """Every text and key below a value."""
     if isinstance(node, n.Literal) and isinstance(node.value, str):
         yield node.value
-    if isinstance(node, n.Entry):
+    if isinstance(node, n.Entry) and node.name is None:
         yield node.key
     for child in node.children():
         yield from _strings(child)

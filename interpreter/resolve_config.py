@@ -70,7 +70,7 @@ def plain(node: Any, path: Path, places: dict[Path, Span]) -> Any:
         case n.Object():
             out: dict[str, Any] = {}
             for entry in node.entries:
-                if not isinstance(entry, n.Entry) or entry.optional:
+                if not isinstance(entry, n.Entry) or entry.optional or entry.name is not None:
                     raise NotWritten
                 out[entry.key] = plain(entry.value, (*path, entry.key), places)
                 places[(*path, entry.key)] = entry.span

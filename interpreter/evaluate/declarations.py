@@ -17,7 +17,7 @@ from interpreter.policy_reader import Locator, Reader
 from interpreter.policy_subjects import Operation
 from interpreter.profiles import choose, parse_profiles
 from interpreter.source import Span
-from interpreter.values import NULL, Value
+from interpreter.values import NULL, Undefined, Value
 
 from .blocks import action_value, declared_labels, stanced
 from .core import Env, evaluate, handles
@@ -88,7 +88,12 @@ async def assigned(node: n.Var, env: Env) -> Value:
     while True:
         attempt = len(hints) + 1
         around = env if attempt == 1 else env.ambient(**{"try": attempt, "hint": Value(hints[-1])})
-        value = stanced(defined(await action_value(written, around)), labels, env)
+        value = await action_value(written, around)
+        if isinstance(value.data, Undefined) and isinstance(written, n.Binary | n.Ternary):
+            value = value.with_meta(
+                text="undefined"
+            )  # `@a && @b` of names that nobody defined says so where it is shown
+        value = stanced(defined(value), labels, env)
         if isinstance(node.value, n.Command) and value.meta is not None and "stdout" in value.meta:
             value = value.with_meta(text=value.meta["stdout"])  # in text, it stays what the command said
         if not watched:

@@ -80,7 +80,7 @@ async def array_literal(node: n.Array, env: Env) -> Value:
 
 def defined(value: Value) -> Value:
     """Undefined becomes null where it is stored in data."""
-    return Value(None, value.labels) if isinstance(value.data, Undefined) else value
+    return Value(None, value.labels, meta=value.meta) if isinstance(value.data, Undefined) else value
 
 
 async def conditional(node: n.Conditional, env: Env) -> Value | None:
@@ -141,8 +141,16 @@ async def object_literal(node: n.Object, env: Env) -> Value:
             if truthy(value):
                 entries[entry.key] = value
         else:
-            entries[entry.key] = defined(await evaluate(entry.value, env))
+            key = entry.key if entry.name is None else await filled_key(entry.name, env, own)
+            entries[key] = defined(await evaluate(entry.value, env))
     return record(entries, joined(own)) if own else record(entries)
+
+
+async def filled_key(name: n.Template, env: Env, own: list[Labels]) -> str:
+    """The key that a template makes; what it was made of labels the object."""
+    made = await evaluate(name, env)
+    own.append(made.labels)
+    return vt.text(made)
 
 
 @handles(n.Spread)
