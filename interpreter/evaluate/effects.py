@@ -52,6 +52,8 @@ async def show(node: n.Show, env: Env) -> Value:
         value = await pipeline(node.value, env, fixed=True)
     else:
         value = await action_value(node.value, env)
+    if isinstance(node.value, n.FileLoad) and value.data is None:
+        value = nothing(value.labels)
     if isinstance(node.value, n.Foreach) and isinstance(value.data, list):
         value = Value("\n".join(map(vt.spread, value.items())), value.labels)
     guards = None

@@ -213,8 +213,7 @@ async def load_many(text: str, path: Value, node: n.FileLoad, env: Env) -> Value
                 )  # of many files, one that is broken is its text
                 continue
             raise
-    between = "\n" if node.shape is not None else "\n\n"
-    return array(loaded, path.labels).with_meta(between=between, each=not node.selectors)
+    return array(loaded, path.labels).with_meta(between="\n\n", each=not node.selectors)
 
 
 async def load_near(text: str, node: n.FileLoad, env: Env) -> Value:
@@ -392,7 +391,7 @@ async def select_sections(value: Value, node: n.FileLoad, env: Env, *, many: boo
         names = array((Value(title) for title in titles), value.labels)
         info = (value.meta or {}).get("file")
         if not many or not isinstance(info, FileInfo):
-            return names.with_meta(between="\n")
+            return names.with_meta(between="\n\n")
         place = {"file": "filename", "relative": "relative", "absolute": "absolute"}
         where = {key: Value(info.field(name), value.labels) for key, name in place.items()}
         return record({"names": names, **where}) if names.data else NULL

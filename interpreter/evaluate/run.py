@@ -208,13 +208,17 @@ def in_fence(statement: n.Node, document: n.Document) -> bool:
 
 
 def ends_its_line(statement: n.Node) -> bool:
-    """Does the directive take the blank lines below it along? `show` does, unless it shows a file or a literal."""
+    """Does the directive take the blank lines below it along? `show` does, unless it shows a file, a `foreach` or a literal."""
     if not isinstance(statement, n.Show):
         return False
     value = statement.value
     if isinstance(value, n.Pipeline) and isinstance(value.source, n.Literal):
         return False
-    return not isinstance(value, n.FileLoad)
+    if isinstance(value, n.With):
+        return not isinstance(value.value, n.Foreach)
+    while isinstance(value, n.Pipeline | n.Field | n.Index | n.Slice):
+        value = value.source if isinstance(value, n.Pipeline) else value.target
+    return not isinstance(value, n.FileLoad | n.Foreach)
 
 
 async def run_statement(statement: n.Node, env: Env) -> None:

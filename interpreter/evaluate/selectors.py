@@ -140,7 +140,7 @@ def selected(file: Value, node: n.FileLoad, env: Env, *, many: bool) -> Value:
         known = sorted({d.name for d in found if wanted[0].matches(d)})
         names = array(Value(name, file.labels) for name in known)
         if not many:
-            return names.with_meta(between="\n")
+            return names.with_meta(between="\n\n")
         if not names.data:
             return NULL
         where = {"file": info.field("filename"), **place}

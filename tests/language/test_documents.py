@@ -51,3 +51,36 @@ def written(text: str, directory: Path) -> str:
 )
 def test_the_blank_lines_are_those_that_the_author_meant(text: str, wanted: str, tmp_path: Path) -> None:
     assert written(text, tmp_path) == wanted
+
+
+@pytest.mark.parametrize(
+    ("shown", "printed"),
+    [
+        ("<k.json>", '{"k": "v"}'),
+        ("<k.json>.k", "v"),
+        ("<k.json>.k | @upper", "V"),
+        ("<*.json>[0].k", "v"),
+        ("foreach @f(@xs)", "f 1\nf 2"),
+        ('foreach @f(@xs) with { separator: ", " }', "f 1, f 2"),
+    ],
+)
+def test_what_is_loaded_or_shown_for_each_element_leaves_the_end_of_its_line(
+    shown: str, printed: str, tmp_path: Path
+) -> None:
+    (tmp_path / "k.json").write_text('{"k": "v"}')
+    setup = "/exe @f(x) = `f @x`\n/var @xs = [1, 2]\n"
+    assert written(f"{setup}/show {shown}\nb\n", tmp_path).lstrip() == f"{printed}\n\nb\n"
+    assert written(f'{setup}/show {shown}\n/show "b"\n', tmp_path).lstrip() == f"{printed}\n\nb\n"
+    assert written(f'{setup}/show "b"\n/show "c"\n', tmp_path).lstrip() == "b\nc\n"
+
+
+@pytest.mark.parametrize("load", ['<*.md> as "- <>.mx.filename"', "<a.md # ??>"])
+def test_lists_of_what_was_found_in_files_stand_apart(load: str, tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("# One\n\n## Two\n")
+    (tmp_path / "b.md").write_text("# One\n")
+    one, two = ("- a.md", "- b.md") if " as " in load else ("One", "Two")
+    assert written(f"/var @l = {load}\n/show @l\n", tmp_path).lstrip() == f"{one}\n\n{two}\n"
+
+
+def test_a_file_that_may_be_missing_is_shown_as_nothing(tmp_path: Path) -> None:
+    assert written('/show <no.md>?\n/show "b"\n', tmp_path).lstrip() == "b\n"
