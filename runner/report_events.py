@@ -63,6 +63,9 @@ def said(event: Event) -> str | None:
         case "shed":
             more = "" if event.get("times") == 1 else f" ({event.get('times')} times)"
             return f"✗ lost {event.get('bytes')} bytes that were not finished: the sidecar holds too much{more}"
+        case "forgotten":
+            what = clean(event.get("what"))
+            return f"forgets what it said in an earlier run: {what} is not as in the lock; it is asked anew"
         case "oom":
             return "a process went over the memory limit"
         case "error":

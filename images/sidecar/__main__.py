@@ -23,8 +23,10 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from images.sidecar import config as configuration
-from images.sidecar import guarding, turns
+from images.sidecar import guarding, remembered, turns
 from images.sidecar.addresses import AddressPolicy
 from images.sidecar.admission import Admission
 from images.sidecar.audit import Audit
@@ -144,7 +146,11 @@ async def run(config: SidecarConfig, *, leased: bool, started: float, fenced: bo
 
             return Authorizer(server, gate.dial, audit)
 
-        endpoint = Endpoint(config.endpoint, admission, judges, audit, gate.dial, authorize)
+        spec = msgspec.structs.replace(
+            config.endpoint,
+            servers=tuple(remembered.agreed(server, admission, audit.emit) for server in config.endpoint.servers),
+        )
+        endpoint = Endpoint(spec, admission, judges, audit, gate.dial, authorize)
         parts.push_async_callback(endpoint.close)
         endpoint.listen_unix(f"{config.agent_link}/{MCP_SOCKET}")
         if not leased:

@@ -22,6 +22,7 @@ import msgspec
 import orjson
 
 from images.sidecar.config import ServerRules, ToolShape
+from images.sidecar.remembered import Offers
 from images.sidecar.seams import Allowed, Hidden, Kind
 from images.sidecar.shapes import Schemas, reshaped
 
@@ -262,6 +263,20 @@ class Admission:
             return self._changed(server, ITSELF, {"instructions": text}, remembered=remembered)
         if not remembered and server not in self._locked:
             self._pins.setdefault((server, ITSELF), pinned({}))
+        return None
+
+    def contradicts(self, server: str, offers: Offers) -> str | None:
+        """What of a server's words in an earlier run its lock holds otherwise or not at all; None where they agree."""
+        if server not in self._locked:
+            return None
+        for item in map(msgspec.json.decode, offers.lists.get("tool", ())):
+            name = str(item.get("name"))
+            admitted = isinstance(self.admit(server, "tool", name), Allowed)
+            if admitted and self._pins.get((server, name)) != pinned(item):
+                return f"the tool {name}"
+        said = {"instructions": offers.instructions} if offers.instructions else {}
+        if said and not self._filters[server].closed and self._pins.get((server, ITSELF)) != pinned(said):
+            return "what it says of itself"
         return None
 
     def _changed(self, server: str, name: str, item: dict[str, Any], *, remembered: bool) -> Hidden | None:

@@ -8,13 +8,14 @@ pins as a server's own list, it pins nothing itself, and before anything in it i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, Protocol
 
 import msgspec
 from msgspec import Struct
 
 from images.sidecar.reading import Reader
-from images.sidecar.seams import Kind
+from images.sidecar.seams import Kind, ServerSpec
 
 KINDS: tuple[Kind, ...] = ("tool", "prompt", "resource", "template")
 _ASKS = ("elicitation", "roots", "sampling")
@@ -62,6 +63,26 @@ def _item(reader: Reader) -> bytes:
     except (UnicodeEncodeError, msgspec.DecodeError):
         raise reader.error("must be the text of a JSON object") from None
     return item
+
+
+class Lock(Protocol):
+    def contradicts(self, server: str, offers: Offers) -> str | None:
+        """What of these the lock holds otherwise; None where nothing."""
+        ...
+
+
+def agreed(server: ServerSpec, lock: Lock, emit: Callable[[dict[str, Any]], None]) -> ServerSpec:
+    """The server, remembered as far as it agrees with the lock. A lock is newer than what contradicts it, which would
+    otherwise refuse a run whose server is the very one that was locked: it is forgotten, and the server has to say it."""
+    if not server.remembered:
+        return server
+    kept = {}
+    for where, offers in server.remembered.items():
+        if (what := lock.contradicts(server.name, offers)) is None:
+            kept[where] = offers
+        else:
+            emit({"event": "forgotten", "server": server.name, "situation": where, "what": what})
+    return replace(server, remembered=kept)
 
 
 class Told:

@@ -103,6 +103,12 @@ def test_whoever_lost_what_was_not_finished_is_told() -> None:
     assert again == f"{told} (7 times)"
 
 
+def test_what_a_lock_makes_forgotten_is_told() -> None:
+    told = log_line({"event": "forgotten", "server": "git", "situation": "handshake", "what": "the tool log"})
+    assert told is not None
+    assert "git          forgets what it said in an earlier run: the tool log is not as in the lock" in told
+
+
 def test_logs_are_of_one_member(run: RunRecord, capsys: pytest.CaptureFixture[str]) -> None:
     assert mlld("sandbox", "logs", run.name[:4], "--of", "git") == 0
     assert [line.split(" ", 2)[1] for line in capsys.readouterr().out.splitlines()] == ["git", "git"]

@@ -171,13 +171,14 @@ async def test_cannot_keep_others_from_a_session_by_what_it_says_of_itself(tmp_p
 async def test_instructions_that_were_remembered_are_held_against_the_lock(tmp_path: Path) -> None:
     """And what a server says instead is remembered, though its lists are the same."""
     known = remembered(READ, instructions=KIND)
-    for name, pins, shown in (("free", {}, KIND), ("same", {"pins": {"": {"instructions": KIND}}}, KIND),
-                              ("other", {"pins": {"": {"instructions": "x"}}}, None)):  # fmt: skip
+    read = {key: READ[key] for key in ("description", "inputSchema")}
+    for name, pins, shown in (("free", {}, KIND), ("same", {"pins": {"read": read, "": {"instructions": KIND}}}, KIND),
+                              ("other", {"pins": {"read": read, "": {"instructions": "x"}}}, None)):  # fmt: skip
         one = server(READ)
         async with sidecar(fresh(tmp_path / name), {"one": one}, server_one=known | pins) as s:
             opened = await s.agent.ask("initialize", HELLO)
             assert opened["result"].get("instructions") == shown
-            assert one.heard == []
+            assert bool(one.heard) is (shown is None), "it is asked where the lock knows better than the memory"
     async with sidecar(fresh(tmp_path / "new"), {"one": server(READ)}, server_one=known) as s:
         agent = await s.agent.hello()
         await names(agent)
