@@ -168,7 +168,8 @@ class _Search:
             hint = f"there are {listing(f'@local/{each}' for each in known)}"
         else:
             hint = f"mlld sandbox init {name} makes one in .mlld/env/{name}"
-        raise ModuleNotFound(f"there is no environment '{ref}': looked in {listing(DIRECTORIES)}", hint=hint)
+        told = f"Local module not found for {ref}: there is no environment '{ref}' in {listing(DIRECTORIES)}"
+        raise ModuleNotFound(told, hint=hint)
 
     def _prefixes(self) -> Mapping[str, str]:
         """`resolvers.prefixes` of mlld-config.json, those that name a directory of the project: prefix → directory."""

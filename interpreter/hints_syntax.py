@@ -128,7 +128,9 @@ def _missing_at(place: Place) -> Said | None:
             kind = "for" if place.first == "FOR" else "for expression"
             return Said("missing-at", f"invalid {kind} syntax. A name needs @: {place.word}", f"write @{place.word}")
         if place.kind(-1) == "AS" and place.first == "IMPORT":
-            return Said("missing-at", "import aliases must include '@'", f"write as @{place.word}")
+            return Said(
+                "missing-at", f"import aliases must include '@'. Use 'as @{place.word}'", f"write as @{place.word}"
+            )
         if not nearest(place.word, known):
             return Said("missing-at", f"{place.word} has no @", f"write @{place.word}")
     return None

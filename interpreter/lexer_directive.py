@@ -373,6 +373,8 @@ class DirectiveLexer(NameLexer):
         """Where a value may begin: a regular expression. The slash of a directive begins a line of a document and nothing else."""
         slashed = _SLASHED.match(self.text, at)
         inside = self.prev in STARTS or self.prev in ("CASES", "LBRACK")
+        if slashed and inside and self.frames and self.frames[-1].comma:
+            raise self._unclosed_bracket(self.frames[-1].offset, at)  # what has commas is an array, and no block
         if slashed and (inside or self.prev in ("ARROW", "ASSIGN")):
             around = self.surroundings(inside=inside)
             if inside and around == "EXE" and slashed.group(1) in _SLASHED_IN_FUNCTIONS:

@@ -156,7 +156,7 @@ class Builder(ValueBuilder):
             self.fault(
                 "missing-at",
                 place,
-                f"Import aliases must include '@': {token[1]} has none",
+                f"Import aliases must include '@'. Use 'as @{token[1]}'",
                 hint=f"write {name}as @{token[1]}",
             )
         return str(token[1])

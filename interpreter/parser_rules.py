@@ -204,7 +204,8 @@ def of_import(made: n.Import) -> Iterator[Diagnostic]:
         yield fault(
             "import-wildcard",
             made,
-            "wildcard imports must have an alias",
+            "wildcard imports must have an alias. Use 'import { * as @name }' or the shorthand"
+            " 'import \"path/to/file.mld\" as @name'",
             'import a namespace: import "…" as @name, or { * as @name }',
         )
 

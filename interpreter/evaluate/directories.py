@@ -85,7 +85,7 @@ async def import_templates(node: n.Import, env: Env) -> None:
         )
     if not node.parameters:
         raise ImportFault(
-            "Templates import requires parameters.", span=node.span,
+            'Templates import requires parameters. Use: /import templates from "dir" as @name(param1, param2)', span=node.span,
             hint=f'import templates from "{text}" as @{node.alias}(a, b): the names that their texts use',
         )  # fmt: skip
     if not operations.is_directory(files, root):

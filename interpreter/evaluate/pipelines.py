@@ -428,7 +428,7 @@ def rows_of(text: str, stage: n.Node) -> list[list[str]]:
     try:
         return list(csv.reader(io.StringIO(text.strip())))
     except csv.Error as error:
-        raise EvaluationError(f"Failed to parse CSV: {error}", span=stage.span, code="not-csv") from None
+        raise EvaluationError(f"Failed to parse CSV: {error}", span=stage.span) from None
 
 
 def number_or_word(text: str) -> Any:
