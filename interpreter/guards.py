@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from interpreter.declarations import Place
 from interpreter.errors import MlldError
@@ -41,16 +41,14 @@ SOURCES = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class Guarded:
+class Guarded(NamedTuple):
     """A value under guard with what is known about it; `value` belongs to the evaluator."""
 
     value: object
     labels: Labels
 
 
-@dataclass(frozen=True, kw_only=True)
-class GuardCall:
+class GuardCall(NamedTuple):
     """What a guard sees: `@input` (one value, or all for a guard on operations), `@output` after, `@mx.guard.try`."""
 
     operation: Operation
@@ -62,8 +60,7 @@ class GuardCall:
     hints: tuple[str, ...] = ()  # of the retries before
 
 
-@dataclass(frozen=True, kw_only=True)
-class Allow:
+class Allow(NamedTuple):
     """`allow`, `allow V`, and the changes of labels that privileged guards may make."""
 
     value: object = None
@@ -73,22 +70,19 @@ class Allow:
     warning: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Deny:
+class Deny(NamedTuple):
     """`deny "…"`, the reason already interpolated."""
 
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Retry:
+class Retry(NamedTuple):
     """`retry "…"`."""
 
     hint: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class UseEnvironment:
+class UseEnvironment(NamedTuple):
     """`env V`: do it in that environment."""
 
     config: object
@@ -128,14 +122,20 @@ class Guard:
             case "function":
                 return operation.is_call and bool(operation.name) and same_name(self.filter, operation.name)
             case "operation":
-                return any(under(each, name) for each in self._wanted for name in operation.guarded_as)
+                for wanted, below in self._wanted:
+                    for name in operation.guarded_as:
+                        if name == wanted or name.startswith(below):
+                            return True
+                return False
             case "label":
                 return any(under(self.filter, label) for label in operation.labels)
 
     @cached_property
-    def _wanted(self) -> frozenset[str]:
-        """The operations of the filter, in each spelling that they have."""
-        return frozenset(f"op:{name.removesuffix(':*')}" for name in (self.filter, canonical(self.filter)))
+    def _wanted(self) -> tuple[tuple[str, str], ...]:
+        """The operations of the filter, in each spelling that they have; with each, how the names of those below it begin."""
+        spelt = dict.fromkeys(f"op:{name}" for name in (self.filter, canonical(self.filter)))
+        names = dict.fromkeys(name.removesuffix(":*") for name in spelt)
+        return tuple((name, f"{name}:") for name in names)
 
     def asks_after(self, operation: Operation, output: Labels, inputs: Iterable[Labels]) -> bool:
         """Whether the filter matches what came out of an operation. Labels of a function are those of what its call gives, and
@@ -152,8 +152,7 @@ class Guard:
         return self.kind == "label" and any(under(self.filter, label) for label in labels.marks)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Heard:
+class Heard(NamedTuple):
     """What one guard said: a step of `@mx.guard.trace`."""
 
     guard: Guard
@@ -171,8 +170,7 @@ class Heard:
         return "allow" if self.replacement is None else "transform"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What the guards decided about one operation. `inputs` and `output` are what goes on, changed or not."""
 
     kind: VerdictKind = "allow"
@@ -236,15 +234,15 @@ class Guards:
             if not guard.watches("before"):
                 continue
             if guard.concerns(operation):
-                now = call if result.inputs is given else replace(call, inputs=result.inputs)
+                now = call if result.inputs is given else call._replace(inputs=result.inputs)
                 said = await _ask_of_both(guard, call, now)
                 result.hear(now, guard, _unchanging(said) if guard in settled else said, None)
             else:
                 for index, each in enumerate(inputs):
                     if guard.flags(each.labels):
                         changed = result.inputs[index]
-                        first = replace(call, subject=each, inputs=(each,))
-                        second = first if changed is each else replace(call, subject=changed, inputs=(changed,))
+                        first = call._replace(subject=each, inputs=(each,))
+                        second = first if changed is each else call._replace(subject=changed, inputs=(changed,))
                         said = await _ask_of_both(guard, first, second)
                         result.hear(second, guard, _unchanging(said) if guard in settled else said, index)
         return result.verdict()

@@ -117,6 +117,8 @@ def inner(value: Value) -> Any:
 def array(values: Iterable[Value], own: Labels = NONE) -> Value:
     """A list whose items keep their own labels, while the whole carries all of them."""
     members = list(values)
+    if len(members) == 1 and own is NONE:
+        return Value([inner(members[0])], labels=members[0].labels)
     labels = joined([own, *(v.labels for v in members if v.labels is not NONE)])
     return Value([inner(v) for v in members], own, labels=labels)
 

@@ -128,7 +128,7 @@ class Run:
     def judging(self) -> Run:
         """The same run for one judgement, whose steps and time are its own."""
         new = object.__new__(Run)
-        vars(new).update(vars(self))
+        new.__dict__ = vars(self).copy()
         new.limits, new.steps, new.deadline = DECLARING, 0, None
         new.__post_init__()
         return new

@@ -195,8 +195,10 @@ def guard_env(node: n.Guard, call: g.GuardCall, env: Env, ports: Ports, privileg
         "args": arguments(operation, inputs), "privileged": privileged, "input": given, "output": shown,
         "history": [use.json() for use in (shown.labels | whole.labels).tools],
     }  # fmt: skip
-    names = Scope(env.scope, {"input": given, "output": shown})
-    return env.copy(run=env.run.judging(), ports=ports, authority=UNBOUND, calls=None, depth=0, mx=mx, scope=names)
+    inside = env.copy(authority=UNBOUND)
+    inside.run, inside.ports, inside.calls, inside.depth, inside.mx = env.run.judging(), ports, None, 0, mx
+    inside.scope = Scope(env.scope, {"input": given, "output": shown})
+    return inside
 
 
 def tries(hints: tuple[str, ...]) -> list[dict[str, Any]]:

@@ -28,6 +28,7 @@ from .operators import apply_operator
 from .reserved import RESERVED
 
 _MEMBERS = (n.Field, n.Index)
+_STEPS = (*_MEMBERS, n.Wildcard)
 
 
 EXTENSIONS = words("md mld txt json jsonl yaml yml csv js ts py sh html xml toml att mtt pdf log")
@@ -347,7 +348,7 @@ def age_of(moment: Value, env: Env) -> float | None:
 def projecting(node: n.Node) -> int:
     """How many `[*]` stand to the left with only fields and indexes in between: the levels of lists that are gone through."""
     levels = 0
-    while isinstance(node, (*_MEMBERS, n.Wildcard)):
+    while isinstance(node, _STEPS):
         levels += isinstance(node, n.Wildcard)
         node = node.target
     return levels
