@@ -138,14 +138,6 @@ class Labels:
         """With declared labels added; `trusted` on an untrusted value changes nothing, since labels only grow."""
         return self | Labels.of(*labels)
 
-    def taint_with(self, *automatic: str) -> Labels:
-        """With automatic labels added, as a port states them."""
-        return self | Labels.of(automatic=automatic)
-
-    def from_source(self, *sources: str) -> Labels:
-        """With entries added to the trail."""
-        return self | Labels.of(sources=sources)
-
     def used(self, tool: ToolUse) -> Labels:
         """With one call added to the lineage."""
         return self | Labels(_tools={tool: None})

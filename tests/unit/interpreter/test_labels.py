@@ -73,7 +73,7 @@ def test_only_privilege_makes_untrusted_data_trusted() -> None:
 
 
 def test_what_scripts_see() -> None:
-    value = Labels.of("secret", "pii").taint_with("src:mcp").from_source("mcp:list_issues")
+    value = Labels.of("secret", "pii", automatic=("src:mcp",), sources=("mcp:list_issues",))
     value = value.used(ToolUse("list_issues", ("repo",), "7"))
     assert value.json() == {
         "labels": ["secret", "pii"],
