@@ -53,6 +53,7 @@ class Request:
     attempt: int = 1
     hints: tuple[str, ...] = ()  # of the attempts before
     history: list[Verdict] | None = None  # of the pipeline that it belongs to: `@p.guards`
+    in_text: bool = False  # the inputs are the values in a text, whose result they are, too
     streaming: bool = False  # the result is shown piece by piece, before a guard could see it
     changed_by: list[Guard] | None = None  # a call notes here which guards changed its arguments
     settled: Sequence[Guard] = ()  # of the call whose body this is
@@ -231,13 +232,14 @@ async def _judged(
                 "Cannot run after-guards when streaming is enabled.", span=request.span, code="guard-streaming",
                 hint="`with { stream: false }`, or `before` for `after`: what streams is seen before a guard could judge it",
             )  # fmt: skip
-        verdict = await guards.after(
-            operation, [Guarded(value=v, labels=v.labels) for v in inputs], Guarded(value=result, labels=result.labels),
-            attempt=request.attempt, hints=request.hints,
-        )  # fmt: skip
-        _heed(verdict, request, output, after=True)
-        if verdict.kind == "transform" and verdict.output is not None:
-            result = unguarded(verdict.output)
+        for came in inputs if request.in_text else (result,):
+            verdict = await guards.after(
+                operation, [Guarded(value=v, labels=v.labels) for v in ((came,) if request.in_text else inputs)],
+                Guarded(value=came, labels=came.labels), attempt=request.attempt, hints=request.hints,
+            )  # fmt: skip
+            _heed(verdict, request, output, after=True)
+            if verdict.kind == "transform" and verdict.output is not None and not request.in_text:
+                result = unguarded(verdict.output)
     return result
 
 

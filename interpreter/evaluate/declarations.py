@@ -10,7 +10,7 @@ from interpreter import values_text as vt
 from interpreter.errors import EvaluationError
 from interpreter.labels import NONE, Labels, ToolUse
 from interpreter.names import FIXED
-from interpreter.operations import MAX_RETRIES, Request, RetryWanted, perform
+from interpreter.operations import MAX_CALLS, Request, RetryWanted, perform, spent
 from interpreter.policy import Policy
 from interpreter.policy_parse import parse_auth, parse_policy
 from interpreter.policy_reader import Locator, Reader
@@ -106,11 +106,8 @@ async def assigned(node: n.Var, env: Env) -> Value:
         try:
             return await perform(request, env, first)
         except RetryWanted as wanted:
-            if attempt >= MAX_RETRIES:
-                raise EvaluationError(
-                    f"Maximum retry attempts ({MAX_RETRIES}) exceeded for @{node.name}: {wanted.hint}", span=node.span,
-                    code="retry",
-                ) from None  # fmt: skip
+            if attempt >= MAX_CALLS:
+                raise spent(wanted, node.span) from None
             hints = (*hints, wanted.hint)
 
 

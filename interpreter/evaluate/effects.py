@@ -22,6 +22,7 @@ from .functions import settled
 from .guarding import guard_choice
 from .paths import resolve, shown
 from .pipelines import pipeline
+from .templates import filled, part_value
 
 
 def enclosing_labels(env: Env) -> tuple[str, ...]:
@@ -43,9 +44,42 @@ async def emit(
     return await perform(Request(operation=operation, inputs=(value,), span=node.span, user_guards=guards), env, run)
 
 
+def by_its_values(kind: Any, node: n.Node | None, env: Env) -> bool:
+    """Is a text judged by the values that are filled into it? Guards on labels are about values: `@input == "ok"` is asked of
+    the value in "result: @x", and what such a guard changes is changed inside the text. Guards and hooks on the operation itself,
+    and a text whose values are not all plain holes, take the text as a whole.
+    """
+    authority = env.authority
+    if not isinstance(node, n.Template) or not authority.guards or authority.hooks:
+        return False
+    operation = Operation(kind=kind, labels=enclosing_labels(env))
+    whole = any(guard.concerns(operation) for guard in authority.guards.all)
+    return not whole and not any(isinstance(part, n.TemplateFor | n.Conditional) for part in node.parts)
+
+
+async def emit_values(kind: Any, text: n.Template, env: Env, node: n.Node, write: Callable[[Value], None]) -> Value:
+    """One effect on a text, judged by the labelled values in it."""
+    parts = [Value(part.text) if isinstance(part, n.Text) else await part_value(part, env) for part in text.parts]
+    judged = tuple(part for part in parts if part.labels)
+    if not judged:
+        return await emit(kind, filled(parts), env, node, write)
+    operation = Operation(kind=kind, labels=enclosing_labels(env), inputs=tuple(part.labels for part in judged))
+
+    async def run(given: tuple[Value, ...]) -> Value:
+        left = iter(given)
+        value = filled([next(left) if part.labels else part for part in parts])
+        write(value)
+        return value
+
+    return await perform(Request(operation=operation, inputs=judged, span=node.span, in_text=True), env, run)
+
+
 @handles(n.Show)
 async def show(node: n.Show, env: Env) -> Value:
     """Prints a value as a line of the document, and gives the text, so that `for … => show …` collects it."""
+    if isinstance(node.value, n.Template) and by_its_values("show", node.value, env):
+        value = await emit_values("show", node.value, env, node, lambda v: env.run.document.shown(vt.shown(v)))
+        return Value(vt.shown(value), value.labels)
     if node.value is None:
         value = NULL
     elif isinstance(node.value, n.Pipeline) and isinstance(node.value.source, n.Literal):
@@ -66,8 +100,13 @@ async def show(node: n.Show, env: Env) -> Value:
 
 @handles(n.Log)
 async def log(node: n.Log, env: Env) -> Value:
+    def write(value: Value) -> None:
+        env.ports.output.stderr(env.run.mask(vt.display(value)) + "\n")
+
+    if isinstance(node.value, n.Template) and by_its_values("log", node.value, env):
+        return nothing((await emit_values("log", node.value, env, node, write)).labels)
     value = NULL if node.value is None else await settled(await action_value(node.value, env), env, node.value.span)
-    await emit("log", value, env, node, lambda v: env.ports.output.stderr(env.run.mask(vt.display(v)) + "\n"))
+    await emit("log", value, env, node, write)
     return nothing(value.labels)
 
 

@@ -38,6 +38,14 @@ class Builder:
         return Value(text, joined(self.labels)) if self.labels else Value(text)
 
 
+def filled(parts: Iterable[Value]) -> Value:
+    """The text of a template whose holes have these values."""
+    builder = Builder()
+    for part in parts:
+        builder.add(vt.text(part), part.labels)
+    return builder.value()
+
+
 @handles(n.Template)
 async def template(node: n.Template, env: Env) -> Value:
     builder = Builder()
