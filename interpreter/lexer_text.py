@@ -18,7 +18,8 @@ _INDEX = re.compile(
 )
 _PIPE = re.compile(rf"\|(?=@{NAME})")
 _TIGHT_DEFAULT = re.compile(r"""\?\?("(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')""")
-_HTML = re.compile(r"[a-zA-Z][\w-]*\s+[a-zA-Z][\w-]*\s*=\s*[\"']")
+# `<a href="x.html">`; `<@12345>`, since no name begins with a digit.
+_NO_FILE = re.compile(r"[a-zA-Z][\w-]*\s+[a-zA-Z][\w-]*\s*=\s*[\"']|@[&!]?\d+$")
 _FOR = re.compile(r"/for(?=[ \t]+@)")
 _END = re.compile(r"/end\b")
 _BRACES = re.compile(rf"\{{\{{\s*({NAME})")
@@ -342,7 +343,7 @@ class TextLexer(BaseLexer):
         content = self.text[at + 1 : close].strip()
         if not content:
             return "placeholder"
-        if content.startswith(("!", "<")) or content.endswith("\\") or _HTML.match(content):
+        if content.startswith(("!", "<")) or content.endswith("\\") or _NO_FILE.match(content):
             return ""
         bare = re.sub(r"\\[@.*]|@@", "", content)
         if '"' in bare and not content.startswith('"') and (quote == '"' or "#" not in bare):

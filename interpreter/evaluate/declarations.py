@@ -25,6 +25,7 @@ from .expressions import defined, entry_name
 from .functions import Function
 from .lookup import callee_of
 from .scope import reserved_name
+from .templates import with_gaps
 
 # ── Names ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -96,6 +97,7 @@ async def assigned(node: n.Var, env: Env) -> Value:
         value = stanced(defined(value), labels, env)
         if isinstance(node.value, n.Command) and value.meta is not None and "stdout" in value.meta:
             value = value.with_meta(text=value.meta["stdout"])  # in text, it stays what the command said
+        value = with_gaps(value, node.value, env)
         if not watched:
             return value
         operation = Operation(kind="var", name=node.name, inputs=(value.labels,), parameters=(node.name,))

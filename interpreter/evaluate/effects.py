@@ -22,7 +22,7 @@ from .functions import settled
 from .guarding import guard_choice
 from .paths import resolve, shown
 from .pipelines import pipeline
-from .templates import filled, part_value
+from .templates import completed, filled, part_value
 
 
 def enclosing_labels(env: Env) -> tuple[str, ...]:
@@ -85,7 +85,7 @@ async def show(node: n.Show, env: Env) -> Value:
     elif isinstance(node.value, n.Pipeline) and isinstance(node.value.source, n.Literal):
         value = await pipeline(node.value, env, fixed=True)
     else:
-        value = await action_value(node.value, env)
+        value = await completed(await action_value(node.value, env), env)
     if isinstance(node.value, n.FileLoad) and value.data is None:
         value = nothing(value.labels)
     if isinstance(node.value, n.Foreach) and isinstance(value.data, list):

@@ -53,6 +53,33 @@ async def template(node: n.Template, env: Env) -> Value:
     return builder.value()
 
 
+def with_gaps(value: Value, node: n.Node, env: Env) -> Value:
+    """A `:::` template under a name that knows its gaps: `show` fills them with names of the place where it is shown, so
+    that a module can offer a text for its importer to complete.
+    """
+    if not isinstance(node, n.Template) or node.quote != ":::" or all(known(part, env) for part in node.parts):
+        return value
+    return value.with_meta(gaps=(node, env))
+
+
+async def completed(value: Value, env: Env) -> Value:
+    """The text of such a template here. Names of its own place come first."""
+    gaps = value.meta.get("gaps") if value.meta else None
+    if gaps is None:
+        return value
+    node, home = gaps
+    builder = Builder()
+    for part in node.parts:
+        await fill((part,), home if known(part, home) else env, builder)
+    return builder.value().with_labels(value.labels)
+
+
+def known(part: n.Node, env: Env) -> bool:
+    """Does a part of a template name nothing that is not defined?"""
+    named = root(part)
+    return not isinstance(named, n.Variable) or env.scope.find(named.name) is not None
+
+
 async def fill(parts: Iterable[n.Node], env: Env, builder: Builder) -> None:
     for part in parts:
         if isinstance(part, n.Text):
