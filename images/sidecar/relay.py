@@ -157,12 +157,13 @@ class Relay(Struct, eq=False):
 
     def _meta(self, fields: RawMap, number: int, process: Process, onwards: dict[str, str]) -> bytes:
         """The request's `_meta` for this server: our own names dropped, the progress token mapped, the trace as it goes
-        on, in its era."""
+        on, in its era. Of an envelope only a stateless client's means anything, and only to a stateless server: a
+        session has said in its handshake what it is, and its requests cannot say otherwise."""
         given = jsonrpc.members(fields["_meta"]) if "_meta" in fields else {}
-        foreign = self._caller.modern and not process.modern
+        enveloped = self._caller.modern and process.modern
         meta = {
             key: value for key, value in given.items()
-            if not key.startswith(OURS) and not (foreign and key in _ENVELOPE) and key not in (PARENT, STATE)
+            if not key.startswith(OURS) and (enveloped or key not in _ENVELOPE) and key not in (PARENT, STATE)
         }  # fmt: skip
         meta |= {key: Raw(jsonrpc.encode(value)) for key, value in onwards.items()}
         self._token = meta.get("progressToken")

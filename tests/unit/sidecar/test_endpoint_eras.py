@@ -68,6 +68,33 @@ async def test_discover_list_and_call_without_a_session(tmp_path: Path) -> None:
         assert not [key for key in sent if key.startswith(META)]  # an older server never sees the envelope
 
 
+async def test_cannot_claim_another_era_inside_a_session(tmp_path: Path) -> None:
+    """Its head says whose a request is; an envelope beside it changes nothing, here or at a server of either era."""
+    old, new = FakeServer("old", ("one",)), ModernServer("new", ("two",))
+    claimed = {
+        "protocolVersion": "2099-01-01",
+        "clientCapabilities": {"sampling": {}},
+        "clientInfo": {},
+        "logLevel": "debug",
+    }
+    async with world(tmp_path, old, new) as w:
+        agent = w.agent()
+        await agent.open()
+        for _ in range(2):  # the second with a head that is known
+            for name in ("one", "two"):
+                meta = {META + key: value for key, value in claimed.items()} | {"mine": 1}
+                assert "resultType" not in (await agent.call(name, meta=meta)).result
+        assert [call["params"]["_meta"] for call in old.calls("tools/call")] == [{"mine": 1}] * 2
+        for call in new.calls("tools/call"):
+            said = call["params"]["_meta"]
+            assert (said[META + "protocolVersion"], said[META + "clientCapabilities"], said["mine"]) == (MODERN, {}, 1)
+            assert META + "logLevel" not in said
+        refused = await agent.http(
+            "POST", b'{"jsonrpc":"2.0","id":1,"method":"ping"}', {"MCP-Protocol-Version": MODERN}
+        )
+        assert (refused.status, b"Unsupported protocol version" in refused.body) == (400, True)
+
+
 @pytest.mark.parametrize("mode", ["auto", MODERN])
 async def test_the_official_client_is_served_without_a_session(tmp_path: Path, mode: str) -> None:
     async with (
