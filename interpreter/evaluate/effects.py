@@ -74,6 +74,14 @@ async def emit_values(kind: Any, text: n.Template, env: Env, node: n.Node, write
     return await perform(Request(operation=operation, inputs=judged, span=node.span, in_text=True), env, run)
 
 
+def of_namespace(node: n.Node, env: Env) -> bool:
+    """Is it something that a module exports, named by the namespace of its import?"""
+    while isinstance(node, n.Field | n.Index):
+        node = node.target
+    held = env.scope.find(node.name) if isinstance(node, n.Variable) else None
+    return held is not None and "namespace" in (held.meta or {})
+
+
 @handles(n.Show)
 async def show(node: n.Show, env: Env) -> Value:
     """Prints a value as a line of the document, and gives the text, so that `for … => show …` collects it."""
@@ -86,6 +94,8 @@ async def show(node: n.Show, env: Env) -> Value:
         value = await pipeline(node.value, env, fixed=True)
     else:
         value = await completed(await action_value(node.value, env), env)
+        if isinstance(node.value, n.Field | n.Index) and not of_namespace(node.value, env):
+            value = await settled(value, env, node.value.span)  # `@object.function` alone means what it gives
     if isinstance(node.value, n.FileLoad) and value.data is None:
         value = nothing(value.labels)
     if isinstance(node.value, n.Foreach) and isinstance(value.data, list):
