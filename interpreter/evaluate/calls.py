@@ -39,9 +39,12 @@ async def call_with(node: n.Call, env: Env, first: tuple[Value, ...], options: C
         if isinstance(found, tuple):
             target, name = found
             arguments = await call_arguments(node.arguments, env)
-            if not is_method(target, name) and isinstance(function.target, n.Variable):
+            if not is_method(target, name):
+                told = f"Method not found: {name}{owner(function)}"
+                if isinstance(function.target, n.Call):
+                    told = f"Only builtin methods are supported on exec results (got: {name})"
                 raise EvaluationError(
-                    f"Method not found: {name} on {function.target.name}", span=node.span, code="unknown-method",
+                    told, span=node.span, code="unknown-method",
                     hint=suggestion(target, name),
                 )  # fmt: skip
             try:
@@ -90,11 +93,17 @@ async def method_or_member(function: n.Field, node: n.Call, env: Env) -> Any:
             return get_field(target, name, env)
         except Missing as error:
             if isinstance(data, dict):
-                place = f" on {function.target.name}" if isinstance(function.target, n.Variable) else ""
-                raise EvaluationError(
-                    f"Method not found: {name}{place}", span=node.span, code=error.code, hint=error.hint
-                ) from None
+                told = f"Method not found: {name}{owner(function)}"
+                raise EvaluationError(told, span=node.span, code=error.code, hint=error.hint) from None
     return target, name
+
+
+def owner(function: n.Field) -> str:
+    """The variable on which a method is called, for a message: ` on api` for `@api.v1.get`."""
+    inner: n.Node = function.target
+    while isinstance(inner, n.Field | n.Index):
+        inner = inner.target
+    return f" on {inner.name}" if isinstance(inner, n.Variable) else ""
 
 
 async def call_arguments(nodes: tuple[n.Node, ...], env: Env, whose: str = "") -> list[Value]:

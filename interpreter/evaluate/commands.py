@@ -111,7 +111,9 @@ async def code_values(node: n.Code, env: Env, function: Any) -> tuple[dict[str, 
     if node.arguments:
         for argument in node.arguments:
             value = await settled(await evaluate(argument, env), env, argument.span)
-            values[str(getattr(argument, "name", "value"))] = value
+            # Data is handed over as data: to a shell its JSON, not the text that it was read from.
+            kept = not isinstance(value.data, list | dict) or (value.meta is not None and "keep" in value.meta)
+            values[str(getattr(argument, "name", "value"))] = value if kept else value.without_meta()
     elif isinstance(function, Function):
         for name in function.names:
             found = env.scope.find(name)

@@ -95,7 +95,7 @@ async def assigned(node: n.Var, env: Env) -> Value:
                 text="undefined"
             )  # `@a && @b` of names that nobody defined says so where it is shown
         value = stanced(defined(value), labels, env)
-        if isinstance(node.value, n.Command) and value.meta is not None and "stdout" in value.meta:
+        if is_command(node.value) and value.meta is not None and "stdout" in value.meta:
             value = value.with_meta(text=value.meta["stdout"])  # in text, it stays what the command said
         value = with_gaps(value, node.value, env)
         if not watched:
@@ -111,6 +111,11 @@ async def assigned(node: n.Var, env: Env) -> Value:
             if attempt >= MAX_CALLS:
                 raise spent(wanted, node.span) from None
             hints = (*hints, wanted.hint)
+
+
+def is_command(node: n.Node) -> bool:
+    """`cmd { … }` or `run { … }`."""
+    return isinstance(node.value if isinstance(node, n.Run) else node, n.Command)
 
 
 async def first(inputs: tuple[Value, ...]) -> Value:

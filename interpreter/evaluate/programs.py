@@ -86,7 +86,7 @@ class CommandLine:
 
 
 def flat_list(value: Value) -> bool:
-    """A list that a command takes as words, and a shell variable as lines."""
+    """A list that a command takes as words."""
     return isinstance(value.data, list) and not any(isinstance(strip(item), list | dict) for item in value.data)
 
 
@@ -170,9 +170,13 @@ def around(text: str, env: Env, without: Mapping[str, Any]) -> dict[str, Value]:
 
 
 def shell_variable(value: Value) -> str:
+    """Text as it is; of a list that the script made each element on a line; what was read from text is its JSON."""
     if value.data is None or isinstance(value.data, Undefined):
         return ""
-    text = "\n".join(map(shell_variable, value.items())) if flat_list(value) else vt.text(value)
+    if isinstance(value.data, list) and not (value.meta and {"text", "stdout"} & value.meta.keys()):
+        text = "\n".join(map(shell_variable, value.items()))
+    else:
+        text = vt.text(value)
     return text.replace("\0", "")
 
 
