@@ -140,7 +140,7 @@ _MARKS = tuple(
         (r"\^|~", "there are no operations on bits", None),
     )
 )
-_MARKDOWN = re.compile(r"(?:[-*+]|\d+[.)])[ \t]+[\w*`\"]|\*\*|<!--|--|/\*|;|#|\|.*\|[ \t]*$")
+_MARKDOWN = re.compile(r"(?:[-*+]|\d+[.)])[ \t]+[\w*`\"]|\*\*|<!--|--|/\*|;|#|>[ \t]|\|.*\|[ \t]*$")
 _FILE = re.compile(rf"[\w./-]*\.(?:{_SUFFIXES})\b")
 
 
@@ -180,7 +180,7 @@ def of_statement(word: str, line: str) -> str | None:
 
 
 def is_markdown(text: str, at: int) -> bool:
-    """Does the line begin as a list, a heading, bold text, a table or a comment of another language?"""
+    """Does the line begin as a list, a heading, a quotation, bold text, a table or a comment of another language?"""
     return bool(_MARKDOWN.match(text, at))
 
 

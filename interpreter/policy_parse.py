@@ -97,7 +97,7 @@ def _layer(reader: Reader, name: str) -> Layer:
         operations={risk: _labels(said) for risk, said in reader.at("operations").items()}
         if reader.get("operations")
         else {},
-        rules=tuple(rule.one_of({known: known for known in BUILT_IN}) for rule in rules.elements()) if rules else (),
+        rules=tuple(_rules(rules)) if rules else (),
         unlabeled=unlabeled.one_of(stances) if unlabeled else None,
         run_wide=taint.one_of({"session": False, "run": True}) if taint else False,
         keychain_allow=keychain.at("allow").strings() if keychain and keychain.get("allow") else None,
@@ -108,6 +108,12 @@ def _layer(reader: Reader, name: str) -> Layer:
         written=reader.value if isinstance(reader.value, Mapping) else {},
         places=dict(_places(reader)),
     )
+
+
+def _rules(reader: Reader) -> Iterator[str]:
+    """The built-in rules that are on: a list of names, or one name."""
+    for rule in [reader] if isinstance(reader.value, str) else reader.elements():
+        yield rule.one_of({known: known for known in BUILT_IN})
 
 
 def _places(reader: Reader) -> Iterator[tuple[str, Place]]:
