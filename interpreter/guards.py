@@ -58,6 +58,9 @@ class GuardCall(NamedTuple):
     output: Guarded | None = None
     attempt: int = 1
     hints: tuple[str, ...] = ()  # of the retries before
+    arguments: tuple[
+        Guarded, ...
+    ] = ()  # `@mx.args`: all inputs, also where `inputs` is the one that a label filter matched
 
 
 class Allow(NamedTuple):
@@ -229,12 +232,14 @@ class Guards:
         """
         given = tuple(inputs)
         result = _Tally(inputs=given)
-        call = GuardCall(operation=operation, moment="before", inputs=given, attempt=attempt, hints=hints)
+        call = GuardCall(
+            operation=operation, moment="before", inputs=given, attempt=attempt, hints=hints, arguments=given
+        )
         for guard in self.all:
             if not guard.watches("before"):
                 continue
             if guard.concerns(operation):
-                now = call if result.inputs is given else call._replace(inputs=result.inputs)
+                now = call if result.inputs is given else call._replace(inputs=result.inputs, arguments=result.inputs)
                 said = await _ask_of_both(guard, call, now)
                 result.hear(now, guard, _unchanging(said) if guard in settled else said, None)
             else:
@@ -242,7 +247,9 @@ class Guards:
                     if guard.flags(each.labels):
                         changed = result.inputs[index]
                         first = call._replace(subject=each, inputs=(each,))
-                        second = first if changed is each else call._replace(subject=changed, inputs=(changed,))
+                        second = first
+                        if changed is not each:
+                            second = call._replace(subject=changed, inputs=(changed,), arguments=result.inputs)
                         said = await _ask_of_both(guard, first, second)
                         result.hear(second, guard, _unchanging(said) if guard in settled else said, index)
         return result.verdict()
@@ -259,7 +266,7 @@ class Guards:
             if guard.asks_after(operation, result.output.labels, (each.labels for each in inputs)):
                 call = GuardCall(
                     operation=operation, moment="after", inputs=tuple(inputs), output=result.output,
-                    subject=result.output, attempt=attempt, hints=hints,
+                    subject=result.output, attempt=attempt, hints=hints, arguments=tuple(inputs),
                 )  # fmt: skip
                 result.hear(call, guard, await _ask(guard, call), None)
         return result.verdict()

@@ -192,7 +192,8 @@ def guard_env(node: n.Guard, call: g.GuardCall, env: Env, ports: Ports, privileg
             "timing": call.moment, "name": node.name, "reasons": [], "hints": [],
         },
         "labels": list(labels.labels), "taint": list(labels.taint), "sources": list(labels.sources),
-        "args": arguments(operation, inputs), "privileged": privileged, "input": given, "output": shown,
+        "args": arguments(operation, [as_value(each) for each in call.arguments]), "privileged": privileged,
+        "input": given, "output": shown,
         "history": [use.json() for use in (shown.labels | whole.labels).tools],
     }  # fmt: skip
     inside = env.copy(authority=UNBOUND)
@@ -230,8 +231,13 @@ def decided(verdict: g.Verdict) -> Value:
     trace = [_step(heard) for heard in verdict.heard]
     hints = [step for step, heard in zip(trace, verdict.heard, strict=True) if isinstance(heard.decision, g.Retry)]
     reasons = [heard.decision.reason for heard in verdict.heard if isinstance(heard.decision, g.Deny)]
+    about_what: dict[str, Value] = {}
+    if verdict.heard:
+        operation = verdict.heard[0].call.operation
+        stage = {"type": "pipeline-stage"} if operation.stage else {}
+        about_what["operation"] = Value({**about(operation), **stage})
     return record({
-        "decision": Value(word(verdict.kind)), "rule": Value(verdict.rule), "reason": Value(verdict.reason),
+        **about_what, "decision": Value(word(verdict.kind)), "rule": Value(verdict.rule), "reason": Value(verdict.reason),
         "trace": array(trace), "hints": array(hints), "reasons": Value(reasons),
     })  # fmt: skip
 
