@@ -49,6 +49,12 @@ def unclosed(directive: str, mark: str) -> str:
     return f"{what} in {word} directive"
 
 
+def never_closed(text: str, opened: int, at: int) -> bool:
+    """Does what stands behind `at` close no more brackets than it opens, of the kind that was opened at an offset?"""
+    mark = text[opened]
+    return text.count({"[": "]", "{": "}", "(": ")"}[mark], at) <= text.count(mark, at)
+
+
 _MISSING = {
     "VAR": "missing value in var directive",
     "LET": "missing value in let directive",

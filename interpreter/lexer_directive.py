@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .hints_directive import unclosed
+from .hints_directive import never_closed, unclosed
 from .hints_habits import of_slash
 from .lexer_base import Frame
 from .lexer_names import STARTS, TOUCHABLE, NameLexer
@@ -373,8 +373,10 @@ class DirectiveLexer(NameLexer):
         """Where a value may begin: a regular expression. The slash of a directive begins a line of a document and nothing else."""
         slashed = _SLASHED.match(self.text, at)
         inside = self.prev in STARTS or self.prev in ("CASES", "LBRACK")
-        if slashed and inside and self.frames and self.frames[-1].comma:
-            raise self._unclosed_bracket(self.frames[-1].offset, at)  # what has commas is an array, and no block
+        if slashed and inside and self.frames:
+            opened = self.frames[-1].offset
+            if self.frames[-1].comma or (self.text[at - 1] == "\n" and never_closed(self.text, opened, at)):
+                raise self._unclosed_bracket(opened, at)  # what has commas is an array, and no block
         if slashed and (inside or self.prev in ("ARROW", "ASSIGN")):
             around = self.surroundings(inside=inside)
             if inside and around == "EXE" and slashed.group(1) in _SLASHED_IN_FUNCTIONS:

@@ -14,7 +14,7 @@ import math
 from typing import Any
 
 from interpreter.errors import LimitReached
-from interpreter.values import Undefined, Value
+from interpreter.values import Undefined, Value, number
 
 MAX_NODES = 2_000_000
 MAX_TEXT = 128 * 1024 * 1024
@@ -222,6 +222,11 @@ def layout(plain: Any) -> str:
     return dump(plain, pretty=True) if spread or len(compact) > 60 else compact
 
 
+def json_float(digits: str) -> int | float:
+    """A number of JSON with a point or an exponent: `1.0` is 1."""
+    return number(float(digits))
+
+
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
 
@@ -233,7 +238,7 @@ def parse_loosely(source: str, *, controls: bool = False) -> Any:
     stripped = source.strip()
     if stripped[:1] in ("{", "[") and stripped[-1:] in ("}", "]"):
         try:
-            return json.loads(stripped, parse_constant=_no_constant, strict=not controls)
+            return json.loads(stripped, parse_constant=_no_constant, parse_float=json_float, strict=not controls)
         except (ValueError, RecursionError):
             return source
     return source

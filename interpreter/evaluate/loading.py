@@ -262,7 +262,9 @@ def file_value(path: Path, data: bytes, env: Env, *, raw: bool = False) -> Value
 
 
 def file_data(name: str, text: str, shown_as: str) -> Any:
-    """What a file holds, by its type: JSON, JSON lines, YAML are data, everything else is text."""
+    """What a file holds, by its type: JSON, JSON lines, YAML are data. So is any other file that is one JSON object or array, and
+    else it is text.
+    """
     suffix = name.rpartition(".")[2].lower()
     if suffix == "json":
         try:
@@ -285,13 +287,19 @@ def file_data(name: str, text: str, shown_as: str) -> Any:
             return parse_yaml(text)
         except ValueError as error:
             raise EvaluationError(f"Failed to parse YAML from {shown_as}: {error}", code="not-yaml") from None
+    whole = text.strip()
+    if whole[:1] + whole[-1:] in ("{}", "[]"):
+        try:
+            return json_data(whole)
+        except (ValueError, RecursionError):
+            pass
     return text
 
 
 def json_data(text: str) -> Any:
     """JSON, or what people write for it: comments, single quotes, commas at the end. Errors: `ValueError` of strict JSON."""
     try:
-        return json.loads(text)
+        return json.loads(text, parse_float=vt.json_float)
     except ValueError:
         from .relaxed_json import loads
 
