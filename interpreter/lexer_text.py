@@ -25,6 +25,8 @@ _END = re.compile(r"/end\b")
 _BRACES = re.compile(rf"\{{\{{\s*({NAME})")
 _SIMPLE_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0"}
 _LITERAL_ESCAPES = frozenset("\\\"'.@[]{}`$")
+_PLAIN_ESCAPES = _LITERAL_ESCAPES - {"."}
+"""In single quotes: nothing is filled in there, and so no dot has to be told apart from a field."""
 
 # Where text stops being plain, per kind of text.
 # A block of mlld in a template file shows the language: nothing in it is filled in.
@@ -89,7 +91,7 @@ class TextLexer(BaseLexer):
             mark = stop.group()
             if mark == "'":
                 break
-            pieces.append(mark[1] if mark == "@@" or mark[1] in _LITERAL_ESCAPES else mark)
+            pieces.append(mark[1] if mark == "@@" or mark[1] in _PLAIN_ESCAPES else mark)
         self.emit("STRING", ("'", "".join(pieces)), at, end)
         return end
 
