@@ -53,7 +53,7 @@ async def run_parallel(
                 }
                 errors.append(marker)
                 env.ports.output.stderr(f"  ⚠ parallel branch {index} error: {message}\n")
-                return Value(marker, value.labels)
+                return Value(marker, value.labels, meta={"failed": f"value: {message}"})
 
     for effect in effects[0]:
         await run_effect(effect, value, env, context, apart=True)
@@ -68,7 +68,10 @@ async def run_parallel(
             raise EvaluationError("retry not supported in parallel stage", span=stage.span, code="retry") from None
         raise
     publish(errors, env)
-    return array(results).with_meta(errors=errors) if errors else array(results)
+    if not errors:
+        return array(results)
+    first = errors[0]
+    return array(results).with_meta(errors=errors, failed=f"value[{first['index']}]: {first['message']}")
 
 
 @handles(n.ParallelStage)
