@@ -23,6 +23,10 @@ NO_ROOM = "The sandbox holds too much that is not finished: ask for less at a ti
 _TOLD_SECONDS, _ACCOUNTS_TOLD = 1.0, 1000
 
 
+def _nothing() -> None:
+    """Gives nothing up."""
+
+
 class Held:
     """What one holder keeps. `shed` is called when it has to give that up, and says so by holding less."""
 
@@ -37,8 +41,11 @@ class Held:
         return size == self.size or self._budget.note(self, size)
 
     def release(self) -> None:
-        """It keeps nothing any more."""
+        """It keeps nothing any more, and never will again."""
         self.hold(0)
+        # Its holder's own method, most often: a circle that would keep the holder, with what it still refers to, until a
+        # collector runs, which counts objects and not their bytes.
+        self.shed = _nothing
 
 
 class Budget:

@@ -252,7 +252,7 @@ class Connection:
         self._request = self._body = None
         self._in.clear()
         self._busy, self._keep = True, False
-        self._held.release()
+        self._held.hold(0)
         reason = jsonrpc.failure(b"", jsonrpc.CROWDED, NO_ROOM)
         head = response_head(503, len(reason), JSON, b"Retry-After: 1\r\nConnection: close\r\n")
         self._write((head, reason), len(head) + len(reason))
@@ -439,6 +439,10 @@ class Connection:
         self._owner.roomy -= self._roomy
         self._out_bytes = 0
         self._out.clear()
+        # Counted no more, so it must be gone as well: whoever refers to us may do so for a while. Not cleared, since a view
+        # may be on it further up.
+        self._in = bytearray()
+        self._request = self._body = None
         self._held.release()
         self._sock.close()
         self._owner.forget(self)

@@ -215,7 +215,7 @@ class Member:
     def close(self, events: Events) -> None:
         """Ends the process and forgets its lists."""
         self.stop(events)
-        self._held.release()
+        self._held.hold(0)
 
     def idle(self, now: float) -> bool:
         """Whether the process has had nothing to do for the idle time."""

@@ -120,7 +120,7 @@ class EventStream:
         self._kept.clear()
         self._kept_bytes = 0
         if self._held is not None:
-            self._held.release()
+            self._held.hold(0)
 
     def _end(self) -> None:
         if self._connection is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import Raw
 
 from images.sidecar import budget as budgets
 from images.sidecar import jsonrpc
@@ -38,7 +40,7 @@ def holder(budget: Budget, account: str, log: list[str] | None = None) -> Held:
     def shed() -> None:
         if log is not None:
             log.append(account)
-        held.release()
+        held.hold(0)
 
     held = budget.open(account, shed)
     return held
@@ -436,3 +438,49 @@ async def test_cannot_blow_up_a_request_in_memory(tmp_path: Path) -> None:
 
 def test_the_limit_leaves_room_in_the_container() -> None:
     assert SIDECAR_LIMITS.memory_bytes >= budgets.LIMIT * 4
+
+
+def reachable() -> int:
+    """Bytes in large pieces that objects of the sidecar refer to, whether or not anybody refers to these."""
+    found: dict[int, int] = {}
+    for thing in gc.get_objects():
+        if type(thing).__module__.startswith("images.sidecar"):
+            referents = gc.get_referents(thing)
+            for held in (*referents, *gc.get_referents(*(part for part in referents if isinstance(part, dict)))):
+                if isinstance(held, bytes | bytearray | memoryview | Raw):
+                    size = len(memoryview(held))
+                    found[id(held)] = size if size > MIB // 2 else 0
+    return sum(found.values())
+
+
+async def test_cannot_leave_memory_behind(tmp_path: Path) -> None:
+    """What was held of somebody is gone with them, not only when a collector runs, which counts objects and not their bytes."""
+    release = asyncio.Event()
+
+    async def slow(line: Line, message: Message) -> Message:
+        await release.wait()
+        return {"content": []}
+
+    async with world(tmp_path, FakeServer("good", ("slow",), handlers={"tools/call": slow})) as w:
+        agent = w.agent()
+        await agent.open()
+        path = str(tmp_path / "agents.sock")
+        w.endpoint.listen_unix(path)
+        gc.collect()
+        gc.disable()
+        try:
+            leaving = [(await asyncio.open_unix_connection(path))[1] for _ in range(4)]
+            for writer in leaving:
+                writer.write(head_of(agent, 4 * MIB) + b"y" * (3 * MIB))
+            await until(lambda: reachable() >= 12 * MIB)  # the control
+            for writer in leaving:
+                writer.transport.abort()
+            await until(lambda: reachable() == 0)
+            calls = [asyncio.create_task(agent.call("slow", {"a": BIG})) for _ in range(4)]
+            await until(lambda: reachable() >= 4 * MIB)
+            release.set()
+            assert all("result" in answer.message for answer in await asyncio.gather(*calls))
+            del calls
+            await until(lambda: reachable() == 0)
+        finally:
+            gc.enable()
