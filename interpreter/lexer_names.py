@@ -40,6 +40,8 @@ _BARE_PATH = re.compile(r"[\w./:@-]+")
 _URL = re.compile(r"https?://[^\s]+")
 _ONLY_PATH = re.compile(r"""[ \t]*(?:"[^"\n]*"|'[^'\n]*'|`[^`\n]*`)(?![ \t]*to\b)""")
 _BEFORE_STAGE = frozenset({"PIPE", "OROR", "BATCH", "LBRACK", "COMMA"})
+# What old scripts say of a function behind its name: `exe @deploy.risk.high() = …`. It means nothing.
+_ABOUT = re.compile(r"\.(?:risk(?:\.(?:high|med|low))?|about|meta)(?=[ \t]*[(=])")
 _SURROUNDING = frozenset({"FOR", "IF", "WHEN", "LOOP", "BOX", "EXE", "VAR", "LET"})
 _MODIFIERS = frozenset({"first", "all", "any"})
 _TIMINGS = frozenset({"before", "after", "always"})
@@ -134,6 +136,10 @@ class NameLexer(CommandLexer):
             raise self.strange(at)
         if self.prev == "NUMBER" and found.group()[1].isdigit():
             raise self.fault("number", at, found.end(), "a number has one point", hint="put a version in quotes")
+        if self.header == "EXE" and self.prev == "AT" and len(self.frames) == self.header_depth:
+            about = _ABOUT.match(self.text, at)
+            if about and self.heading() == "":
+                return about.end()
         self.emit("DOT", found.group()[1:], at, found.end())
         return found.end()
 

@@ -121,8 +121,8 @@ class Metadata:
                 return Value(held, self.value.labels, meta={"plain": True} if name == "fm" else None)
         if name in ("tokest", "tokens") and isinstance(data, str):
             return Value(tokens(data))
-        if name == "name" and getattr(data, "kind", None) == "executable":
-            return Value(data.name)
+        if name in ("name", "description") and getattr(data, "kind", None) == "executable":
+            return Value(getattr(data, name, None))
         inner = getattr(data, "metadata", None)
         if inner is not None:
             return inner(name, env)  # type: ignore[no-any-return]
