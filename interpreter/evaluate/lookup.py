@@ -165,8 +165,8 @@ async def optional_field(node: n.Field, env: Env) -> Value:
 def get_field(target: Value, name: str, env: Env) -> Value:
     """One field. `.mx` is metadata; `.length` works on everything that has one; lists take numbers."""
     data = target.data
-    if name in ("keep", "keepStructured") and target.meta and "file" in target.meta:
-        return target.with_meta(keep=True)  # code gets it with its text and metadata
+    if name in ("keep", "keepStructured") and target.meta and ("file" in target.meta or "each" in target.meta):
+        return metadata.kept(target)
     if name == "mx" and target.meta and target.meta.get("plain") and isinstance(data, dict) and "mx" in data:
         return target.item(data["mx"])
     if name == "mx" and not isinstance(data, metadata.Quantified):  # `@input.any.mx` asks each input for its own

@@ -222,3 +222,11 @@ class Quantified:
 
 def quantified(target: Value, name: str, env: Env) -> Value:
     return Value(Quantified(list(target.items()), name, env))
+
+
+def kept(value: Value) -> Value:
+    """A file, or each of several, that code is to get with its text and metadata."""
+    if not isinstance(value.data, list) or "each" not in (value.meta or {}):
+        return value.with_meta(keep=True)
+    files = array((item.with_meta(keep=True) for item in value.items()), value.own)
+    return files.with_meta(**{**(value.meta or {}), "keep": True})

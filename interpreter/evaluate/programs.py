@@ -181,9 +181,13 @@ def shell_variable(value: Value) -> str:
 
 
 def argument(value: Value) -> Any:
-    """What JavaScript gets for a value: its data; for `@file.keep` an object of its data, its text and its metadata."""
+    """What JavaScript gets for a value: its data; for `@file.keep` an object of its data, its text and its metadata, of
+    several files one for each.
+    """
     if value.meta is None or not value.meta.get("keep"):
         return vt.to_plain(value)
+    if "each" in value.meta and isinstance(value.data, list):
+        return [argument(item) for item in value.items()]
     kind = "text" if isinstance(value.data, str) else type_name(value)
     about = metadata.about(value)
     return {"type": kind, "text": vt.text(value), "data": vt.to_plain(value), "mx": about}

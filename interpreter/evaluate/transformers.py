@@ -17,6 +17,7 @@ from interpreter.values import NULL, Value, array, is_plain_text, record, strip,
 from . import relaxed_json
 from .core import Env
 from .functions import Arguments, BuiltIn, Function
+from .metadata import kept
 from .methods import pick
 from .methods import sort as sort_array
 
@@ -280,7 +281,7 @@ def on_text(change: Callable[[str], str]) -> Transform:
 async def keep(env: Env, arguments: Arguments) -> Value:
     """`@keep(obj, ["a", "b"])`: these keys only. `@keep(<file>)`, also `@file.keep`: code gets it with its metadata."""
     if len(arguments) < 2:
-        return arguments[0].with_meta(keep=True) if arguments else NULL
+        return kept(arguments[0]) if arguments else NULL
     target, keys = arguments[0], arguments[1]
     names = (
         [vt.text(key) for key in keys.items()] if isinstance(keys.data, list) else [vt.text(k) for k in arguments[1:]]
@@ -305,7 +306,7 @@ def _shaped(target: Value, schema: Any) -> Value:
 
 async def keep_structured(env: Env, arguments: Arguments) -> Value:
     if len(arguments) < 2:
-        return arguments[0].with_meta(keep=True) if arguments else NULL
+        return kept(arguments[0]) if arguments else NULL
     return _shaped(arguments[0], arguments[1].data)
 
 
