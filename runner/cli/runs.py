@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,6 +19,9 @@ from runner.lease import is_dead
 from runner.record import Run, find, read, runs
 from runner.record import verify as verify_record
 from runner.report import Summary, clean, result_object, transcript
+
+if TYPE_CHECKING:
+    from runner.backends.docker_usage import Usage
 
 RUN = click.argument("run", default="last")
 _JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object.")
@@ -38,16 +43,23 @@ def running() -> list[tuple[Run, Summary]]:
     return [(run, summary) for run, summary in rows if state(summary) == "running"]
 
 
-@click.command(cls=Command, examples="\nExamples:\n  mlld sandbox ps\n  mlld sandbox ps --all --json\n")
+@click.command(cls=Command, examples="\nExamples:\n  mlld sandbox ps --usage\n  mlld sandbox ps --all --json\n")
 @click.option("--all", "-a", "everything", is_flag=True, help="Also the runs that have ended.")
 @click.option("--limit", default=20, show_default=True, help="With --all: how many, latest first.")
+@click.option(
+    "--usage", "measured", is_flag=True, help="Also how much of its limits each seat uses, as the engine says."
+)
 @_JSON
-def ps(everything: bool, limit: int, as_json: bool) -> None:
+def ps(everything: bool, limit: int, measured: bool, as_json: bool) -> None:
     """The runs that go on."""
     rows = [(run, Summary.of(read(run.path))) for run in runs(records())[::-1][:limit]] if everything else running()
     now = time.time()
+    seats = _measured([run.name for run, summary in rows if state(summary) == "running"]) if measured else {}
     if as_json:
-        click.echo(json.dumps([_row(run, summary, now) for run, summary in rows], ensure_ascii=False))
+        shown = [_row(run, summary, now) for run, summary in rows]
+        for row in shown if measured else ():
+            row["usage"] = [seat.json() for seat in seats.get(str(row["run"]), ())]
+        click.echo(json.dumps(shown, ensure_ascii=False))
         return
     if not rows:
         click.echo("nothing is running; mlld sandbox ps --all shows what ran", err=True)
@@ -59,8 +71,24 @@ def ps(everything: bool, limit: int, as_json: bool) -> None:
         took = f"{(summary.ended or now) - summary.started:6.1f} s"
         click.echo(f"{run.name:<9} {when}  {took}  {state(summary):<8} {counts}  {clean(summary.env)}")
         if state(summary) == "running":
-            for line in _health(summary, now):
+            for line in (*_health(summary, now), *map(_used, seats.get(run.name, ()))):
                 click.echo(f"  {line}")
+
+
+def _measured(names: list[str]) -> dict[str, list[Usage]]:
+    """What the seats of these runs use. Errors: `EngineFailure`, `EngineStopped` and its like."""
+    from runner.backends.docker_errors import connect
+    from runner.backends.docker_usage import usage
+
+    if not names:
+        return {}
+    with contextlib.closing(connect()) as client:
+        return {name: usage(client.api, name) for name in names}
+
+
+def _used(seat: Usage) -> str:
+    memory = f"{seat.memory_bytes / 2**20:.0f} of {seat.memory_limit // 2**20} MiB"
+    return f"{clean(seat.member, 24):<16} uses {memory}, {seat.processes} of {seat.processes_limit} processes"
 
 
 def _row(run: Run, summary: Summary, now: float) -> dict[str, object]:

@@ -221,6 +221,11 @@ def test_stop_ends_a_run_from_elsewhere(project: Project, engine: docker.DockerC
     with project.start("sandbox", "spawn", "sleep 600", "--env", ref) as process:
         name = running(project)
         assert "running" in project.mlld("sandbox", "ps").out
+        (row,) = project.mlld("sandbox", "ps", "--usage", "--json").json()
+        used = {seat["member"]: seat for seat in row["usage"]}
+        assert used.keys() == {"agent", "sidecar", "small"}
+        assert all(0 < seat["memoryBytes"] < seat["memoryLimit"] for seat in used.values())
+        assert all(0 < seat["processes"] < seat["processesLimit"] for seat in used.values())
         done = project.mlld("sandbox", "stop", name)
         process.communicate(timeout=PATIENCE)
     assert done.code == 0, done.err

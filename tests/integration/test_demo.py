@@ -35,7 +35,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def test_the_transcript_tells_the_whole_story(demo: Project) -> None:
     done = demo.spawn(PROMPT, REF)
     assert done.code == 0, done.err
-    assert done.out.startswith("5 open tickets:\n* T-2: Let the gate add credentials")
+    assert done.out.startswith("4 open tickets:\n* T-2: Let the gate add credentials")
     assert "T-7" in done.out
     assert "weakness of an upstream server is" not in done.out
     for line in (

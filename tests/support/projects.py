@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +41,15 @@ for line in sys.stdin:
     print(json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": result}), flush=True)
 """
 SMALL = '{ name: "small", command: "python3 server.py", fs: { read: ["."] } }'
+
+
+class Started(subprocess.Popen[str]):
+    """A command that goes on. A test that failed beside it does not wait for its end."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if kind is not None:
+            self.terminate()  # it cleans up
+        super().__exit__(kind, error, at)
 
 
 @dataclass
@@ -109,9 +119,9 @@ class Project:
         )  # fmt: skip
         return Done(done.returncode, done.stdout, done.stderr)
 
-    def start(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, **env: str) -> Started:
         """The same, not waited for."""
-        return subprocess.Popen(
+        return Started(
             [sys.executable, "-P", "-m", "runner", *arguments],
             cwd=self.path, env=self.environment(**env), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, text=True,

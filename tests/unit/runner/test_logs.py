@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from interpreter.declarations import Place
+from runner.backends import docker_errors, docker_usage
+from runner.backends.docker_usage import Usage
 from runner.cli.app import execute
 from runner.lease import owner
 from runner.plan import ProfileReason, SandboxPlan, Server, to_json
@@ -69,7 +71,7 @@ def run(tmp_path: Path) -> RunRecord:
     record.append("request", at=at, method="tools/list", decision="allow")
     record.append("egress", at=at, member="agent", host="evil.example", port=443, decision="deny", rule="default-deny")
     record.append("server", at=time.time(), server="git", state="exited", processes=0, restarts=2,
-                  reason="server git ended by itself", retryMs=9_000)  # fmt: skip
+                  reason="server git ended by itself", retryMs=900_000)  # fmt: skip
     return record
 
 
@@ -224,7 +226,7 @@ def test_ps_as_json_has_the_same(run: RunRecord, capsys: pytest.CaptureFixture[s
     assert tickets == {
         "name": "tickets", "state": "ready", "reason": None, "retryMs": None, "calls": 3, "restarts": 0, "p50Ms": 9.0,
     }  # fmt: skip
-    assert (git["state"], git["restarts"], 5_000 < git["retryMs"] <= 9_000) == ("failed", 2, True)
+    assert (git["state"], git["restarts"], 500_000 < git["retryMs"] <= 900_000) == ("failed", 2, True)
 
 
 def test_a_server_that_nobody_has_used_is_idle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -238,3 +240,30 @@ def test_a_run_that_has_ended_has_no_health(run: RunRecord, capsys: pytest.Captu
     run.close(exit=0)
     assert mlld("sandbox", "ps", "--all") == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+@pytest.fixture
+def seats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that has measured one seat."""
+
+    class Client:
+        api = None
+
+        def close(self) -> None: ...
+
+    found = Usage(member="agent", memory_bytes=34 << 20, memory_limit=512 << 20, processes=3, processes_limit=128)
+    monkeypatch.setattr(docker_errors, "connect", Client)
+    monkeypatch.setattr(docker_usage, "usage", lambda api, name: [found])
+
+
+@pytest.mark.usefixtures("seats")
+def test_ps_shows_it_of_the_runs_that_go_on(run: RunRecord, capsys: pytest.CaptureFixture[str]) -> None:
+    assert mlld("sandbox", "ps", "--usage") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "  agent            uses 34 of 512 MiB, 3 of 128 processes"
+    assert mlld("sandbox", "ps", "--usage", "--json") == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["usage"] == [
+        {"member": "agent", "memoryBytes": 34 << 20, "memoryLimit": 512 << 20, "processes": 3, "processesLimit": 128}
+    ]
+    assert mlld("sandbox", "ps", "--json") == 0
+    assert "usage" not in json.loads(capsys.readouterr().out)[0], "nobody has asked"

@@ -140,7 +140,7 @@ async def test_cannot_pass_the_lock_by_memory(tmp_path: Path) -> None:
     poisoned = remembered(FORGED, WRITE) | {"pins": pins}
     async with sidecar(fresh(tmp_path / "a"), {"one": server(FORGED)}, server_one=poisoned) as s:
         assert await names(await s.agent.hello()) == []
-        assert {event["name"] for event in s.of("denied")} == {"read"}
+        assert {event["name"] for event in await s.until("denied")} == {"read"}
     one = server(FORGED)
     async with sidecar(fresh(tmp_path / "b"), {"one": one}, server_one=remembered(READ) | {"pins": pins}) as s:
         agent = await s.agent.hello()
