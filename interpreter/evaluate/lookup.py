@@ -23,7 +23,7 @@ from interpreter.values import UNDEFINED, Undefined, Value, array, truthy, type_
 from . import metadata
 from .builtins import BUILTINS
 from .core import Env, at, evaluate, handles
-from .functions import settled
+from .functions import Function, settled
 from .operators import apply_operator
 from .reserved import RESERVED
 
@@ -106,7 +106,8 @@ async def lenient(node: n.Node, env: Env) -> Value:
 
 async def operand(node: n.Node, env: Env) -> Value:
     """What an operator works on: the value, what a function that is named gives, or `undefined`."""
-    return await settled(await lenient(node, env), env, node.span)
+    value = await lenient(node, env)
+    return await settled(value, env, node.span) if isinstance(value.data, Function) else value
 
 
 async def decides(node: n.Node, env: Env, what: str = "Condition") -> Value:

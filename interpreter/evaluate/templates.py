@@ -11,7 +11,7 @@ from interpreter.labels import NONE, Labels, joined
 from interpreter.values import Undefined, Value, truthy, type_name
 
 from .core import Env, evaluate, handles
-from .functions import BuiltIn, settled
+from .functions import BuiltIn, Function, settled
 from .lookup import Missing, lenient
 
 
@@ -119,7 +119,7 @@ async def part_value(part: n.Node, env: Env) -> Value:
         return Value(value.meta["stdout"], value.labels)  # in text, a pipeline is what its last stage said
     if isinstance(value.data, Undefined | BuiltIn) and isinstance(part, n.Variable):
         return as_written(part)  # a parameter that the caller did not give; `@json` in a sentence
-    return await settled(value, env, part.span)
+    return await settled(value, env, part.span) if isinstance(value.data, Function) else value
 
 
 def root(part: n.Node) -> n.Node:

@@ -15,7 +15,7 @@ from interpreter.errors import EvaluationError
 from interpreter.values import NULL, Value, array, is_plain_text, record, strip, truthy, type_name
 
 from . import relaxed_json
-from .core import Env
+from .core import Env, evaluate
 from .functions import Arguments, BuiltIn, Function
 from .metadata import kept
 from .methods import pick
@@ -315,20 +315,35 @@ async def typeof(env: Env, arguments: Arguments) -> Value:
 
 
 BODIES: dict[type[n.Node], str] = {
-    n.Template: "template", n.TemplateFile: "template", n.Command: "command", n.Prose: "prose", n.Variable: "commandRef",
-    n.Call: "commandRef", n.Array: "data", n.Object: "data", n.FileLoad: "data",
+    n.Template: "template", n.Literal: "template", n.TemplateFile: "template", n.Command: "command", n.Prose: "prose",
+    n.Variable: "commandRef", n.Call: "commandRef", n.Array: "data", n.Object: "data", n.FileLoad: "data",
 }  # fmt: skip
 
 
 async def type_info(env: Env, arguments: Arguments) -> Value:
     """The type of a value with its size, and whether it came out of a file or a program: for people who look for a mistake."""
-    value = arguments[0] if arguments else NULL
-    data = value.data
+    return _type_info(arguments[0] if arguments else NULL, None)
+
+
+async def asked_type(env: Env, node: n.Node | None) -> Value:
+    """`@typeInfo(@x)` says what the name was given, too."""
+    if node is None:
+        return _type_info(NULL, None)
+    given = env.module.written.get(node.name) if isinstance(node, n.Variable) else None
+    told = _type_info(await evaluate(node, env), given)
+    return told if isinstance(node, n.Variable) else Value(vt.text(told).removesuffix(" [from /var]"), told.labels)
+
+
+def _type_info(value: Value, given: n.Node | None) -> Value:
+    """`given`: what was written for the name of the value, if it has one."""
+    data, directive = value.data, "for" if isinstance(given, n.For) else "var"
     if isinstance(data, Function):
         kind = f"executable ({BODIES.get(type(data.body), 'code')})"
     elif isinstance(data, BuiltIn):
         kind = "executable (code)"
-    elif (value.meta and "file" in value.meta) or any(x.startswith("src:") for x in value.labels.taint):
+    elif isinstance(given, n.Template):
+        kind = "template"
+    elif isinstance(given, n.Pipeline) or (value.meta and "file" in value.meta) or _came_in(value):
         kind = "structured"
     elif isinstance(data, list):
         kind = f"array ({len(data)} items)"
@@ -336,7 +351,11 @@ async def type_info(env: Env, arguments: Arguments) -> Value:
         kind = f"object ({len(data)} properties)"
     else:
         kind = "simple-text" if isinstance(data, str) else f"primitive ({type_name(data)})"
-    return Value(f"{kind} [from /var]", value.labels)
+    return Value(f"{kind} [from /{directive}]", value.labels)
+
+
+def _came_in(value: Value) -> bool:
+    return any(label.startswith("src:") for label in value.labels.taint)
 
 
 async def not_(env: Env, arguments: Arguments) -> Value:
@@ -357,7 +376,7 @@ TRANSFORMERS: dict[str, BuiltIn] = {
     "keep": BuiltIn(name="keep", call=keep, parameters=("value", "keys")),
     "keepStructured": BuiltIn(name="keepStructured", call=keep_structured, parameters=("value", "schema")),
     "typeof": BuiltIn(name="typeof", call=typeof, parameters=("value",)),
-    "typeInfo": BuiltIn(name="typeInfo", call=type_info, parameters=("value",)),
+    "typeInfo": BuiltIn(name="typeInfo", call=type_info, parameters=("value",), ask=asked_type),
     "not": BuiltIn(name="not", call=not_, parameters=("value",)),
 }
 SHOUTED = ("parse", "json", "xml", "csv", "md", "upper", "lower", "trim", "pretty", "sort", "typeof")
