@@ -12,11 +12,14 @@ import os
 import select
 from asyncio import Handle
 from selectors import EpollSelector, SelectorKey
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from _typeshed import FileDescriptorLike
 
+class HasFileno(Protocol):
+    def fileno(self) -> int: ...
+
+
+Watched = int | HasFileno
 Ready = list[tuple[SelectorKey, int]]
 
 # An error or a hang-up is for whoever is there, to be met by what it does next.
@@ -32,17 +35,17 @@ class Turns(EpollSelector):
         """What is watched, by descriptor: `EpollSelector` finds it for us in twice the time of the callback's own start."""
         self._events = select.epoll.fromfd(os.dup(self.fileno()))
 
-    def register(self, fileobj: FileDescriptorLike, events: int, data: Any = None) -> SelectorKey:
+    def register(self, fileobj: Watched, events: int, data: Any = None) -> SelectorKey:
         key = super().register(fileobj, events, data)
         self._keys[key.fd] = key
         return key
 
-    def modify(self, fileobj: FileDescriptorLike, events: int, data: Any = None) -> SelectorKey:
+    def modify(self, fileobj: Watched, events: int, data: Any = None) -> SelectorKey:
         key = super().modify(fileobj, events, data)
         self._keys[key.fd] = key
         return key
 
-    def unregister(self, fileobj: FileDescriptorLike) -> SelectorKey:
+    def unregister(self, fileobj: Watched) -> SelectorKey:
         key = super().unregister(fileobj)
         self._keys.pop(key.fd, None)
         return key
