@@ -242,7 +242,7 @@ PYTHON = """\
 import ast as _a, json as _j, sys as _s, types as _t
 def _make(name, names, text, space):
     tree = _a.parse("def " + name + "(" + ", ".join(names) + "): pass")
-    body = _a.parse(text).body
+    body = _a.parse(text, "<py>").body
     if len(body) == 1 and isinstance(body[0], _a.Expr) and name != "_body":
         body = [_a.Return(body[0].value)]
     for stmt in [s for top in body for s in _a.walk(top)]:
@@ -275,7 +275,7 @@ def _mark(x):
 def _kind(x, name=None):
     return getattr(x, "__mlld_type__", None) or (name and ("simple-text" if isinstance(x, str) else "primitive"))
 _space = {{"_said": _said, "__name__": "__main__", "mlld": _t.SimpleNamespace(
-  is_variable=lambda x, name=None: hasattr(x, "__mlld_type__") or name is not None,
+  is_variable=lambda x, name=None: hasattr(x, "__mlld_type__") or name in _names,
   get_type=_kind, get_subtype=lambda x, name=None: getattr(x, "__mlld_subtype__", None),
   get_metadata=lambda x, name=None: getattr(x, "__mlld_metadata__", {{"mx": {{"type": _kind(x, name)}}}} if name else {{}}))}}
 for _n, _p, _b in {helpers}:
@@ -294,8 +294,16 @@ for _n, _p, _b in {helpers}:
             except ValueError: return text
         return call
     _space[_n], _printed[_n] = _wrap(_f, _n), ""
-_names, _values = {names}, _j.loads({values})
-_r = _make("_body", _names, {body}, _space)(*map(_mark, _values))
+_names, _values, _text = {names}, _j.loads({values}), {body}
+try:
+    _r = _make("_body", _names, _text, _space)(*map(_mark, _values))
+except Exception as _error:
+    # The lines of the body are told, and none of this program around it.
+    import linecache as _l, traceback as _b
+    _l.cache["<py>"] = (len(_text), None, _text.splitlines(True), "<py>")
+    _told = _b.TracebackException.from_exception(_error)
+    _told.stack = _b.StackSummary.from_list([f for f in _b.extract_tb(_error.__traceback__) if f.filename == "<py>"])
+    _s.exit("".join(_told.format()).rstrip())
 if _r is not None:
     _s.stdout.write({mark} + _j.dumps(_r, default=str))
 """
@@ -354,7 +362,9 @@ const here = createRequire(process.cwd() + '/');
     // What the body left running, such as a timer, ends with it: it could only print behind its own answer.
     process.stdout.write(value === undefined ? '' : input.mark + JSON.stringify(value), () => process.exit());
   } catch (error) {
-    process.stderr.write(String((error && error.stack) || error) + '\n', () => process.exit(1));
+    // Where in this program around the body it was called is nothing that a script can mend.
+    const told = String((error && error.stack) || error).split('\n').filter((line) => !/^ +at .*(\[eval\]|node:)/.test(line));
+    process.stderr.write(told.join('\n') + '\n', () => process.exit(1));
   }
 })();
 """
