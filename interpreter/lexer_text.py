@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from .hints_directive import unclosed
-from .lexer_base import DEEPEST, BaseLexer
+from .lexer_base import DEEPEST, BaseLexer, LexFault
 from .lexer_words import NAME
 from .source import Source
 
@@ -50,6 +50,7 @@ class TextLexer(BaseLexer):
     """Templates. A text without anything to fill in becomes one STRING; any other T_OPEN, parts, T_CLOSE."""
 
     text_depth = 0
+    _trying = False
 
     def __init__(self, source: Source) -> None:
         super().__init__(source)
@@ -192,10 +193,17 @@ class TextLexer(BaseLexer):
                 buffer += ">"
                 at = here + 2
             elif mark == "<" and (kind := self._angle(here, quote)):
+                size, prev = len(self.out), self.prev
                 self._flush(buffer, begin, here)
-                at = self.load(here, in_text=True) if kind == "load" else self.placeholder(here)
-                at = begin = self.access(at, quote)
-                buffer = ""
+                at = self.placeholder(here) if kind == "placeholder" else self._loaded(here)
+                if at:
+                    at = begin = self.access(at, quote)
+                    buffer = ""
+                else:
+                    del self.out[size:]
+                    self.prev = prev
+                    buffer += "<"
+                    at = here + 1
             elif mark == "{{" and (found := _BRACES.match(text, here)):
                 self._flush(buffer, begin, here)
                 at = begin = self._braces(found)
@@ -214,6 +222,23 @@ class TextLexer(BaseLexer):
             else:
                 buffer += mark
                 at = stop.end()
+
+    def _loaded(self, at: int) -> int:
+        """The offset after a load in text; 0 for what only looks like one, as in `if (a<b) { c.d } else { e>f }`. Only the
+        outermost is tried: each level that is tried again would double the work.
+        """
+        if self._trying:
+            return self.load(at, in_text=True)
+        frames, depth = len(self.frames), self.text_depth
+        self._trying = True
+        try:
+            return self.load(at, in_text=True)
+        except LexFault:
+            del self.frames[frames:]
+            self.text_depth = depth
+            return 0
+        finally:
+            self._trying = False
 
     def _flush(self, text: str, start: int, end: int) -> None:
         if text:

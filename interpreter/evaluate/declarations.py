@@ -25,7 +25,7 @@ from .expressions import defined, entry_name
 from .functions import Function
 from .lookup import callee_of
 from .scope import reserved_name
-from .templates import with_gaps
+from .templates import root, with_gaps
 
 # ── Names ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -94,6 +94,8 @@ async def assigned(node: n.Var, env: Env) -> Value:
             value = value.with_meta(
                 text="undefined"
             )  # `@a && @b` of names that nobody defined says so where it is shown
+        elif value.data is None and isinstance(written, n.Field | n.Index) and isinstance(root(written), n.FileLoad):
+            value = value.with_meta(text="")  # `var @x = <a.json>.missing` leaves a gap in text
         value = stanced(defined(value), labels, env)
         if is_command(node.value) and value.meta is not None and "stdout" in value.meta:
             value = value.with_meta(text=value.meta["stdout"])  # in text, it stays what the command said
