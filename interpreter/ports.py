@@ -19,6 +19,9 @@ from interpreter.labels import NONE, Labels
 CommandKind = Literal["cmd", "sh", "node", "py"]
 
 
+_PLAIN_ECHO = """echo() { case $1 in -n) shift; printf %s "$*";; *) printf '%s\\n' "$*";; esac; }"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Command:
     """A program to run: a POSIX command line (`cmd`), or a code body in the language `kind`.
@@ -37,6 +40,12 @@ class Command:
     # Called with (stream name, chunk) as output arrives; the result still holds all of it.
     on_output: Callable[[Literal["stdout", "stderr"], bytes], None] | None = None
     tty: bool = False  # an interactive shell in the user's terminal; stdout and stderr stay empty
+    plain_echo: bool = False  # of a `cmd`: its `echo` says JSON, whose escapes the echo of some shells would decode
+
+    @property
+    def shell_text(self) -> str:
+        """The text as a shell gets it."""
+        return f"{_PLAIN_ECHO}\n{self.text}" if self.plain_echo else self.text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,7 @@ def execution(command: Command, *, env: Mapping[str, str], timeout_seconds: floa
 
 def _argv(command: Command) -> tuple[tuple[str, ...], bytes | None]:
     if command.kind == "cmd":
-        return simple(command.text) or ("sh", "-c", command.text), command.stdin
+        return simple(command.text) or ("sh", "-c", command.shell_text), command.stdin
     if len(command.text.encode(errors="surrogateescape")) <= _LONGEST_BODY:
         return (*_INTERPRETERS[command.kind], command.text), command.stdin
     if command.stdin is not None:

@@ -86,7 +86,7 @@ async def run_command(
     node: n.Command, env: Env, directory: Value | None, stdin: Value | None, secrets: Secrets, function: Any,
     options: CallOptions | None,
 ) -> Value:  # fmt: skip
-    text, labels = await programs.command_line(node, env)
+    text, labels, echoes = await programs.command_line(node, env)
     if not text:
         raise EvaluationError("the command is empty", span=node.span)
     # `$name` in a command is a parameter of its function, as in a shell body, or an argument of `cmd (@name) { … }`.
@@ -102,6 +102,7 @@ async def run_command(
     return await execute(
         env, kind="cmd", text=flowing, inputs=(flowing,), names=("command",), directory=directory, stdin=stdin,
         secrets=secrets, function=function, options=options, span=node.span, extra=extra, automatic="src:cmd",
+        plain_echo=echoes,
     )  # fmt: skip
 
 
@@ -182,7 +183,7 @@ def shadow_functions(language: str, env: Env) -> list[ScriptFunction]:
 async def execute(
     env: Env, *, kind: Any, text: Value, inputs: tuple[Value, ...], names: tuple[str, ...], directory: Value | None,
     stdin: Value | None, secrets: Secrets, function: Any, options: CallOptions | None, span: Span,
-    extra: Mapping[str, str], automatic: str,
+    extra: Mapping[str, str], automatic: str, plain_echo: bool = False,
 ) -> Value:  # fmt: skip
     """One process: judged with everything that flows into it, its output labelled with where it came from."""
     if env.ports.commands is None:
@@ -216,7 +217,7 @@ async def execute(
         mark = session.mark() if session is not None else 0
         async with started_in(directory, env, span) as start:
             command = Command(
-                kind=kind, text=command_text, cwd=start.path, env=extra_now, secrets=secrets.values,
+                kind=kind, text=command_text, plain_echo=plain_echo, cwd=start.path, env=extra_now, secrets=secrets.values,
                 stdin=None if stdin is None else input_text(stdin).encode(),
                 timeout_seconds=await timeout_of(options), on_output=listener(env, kind, operation, options),
             )  # fmt: skip

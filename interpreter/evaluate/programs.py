@@ -37,12 +37,13 @@ class CommandLine:
     exactly what the value says.
     """
 
-    __slots__ = ("labels", "pieces", "quote", "words")
+    __slots__ = ("escaped", "labels", "pieces", "quote", "words")
 
     def __init__(self) -> None:
         self.pieces: list[str] = []
         self.labels: list[Labels] = []
         self.quote: str | None = None
+        self.escaped = False  # is there a word of JSON with a backslash, which the `echo` of some shells would decode?
 
     def literal(self, text: str, span: Span) -> None:
         at = 0
@@ -75,6 +76,7 @@ class CommandLine:
             text = vt.to_json(value) if isinstance(value.data, list | dict) else vt.text(value)
         text = text.replace("\0", "")
         if self.quote is None:
+            self.escaped = self.escaped or ("\\" in text and text[:1] in ("{", "["))
             self.pieces.append(shlex.quote(text))
         elif self.quote == '"':
             self.pieces.append(re.sub(r'([\\$`"])', r"\\\1", text))
@@ -106,10 +108,12 @@ def refuse_operator(text: str, at: int, span: Span) -> None:
             )  # fmt: skip
 
 
-async def command_line(node: n.Command, env: Env) -> tuple[str, Labels]:
+async def command_line(node: n.Command, env: Env) -> tuple[str, Labels, bool]:
+    """The text of a command, its labels, and whether it hands JSON with escapes to an `echo`."""
     line = CommandLine()
     await _parts(node.parts, env, line)
-    return textwrap.dedent(line.text()).strip(), joined(line.labels)
+    echoes = line.escaped and any(isinstance(part, n.Text) and "echo" in part.text for part in node.parts)
+    return textwrap.dedent(line.text()).strip(), joined(line.labels), echoes
 
 
 async def _parts(parts: Sequence[n.Node], env: Env, line: CommandLine) -> None:

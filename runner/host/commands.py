@@ -58,7 +58,7 @@ class HostCommands:
 
     @contextlib.contextmanager
     def _argv(self, command: Command) -> Iterator[list[str]]:
-        text = command.text
+        text = command.shell_text
         name: str | None = None
         if len(text.encode()) > LONGEST_ARGUMENT:
             handle, name = tempfile.mkstemp(suffix=SUFFIX[command.kind], prefix="mlld-")
