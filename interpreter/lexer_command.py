@@ -209,7 +209,7 @@ class CommandLexer(TextLexer):
             )
         self.emit("L_CLOSE", None, at, at + 1)
         at += 1
-        if text[at : at + 1] == "?" and text[at + 1 : at + 2] != "?" and (not in_text or text[at + 1 : at + 2] != "`"):
+        if not in_text and text[at : at + 1] == "?" and text[at + 1 : at + 2] != "?":  # in text, it ends a question
             self.emit("L_OPTIONAL", "?", at, at + 1)
             at += 1
         if not in_text and (stages := _LOAD_STAGES.match(text, at)) and (joined or _JOINS.match(text, stages.end())):

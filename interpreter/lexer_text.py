@@ -313,7 +313,7 @@ class TextLexer(BaseLexer):
                 at = found.end()
             else:
                 break
-        if mark == "?":
+        if mark == "?" and (self.prev != "L_CLOSE" or text.startswith("??", at)):
             return self._conditional(at, quote)
         if mark == "\\" and quote != "path" and text[at + 1 : at + 2] not in self._after_backslash(quote):
             return at + 1  # `@name\.com`: the backslash only ends the name
