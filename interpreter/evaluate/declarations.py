@@ -139,6 +139,9 @@ LANGUAGES: dict[str, Any] = {
 
 @handles(n.Exe)
 async def exe(node: n.Exe, env: Env) -> Value:
+    if node.name in env.module.ahead:
+        env.module.ahead.discard(node.name)
+        return NULL
     language = LANGUAGES.get(node.name)
     if language is not None and node.parameters is None and isinstance(node.body, n.Object):
         names = tuple(e.key if isinstance(e, n.Entry) else entry_name(e.value) for e in node.body.entries)

@@ -23,7 +23,7 @@ from interpreter.values import (
 
 from .core import Env, at, evaluate, handles
 from .functions import settled
-from .lookup import decides, lenient, operand
+from .lookup import Missing, decides, lenient, operand
 from .metadata import Metadata
 from .operators import Pattern, apply_operator, to_number
 
@@ -74,8 +74,24 @@ async def array_literal(node: n.Array, env: Env) -> Value:
             if value is not None:
                 members.append(value)
         else:
-            members.append(defined(await evaluate(item, env)))
+            members.append(defined(await member(item, env)))
     return array(members)
+
+
+async def member(node: n.Node, env: Env) -> Value:
+    """An element or entry. At the top of a file it may name a function that is defined further down: `{ "run": @run }`."""
+    try:
+        return await evaluate(node, env)
+    except Missing:
+        document = env.module.document
+        if document is None or not isinstance(node, n.Variable) or env.scope is not env.module.scope:
+            raise
+        later = next((each for each in document.body if isinstance(each, n.Exe) and each.name == node.name), None)
+        if later is None or node.name in env.module.defined:
+            raise
+        await evaluate(later, env)
+        env.module.ahead.add(node.name)
+    return await evaluate(node, env)
 
 
 def defined(value: Value) -> Value:
@@ -142,7 +158,7 @@ async def object_literal(node: n.Object, env: Env) -> Value:
                 entries[entry.key] = value
         else:
             key = entry.key if entry.name is None else await filled_key(entry.name, env, own)
-            entries[key] = defined(await evaluate(entry.value, env))
+            entries[key] = defined(await member(entry.value, env))
     return record(entries, joined(own)) if own else record(entries)
 
 

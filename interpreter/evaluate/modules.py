@@ -41,6 +41,7 @@ class Module:
     auth: dict[str, AuthDecl] = field(default_factory=dict)
     needs: list[Needs] = field(default_factory=list)
     profiles: list[Profile] = field(default_factory=list)
+    ahead: set[str] = field(default_factory=set)  # functions that data above their definition named
     written: dict[str, n.Node] = field(default_factory=dict)  # the expression of each `var`, for places in messages
     export_everything: bool = False
     chosen: ProfileChoice | None = None
