@@ -101,6 +101,8 @@ class Connection:
         self._body: ChunkedBody | None = None
         self._request: Head | None = None
         self._latest: Head | None = None
+        self._repeated: tuple[bytes, Head] | None = None
+        """A head that came with a whole request, in bytes with the empty line: most likely the next one is the same."""
         self._held = owner.budget.open(AGENTS, self._shed)
         self._out: deque[memoryview] = deque()
         self._out_bytes = 0
@@ -163,12 +165,18 @@ class Connection:
 
     def _whole(self, data: bytes) -> bool:
         """Takes what was read as one request, if it is just that and its head is known: then it is copied nowhere first."""
-        end = data.find(b"\r\n\r\n")
-        head = _heads.get(data[:end]) if end > 0 else None
-        if head is None or not head.plain or not head.length == len(data) - end - 4 <= self._owner.body_limit:
+        if self._repeated is not None and data.startswith(self._repeated[0]):
+            block, head = self._repeated
+        else:
+            end = data.find(b"\r\n\r\n")
+            known = _heads.get(data[:end]) if end > 0 else None
+            if known is None or not known.plain:
+                return False
+            block, head = self._repeated = data[: end + 4], known
+        if not head.length == len(data) - len(block) <= self._owner.body_limit:
             return False
         self._busy, self._keep, self._latest = True, head.keep_alive, head
-        self._owner.on_request(self, head, data[end + 4 :])
+        self._owner.on_request(self, head, data[len(block) :])
         return True
 
     def _parse(self) -> None:

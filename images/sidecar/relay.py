@@ -118,7 +118,7 @@ class Relay(Struct, eq=False):
         judged = jsonrpc.encode(params)
         verdict = self._verdict = await self._judges.guarding.request(self._call(params, self._caller.sight.labels))
         if verdict.kind == "deny":
-            self._arguments = _sample(fields)
+            self._arguments = _sample(fields, len(spelt))
             self.deny(verdict)
             return None
         return jsonrpc.members(jsonrpc.encode(verdict.value) if verdict.kind == "transform" else judged)
@@ -147,7 +147,7 @@ class Relay(Struct, eq=False):
             fields = fields | {"_meta": Raw(self._meta(fields, number, process, onwards))}
         params = jsonrpc.encode(fields)
         receipt.bytes_in = len(params)
-        self._arguments = _sample(fields)
+        self._arguments = _sample(fields, len(params))
         if not process.labels >= self.entry.taint:
             process.labels |= self.entry.taint
         if self.method == "tasks/result":
@@ -282,7 +282,7 @@ class Relay(Struct, eq=False):
             extra += b'%s"%swithheld":%d' % (b"," if extra else b"", OURS.encode(), self._withheld)
         is_error = "isError" in result and bytes(result["isError"]) == b"true"
         content = result.get("content")
-        sample = bytes(memoryview(content)[:_AUDITED_RESULT]) if content is not None else b""
+        sample = _head(content, size, _AUDITED_RESULT) if content is not None else b""
         self.exchange.result((result_whole if size <= _SMALL else result_parts)(result, extra))
         self._audit(size, is_error=is_error, result=sample)
 
@@ -366,10 +366,17 @@ def _items(result: RawMap) -> list[Any]:
     return items if isinstance(items, list) else []
 
 
-def _sample(fields: RawMap) -> bytes | None:
-    """The arguments for the record, on one line; one byte over what it keeps tells it that there was more."""
+def _sample(fields: RawMap, size: int) -> bytes | None:
+    """The arguments for the record, on one line; one byte over what it keeps tells it that there was more. `size` is that
+    of all params.
+    """
     arguments = fields.get("arguments")
-    return None if arguments is None else jsonrpc.one_line(bytes(memoryview(arguments)[: _AUDITED_ARGUMENTS + 1]))
+    return None if arguments is None else jsonrpc.one_line(_head(arguments, size, _AUDITED_ARGUMENTS + 1))
+
+
+def _head(part: Raw, size: int, most: int) -> bytes:
+    """The first bytes of a part of something that has `size` bytes."""
+    return bytes(part) if size <= most else bytes(memoryview(part)[:most])
 
 
 def result_whole(result: RawMap, extra: bytes) -> tuple[bytes]:

@@ -10,6 +10,7 @@ import pytest
 
 from images.sidecar import connection, listener
 from images.sidecar.budget import Budget
+from images.sidecar.http import Head
 from images.sidecar.listener import Listener
 from images.sidecar.seams import Lifecycle
 from images.sidecar.sessions import MAX_OWNERS, MAX_SESSIONS
@@ -248,6 +249,47 @@ async def test_room_for_large_answers_is_for_a_few(tmp_path: Path) -> None:
     await until(lambda: not agents.roomy)
     agents.close()
     assert not budget.total
+
+
+async def test_cannot_take_a_request_for_the_one_before_it(tmp_path: Path) -> None:
+    """A head that comes again is not read again. Whatever differs from it in a single byte, or in its body, is."""
+    seen: list[tuple[bytes, bytes]] = []
+
+    def answer(to: connection.Connection, head: Head, body: bytes) -> None:
+        seen.append((head.get(b"a"), body))
+        to.answer(200, (b"{}",))
+
+    agents = Listener(answer, body_limit=1 << 10, budget=Budget(lambda event: None))
+    path = str(tmp_path / "s")
+    agents.listen_unix(path)
+    reader, writer = await asyncio.open_unix_connection(path)
+
+    async def say(*pieces: bytes, answers: int = 1) -> list[tuple[bytes, bytes]]:
+        seen.clear()
+        for piece in pieces:
+            writer.write(piece)
+            await asyncio.sleep(0.01)  # so that each is read by itself
+        for _ in range(answers):
+            async with asyncio.timeout(PATIENCE):
+                await reader.readuntil(b"{}")
+        return list(seen)
+
+    head = b"POST /mcp HTTP/1.1\r\nHost: h\r\nA: 1\r\nContent-Length: 3\r\n\r\n"
+    for _ in range(3):
+        assert await say(head + b"abc") == [(b"1", b"abc")]
+    assert await say(head.replace(b"A: 1", b"A: 2") + b"abc") == [(b"2", b"abc")]
+    assert await say(head + b"abc") == [(b"1", b"abc")]
+    assert await say(head + b"a", b"bc") == [(b"1", b"abc")]
+    assert await say(head + b"abc" + head + b"def", answers=2) == [(b"1", b"abc"), (b"1", b"def")]
+    assert await say(head[:-2] + b"B: 2\r\n\r\nabc") == [(b"1", b"abc")]
+    assert await say(head + b"abc") == [(b"1", b"abc")]
+    seen.clear()
+    writer.write(b"\r\n\r\nabc")  # the end of a head is none
+    assert b" 400 " in await reader.read()
+    assert not seen
+    writer.close()
+    await writer.wait_closed()
+    agents.close()
 
 
 async def test_an_id_in_flight_cannot_be_taken_again(tmp_path: Path) -> None:
