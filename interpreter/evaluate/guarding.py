@@ -19,6 +19,7 @@ from interpreter.values import NULL, Undefined, Value, array, record
 from .blocks import action_value
 from .control import choose
 from .core import REDACTED, Env, Returned, Signal, evaluate, handles
+from .guard_helpers import helpers_of, offered
 from .scope import Scope
 
 if TYPE_CHECKING:
@@ -92,12 +93,12 @@ async def guard(node: n.Guard, env: Env) -> Value:
         )
     require_fires(node, env)
 
-    types = mentions_type(node.body)
+    types, helpers = mentions_type(node.body), helpers_of(node.body)
 
     ports = {engine: powerless(env.ports, engine=engine) for engine in (False, True)}
 
     async def decide(call: g.GuardCall) -> g.GuardDecision:
-        return await judge(node, call, env, ports[not module.is_environment], privileged, types=types)
+        return await judge(node, call, env, ports[not module.is_environment], privileged, types=types, helpers=helpers)
 
     if node.filter.kind == "label" and any(
         held.kind == "operation" and held.filter == node.filter.name for held in module.guards.all
@@ -139,7 +140,14 @@ def as_value(guarded: g.Guarded) -> Value:
 
 
 async def judge(
-    node: n.Guard, call: g.GuardCall, env: Env, ports: Ports, privileged: bool, *, types: bool
+    node: n.Guard,
+    call: g.GuardCall,
+    env: Env,
+    ports: Ports,
+    privileged: bool,
+    *,
+    types: bool,
+    helpers: tuple[str, ...] = (),
 ) -> g.GuardDecision:
     """The decision of one guard about one operation.
 
@@ -147,6 +155,8 @@ async def judge(
     type, so one that asks for types is asked as both. What it decides first counts, unless that only lets it pass.
     """
     inside = guard_env(node, call, env, ports, privileged)
+    if helpers:
+        inside.scope.names.update(offered(helpers, env))
     found = await asked(node, call, inside)
     also = "pipeline-stage" if call.operation.stage else "exe" if call.operation.kind == "mcp" else None
     if not types or also is None or not (found is None or found == _ALLOWED):
