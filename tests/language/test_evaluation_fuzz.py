@@ -27,7 +27,7 @@ SECONDS = 20.0
 NAMES = ("a", "b", "c", "f", "g", "x", "input")
 METHODS = sorted({*TEXT, *ARRAY, *NUMBER})
 OPERATORS = ("+", "-", "*", "/", "%", "==", "!=", "<", ">", "<=", ">=", "&&", "||", "??", "~=", "!~=")
-bounded = settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+bounded = settings(max_examples=120, suppress_health_check=list(HealthCheck))
 
 literals = st.one_of(
     st.integers(-(2**60), 2**60).map(str),

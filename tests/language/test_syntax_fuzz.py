@@ -26,7 +26,7 @@ WORDS = [*STATEMENT_WORDS, *ACTION_WORDS, *LINK_WORDS, "name", "pii", "before", 
 soup = st.lists(st.sampled_from([*MARKS, *WORDS, " ", "  "]), max_size=60).map("".join) | st.lists(
     st.sampled_from([*MARKS, *WORDS]), max_size=60
 ).map(" ".join)
-bounded = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+bounded = settings(max_examples=40, suppress_health_check=list(HealthCheck))
 modes = st.sampled_from(["strict", "document"])
 
 

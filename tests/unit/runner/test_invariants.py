@@ -188,7 +188,7 @@ def test_every_check_has_been_seen_to_fail() -> None:
     assert {rule for rule, _ in BREAKS.values()} == {one.__name__ for one in CHECKS}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from(sorted(BREAKS)), min_size=1, max_size=4, unique=True))
 def test_no_break_hides_another_file_of_the_same_plan(names: list[str]) -> None:
     """However breaks are combined, a plan with one of them never passes, also after a round trip through JSON."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.cli.app import execute
@@ -130,7 +130,7 @@ def test_the_check_can_fail() -> None:
     assert "onerror=" in faults(page)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 @given(st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\n"), min_size=1, max_size=60))
 def test_whatever_is_said_changes_no_element(text: str) -> None:
     assert faults(page_html(events(text), WHOLE)) == []

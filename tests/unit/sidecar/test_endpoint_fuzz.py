@@ -27,7 +27,7 @@ from tests.support.waiting import PATIENCE
 from tests.unit.sidecar.endpoint_world import TOKEN, FakeServer, Line, Message, World, world
 
 META = "io.modelcontextprotocol/"
-bounded = settings(max_examples=250, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+bounded = settings(max_examples=250, suppress_health_check=list(HealthCheck))
 CODES = {
     -32700, -32600, -32601, -32602, -32603, -32001, -32002, -32003, -32020, -32021, -32022, -32042, -32800,
 }  # fmt: skip

@@ -153,7 +153,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(TEXT, TEXT, JSON)
 def test_cannot_be_upset_by_what_a_server_says(text: str, other: str, value: object) -> None:
     """Whatever comes, the outcome is a value within bounds, or an `OAuthError`."""
