@@ -178,7 +178,7 @@ async def invoke(
     called = span.text.split("(")[0].strip()
     told = f"Variable {called.removeprefix('@')} is not executable (type: {type_name(callee)})"
     if options is not None and options.stage:
-        told = f"'{called}' is not a function, it's {type_name(callee)}"
+        told = f"'{called}' is not a function, it's a {type_name(callee)} variable"
     raise EvaluationError(told, span=span, code="not-a-function", hint="functions are made with `exe @name(a, b) = …`")
 
 

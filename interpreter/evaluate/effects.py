@@ -226,7 +226,7 @@ def appended(value: Value, form: str | None, suffix: str, flowing: bool) -> str:
     if suffix == ".json":
         wrong = "Cannot append to .json files. Use a .jsonl extension for JSON lines output."
     elif form not in (None, "jsonl", "text"):
-        wrong = f'Unsupported append format "{form}": it is jsonl or text'
+        wrong = f'Unsupported append format "{form}". Allowed formats: jsonl, text.'
     elif form == "jsonl" and suffix != ".jsonl":
         wrong = "JSONL format requires a .jsonl file extension"
     if wrong is not None:

@@ -14,7 +14,7 @@ from interpreter.hints_directive import block_wanted
 from interpreter.operations import MAX_CALLS, unguarded
 from interpreter.policy import NO_POLICY, Policy
 from interpreter.ports import Ports
-from interpreter.values import NULL, Undefined, Value, array, record
+from interpreter.values import NULL, Undefined, Value, array, record, type_name
 
 from .blocks import action_value
 from .control import choose
@@ -398,14 +398,20 @@ async def guard_choice(node: n.Node, env: Env) -> Any:
             items = entry.value.items if isinstance(entry.value, n.Array) else (entry.value,)
             for item in items:
                 text = item.value if isinstance(item, n.Literal) else ""
-                if isinstance(text, str) and text and not text.removeprefix("@"):
+                if not isinstance(text, str):
+                    told = f"Guard override {entry.key} entries must be strings starting with @"
+                    raise EvaluationError(told, span=item.span, code="guard", hint=f"{entry.key}: [@guard]")
+                if text and not text.removeprefix("@"):
                     told = f"Guard override {entry.key} entries must include a name after @"
                     raise EvaluationError(told, span=item.span, code="guard")
-                if isinstance(text, str) and text and not text.startswith("@"):
+                if text and not text.startswith("@"):
                     told = f"Guard override {entry.key} entries must start with @"
                     raise EvaluationError(told, span=item.span, code="guard", hint=f'write @{text}, or "@{text}"')
             names = tuple(guard_name(item) for item in items)
             return (entry.key, names)
         raise EvaluationError("guards takes false, { only: […] } or { except: […] }", span=node.span)
     value = await evaluate(node, env)
-    return ("only", ()) if value.data is False else None
+    if not isinstance(value.data, bool):
+        told = f"Guard override must be false or an object, got {type_name(value)}"
+        raise EvaluationError(told, span=node.span, code="guard", hint="guards: false, or guards: { except: [@guard] }")
+    return None if value.data else ("only", ())

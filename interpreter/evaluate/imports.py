@@ -236,7 +236,7 @@ def check_kind(node: n.Import) -> None:
         "cached": not is_url(text),
         "module": not module,
         "local": not module and not local,
-        "static": module and not local,
+        "static": is_url(text) or (module and not local),
         "live": file,
     }
     if wrong.get(node.kind or "", False):

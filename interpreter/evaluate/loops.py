@@ -392,6 +392,13 @@ async def foreach(node: n.Foreach, env: Env) -> Value:
     if not isinstance(callee.data, CALLABLES):
         message = f"Variable '{written(node.function).removeprefix('@')}' cannot be used with foreach (type: {type_name(callee)})"
         raise EvaluationError(message, span=node.function.span, code="not-a-function", hint="foreach @function(@list)")
+    if not node.arguments:
+        raise EvaluationError(
+            "Foreach requires at least one array argument",
+            span=node.span,
+            code="arity",
+            hint="foreach @function(@list)",
+        )
     sources = [await evaluate(argument, env) for argument in node.arguments]
     axes: list[list[Value]] = []
     for source, argument in zip(sources, node.arguments, strict=True):

@@ -62,6 +62,11 @@ def configuration(config: Value, node: n.Prose) -> tuple[Value, list[str], str |
             hint="{ model: @yourModel }, where exe @yourModel(prompt) = …",
         )  # fmt: skip
     said = config.item(config.data["skills"]) if "skills" in config.data else None
+    if said is not None and not isinstance(said.data, list | None):
+        raise EvaluationError(
+            f"the configuration of prose: skills must be an array, got {type_name(said)}", span=node.config.span,
+            code="prose", hint='skills: ["name"]',
+        )  # fmt: skip
     skills = list(OPEN_PROSE) if said is None or said.data is None else [vt.text(item) for item in said.items()]
     around = [None if config.data.get(key) is None else vt.text(config.item(config.data[key])) for key in KEYS[2:]]
     return model, skills, around[0], around[1]

@@ -66,6 +66,7 @@ async def test_missing_skills_are_an_error(world: World) -> None:
         ("{ skills: [] }", "needs a `model` that can be called", "exe @yourModel"),
         ("{ model: @model, skils: [] }", "no key 'skils'", "did you mean skills?"),
         ('"opus"', "must be an object, got", "exe @yourModel"),
+        ("{ model: @model, skills: 5 }", "skills must be an array, got number", 'skills: ["name"]'),
     ],
 )
 async def test_a_wrong_configuration_is_told(world: World, config: str, message: str, hint: str) -> None:
