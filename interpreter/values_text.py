@@ -244,6 +244,24 @@ def parse_loosely(source: str, *, controls: bool = False) -> Any:
     return source
 
 
+def answer(value: Value) -> Value:
+    """A structure as what a function gave: to a shell and to `append` it is one text, its JSON, and no list of lines."""
+    return value.with_meta(answer=True) if isinstance(value.data, list | dict) else value
+
+
+def unanswered(value: Value) -> Value:
+    """The same structure as data again, as it flows between the stages of a pipeline."""
+    if value.meta is None or "answer" not in value.meta:
+        return value
+    rest = {key: held for key, held in value.meta.items() if key != "answer"}
+    return Value(value.data, value.own, labels=value.labels, meta=rest or None)
+
+
+def is_answer(value: Value) -> bool:
+    """Is this structure one text where a list that the script made would be its elements?"""
+    return value.meta is not None and not value.meta.keys().isdisjoint(("answer", "text", "stdout"))
+
+
 def structured(value: Value) -> Value:
     """Text that is a JSON object or array as data, which keeps that text; other values as they are."""
     if value.meta is not None and "stdout" in value.meta and "text" not in value.meta:

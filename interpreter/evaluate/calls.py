@@ -48,7 +48,7 @@ async def call_with(node: n.Call, env: Env, first: tuple[Value, ...], options: C
                     hint=suggestion(target, name),
                 )  # fmt: skip
             try:
-                return call_method(target, name, arguments)
+                return vt.answer(call_method(target, name, arguments))
             except EvaluationError as error:
                 raise at(error, node.span) from None
         callee = found
@@ -335,6 +335,7 @@ async def call_function(
             from .checkpointing import remembered
 
             result = await remembered(function, inputs, inside, body, memo)
+        result = vt.answer(result)
         if len(env.run.tool_calls) < REMEMBERED:
             env.run.tool_calls.append({"name": function.name, "args": list(names), "ok": True})
         if lent:

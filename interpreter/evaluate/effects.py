@@ -232,7 +232,7 @@ def appended(value: Value, form: str | None, suffix: str, flowing: bool) -> str:
     if wrong is not None:
         raise EvaluationError(wrong, code="append")
     if suffix != ".jsonl":
-        text = formatted(value, None, suffix, flowing)
+        text = vt.text(value) if vt.is_answer(value) else formatted(value, None, suffix, flowing)
         return text if text.endswith("\n") else text + "\n"
     if not isinstance(value.data, str):
         return vt.to_json(value) + "\n"

@@ -142,7 +142,7 @@ def about(value: Value) -> dict[str, Any]:
     for key, held in (value.meta or {}).items():
         if isinstance(held, FileInfo):
             plain.update((name, held.field(name)) for name in FILE_FIELDS if held.field(name) is not None)
-        elif key not in ("text", "keep", "between", "each", "spelt"):
+        elif key not in ("text", "keep", "between", "each", "spelt", "answer"):
             plain[key] = vt.to_plain(held)
     return plain
 

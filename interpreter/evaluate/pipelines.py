@@ -310,7 +310,7 @@ async def call_stage(stage: n.Node, value: Value, env: Env, options: CallOptions
     options = options or CallOptions(options={"stdin": spoken(value)})
     options.stage = True
     spelt = is_plain_text(value)
-    value = vt.structured(value)
+    value = vt.unanswered(vt.structured(value))
     around = env.mx.get("pipeline")
     source = around is not None and around.data.stage == 1 and not around.data.called
     if isinstance(stage, n.With | n.Stream | n.Run):

@@ -174,10 +174,10 @@ def around(text: str, env: Env, without: Mapping[str, Any]) -> dict[str, Value]:
 
 
 def shell_variable(value: Value) -> str:
-    """Text as it is; of a list that the script made each element on a line; what was read from text is its JSON."""
+    """Text as it is; of a list that the script made each element on a line; what was read or answered is its JSON."""
     if value.data is None or isinstance(value.data, Undefined):
         return ""
-    if isinstance(value.data, list) and not (value.meta and {"text", "stdout"} & value.meta.keys()):
+    if isinstance(value.data, list) and not vt.is_answer(value):
         text = "\n".join(map(shell_variable, value.items()))
     else:
         text = vt.text(value)
