@@ -444,7 +444,7 @@ def reachable() -> int:
     """Bytes in large pieces that objects of the sidecar refer to, whether or not anybody refers to these."""
     found: dict[int, int] = {}
     for thing in gc.get_objects():
-        if type(thing).__module__.startswith("images.sidecar"):
+        if str(type(thing).__module__).startswith("images.sidecar"):  # of some extensions it is no text
             referents = gc.get_referents(thing)
             for held in (*referents, *gc.get_referents(*(part for part in referents if isinstance(part, dict)))):
                 if isinstance(held, bytes | bytearray | memoryview | Raw):

@@ -23,7 +23,7 @@ from images.sidecar.config import ServerRules, ToolShape
 from images.sidecar.guarding import Guarding
 from images.sidecar.seams import Call
 from images.sidecar.validating import Misfit, Validating
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 from tests.unit.sidecar.sidecar_process import FakeServer, sidecar, text, tool
 from tests.unit.sidecar.test_guarding import FakeModule, Said, deciding, loaded
 
@@ -126,7 +126,8 @@ def explosion(depth: int) -> dict[str, Any]:
     return {"$defs": definitions, "$ref": f"#/$defs/a{depth}"}
 
 
-async def test_cannot_hold_up_the_checks_of_another_server() -> None:
+async def test_cannot_hold_up_the_checks_of_another_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validating_module, "_PATIENCE", PATIENCE)
     async with validating(at_most=2.0) as made:
         assert await said(made, explosion(3), {}) == "", "the control: the same with few steps is lawful"
         evil = asyncio.create_task(said(made, explosion(60), {}, "evil"))
