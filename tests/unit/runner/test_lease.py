@@ -42,10 +42,14 @@ def test_of_whom_nothing_is_known_nothing_is_said(mark: str) -> None:
 
 
 def test_a_zombie_is_dead() -> None:
-    with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
         stat = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
         mark = part(3, str(process.pid)).rsplit(":", 1)[0] + f":{stat[19]}"
         assert not is_dead(mark)
+        assert process.stdin
+        process.stdin.close()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         assert is_dead(mark)
 

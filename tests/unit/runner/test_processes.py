@@ -19,14 +19,6 @@ SCRIPT = "sleep 100 & echo $! > child.new; mv child.new child; wait"
 Start = Callable[..., Awaitable[asyncio.subprocess.Process]]
 
 
-def alive(pid: int) -> bool:
-    """Is it there, and no zombie that waits to be read?"""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 def appears(path: Path, seconds: float) -> bool:
     """Waits without giving the loop a turn: what it would do next has to come after the cancellation."""
     until = time.monotonic() + seconds
@@ -35,16 +27,18 @@ def appears(path: Path, seconds: float) -> bool:
     return path.exists()
 
 
-async def stays(pid: int, seconds: float) -> bool:
-    """Whether a process is there after that time: one that was killed takes a moment to go."""
-    until = time.monotonic() + seconds
-    while alive(pid) and time.monotonic() < until:
-        await asyncio.sleep(0.02)
-    return alive(pid)
+def inside(folder: Path) -> list[int]:
+    """The processes that run in a directory, zombies apart, which run nowhere."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if os.readlink(entry / "cwd") == str(folder):
+                found.append(int(entry.name))
+    return found
 
 
 async def given_up(start: Start, steps: int, folder: Path, patience: float) -> bool | None:
-    """Whether the script's child is there, or waited for, after the caller was cancelled at some step. None: it never began."""
+    """Whether something of the script stays after its caller was cancelled at some step. None: there was nothing to leave."""
     pipe = asyncio.subprocess.PIPE
     task = asyncio.ensure_future(start("/bin/sh", "-c", SCRIPT, cwd=folder, stdin=pipe, stdout=pipe, stderr=pipe))
     for _ in range(steps):
@@ -54,13 +48,16 @@ async def given_up(start: Start, steps: int, folder: Path, patience: float) -> b
         await ended(task.result())
         return None
     task.cancel()
-    done, _ = await asyncio.wait([task], timeout=patience)
-    left = begun and (not done or await stays(int((folder / "child").read_text()), patience))
-    if left:
-        os.kill(int((folder / "child").read_text()), signal.SIGKILL)
+    await asyncio.wait([task], timeout=patience)
+    until = time.monotonic() + patience
+    while (left := inside(folder)) and time.monotonic() < until:  # what was killed takes a moment to go
+        await asyncio.sleep(0.02)
+    for pid in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     with pytest.raises(asyncio.CancelledError):
         await task
-    return left if begun else None
+    return bool(left) if begun or left else None
 
 
 async def test_cannot_leave_what_a_process_started_when_given_up_while_it_begins(tmp_path: Path) -> None:
