@@ -19,6 +19,7 @@ import msgspec
 
 from images.sidecar.budget import Budget
 from images.sidecar.httpclient import HttpClient, Response
+from images.sidecar.joint import outcome
 from images.sidecar.oauth import Challenge, Client, Discovered, OAuthError, Token, covers, origin
 from images.sidecar.oauth_fetch import Fetch, Refused, discover
 from images.sidecar.oauth_grants import LONGEST_NONCE, Consent, Grants
@@ -154,8 +155,8 @@ class Authorizer:
             task = asyncio.get_running_loop().create_task(self._renew(status, challenge, used))
             task.add_done_callback(self._renewed)
             self._renewing = task
-        # Shielded: who asked may go away, and a refresh token that was used must not be lost with its successor.
-        await asyncio.shield(self._renewing)
+        # Apart: who asked may go away, and a refresh token that was used must not be lost with its successor.
+        await outcome(self._renewing)
 
     def _renewed(self, task: asyncio.Task[None]) -> None:
         self._renewing = None

@@ -14,6 +14,7 @@ import msgspec
 from images.sidecar import jsonrpc
 from images.sidecar.asking import Asking
 from images.sidecar.items import fault
+from images.sidecar.joint import outcome
 from images.sidecar.jsonrpc import OURS, RawMap
 from images.sidecar.member import LISTS, Member
 from images.sidecar.process import Events, ServerError
@@ -164,7 +165,7 @@ class Catalog:
         """The list, asked from all servers at once the first time. Servers that fail are in its notes."""
         found = self._listings.get(kind)
         if found is None:
-            return await asyncio.shield(self._building.get(kind) or self._build(kind))
+            return await outcome(self._building.get(kind) or self._build(kind))
         if found.missing and kind not in self._building and self._loop.time() - found.made > _RETRY_SECONDS:
             self._dirty.add(kind)
             self._build(kind)

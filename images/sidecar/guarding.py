@@ -16,6 +16,7 @@ from msgspec import structs
 from images.sidecar import jsonrpc
 from images.sidecar.config import ModuleConfig, ToolShape
 from images.sidecar.eager import Done, begin
+from images.sidecar.joint import outcome
 from images.sidecar.seams import GUARD_FAILURE, Call, Narrows, Verdict
 from images.sidecar.shapes import Schemas, filled
 from images.sidecar.validating import Misfit, Validating
@@ -128,7 +129,7 @@ class Guarding:
         """What the module's policy takes away by labels."""
         if self._loading is None:
             return None
-        module = await asyncio.shield(self._loading)
+        module = await outcome(self._loading)
         return Narrowed(module, self._emit) if module.narrows else None
 
     async def request(self, call: Call) -> Verdict:
@@ -195,10 +196,10 @@ class Guarding:
         if self._loading is None:
             return Verdict(kind="allow")
         try:
-            # Shielded: a caller that gives up must not take the module from all others.
+            # Apart: a caller that gives up must not take the module from all others.
             module = self._module
             if module is None:
-                module = await asyncio.shield(self._loading)
+                module = await outcome(self._loading)
             if not module.active:
                 return Verdict(kind="allow")
             # A judgement that never waits needs no clock: nothing could end it. One that takes long waits now and then.

@@ -12,6 +12,7 @@ from msgspec import Raw
 from images.sidecar import jsonrpc
 from images.sidecar.backoff import BackOff
 from images.sidecar.handshake import envelope, greet
+from images.sidecar.joint import outcome
 from images.sidecar.process import Events, Ignored, Process, ServerError
 from images.sidecar.remembered import Offers, situation
 from images.sidecar.seams import Kind, Lifecycle
@@ -88,7 +89,7 @@ class Member:
         if self._starting is None:
             self._starting = self._loop.create_task(self._start(events))
             self._starting.add_done_callback(self._start_done)
-        return await asyncio.shield(self._starting)
+        return await outcome(self._starting)
 
     def _start_done(self, task: asyncio.Task[Process]) -> None:
         self._starting = None
@@ -269,7 +270,7 @@ class Member:
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
             task = self._lists[kind] = self._loop.create_task(self._fetch(kind, events))
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return await asyncio.shield(task)
+        return await outcome(task)
 
     async def _fetch(self, kind: Kind, events: Events) -> list[bytes]:
         """All pages, as far as a server that never ends can make us read."""

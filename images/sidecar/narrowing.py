@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from images.sidecar.catalog import Catalog, Entry, Listing, paged
+from images.sidecar.joint import outcome
 from images.sidecar.seams import Guarding, Kind, Narrows
 
 _USED_BY: dict[Kind, str] = {
@@ -57,7 +58,7 @@ class Narrowing:
     async def known(self) -> None:
         """Returns when it is known what labels take away; raises if that cannot be known."""
         if self.rules is None:
-            await asyncio.shield(self._learning)
+            await outcome(self._learning)
 
     def sight(self, name: str, catalog: Catalog, tell: Callable[[Kind], None], *, whole_run: bool) -> Sight:
         """The sight of one more agent. `tell` has it know that a list is another one now."""

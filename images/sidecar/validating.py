@@ -24,6 +24,7 @@ from typing import Any
 import orjson
 
 from images.sidecar import jsonrpc
+from images.sidecar.joint import outcome
 
 AT_ONCE, AT_MOST = 0.1, 1.0
 """Seconds of processor time that a check may take among all servers, and among the slow ones."""
@@ -78,7 +79,7 @@ class Validating:
         task = asyncio.get_running_loop().create_task(self._check(server, schema, jsonrpc.encode(value)))
         self._checks.add(task)
         task.add_done_callback(self._done)
-        await asyncio.shield(task)
+        await outcome(task)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._checks.discard(task)
